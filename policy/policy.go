@@ -1,0 +1,220 @@
+// Package policy judges SMTP clients: whether STARTTLS is offered to them, and why.
+//
+// It knows modes, tiers, exempt networks and the operator's overrides, and leaves the score to package reputation. A Policy is an
+// immutable value without I/O or clock; a Judge joins it to a store of evidence, whose shape is declared here, where it is used.
+package policy
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gaissmai/bart"
+
+	"github.com/ehlogate/ehlogate/policy/reputation"
+)
+
+// Mode is what the policy does with a tier.
+type Mode string
+
+// The modes.
+const (
+	// Observe decides and logs, and withholds nothing.
+	Observe Mode = "observe"
+	// Protect withholds STARTTLS from tier bad.
+	Protect Mode = "protect"
+	// Earn offers STARTTLS to tier good only.
+	Earn Mode = "earn"
+)
+
+// Modes are all modes.
+var Modes = []Mode{Observe, Protect, Earn}
+
+// Action is what the milter does with a message of a tier's client.
+type Action string
+
+// The actions.
+const (
+	ActNone       Action = "none"
+	ActHeader     Action = "header"
+	ActQuarantine Action = "quarantine"
+	ActTempfail   Action = "tempfail"
+	ActReject     Action = "reject"
+)
+
+// Actions are all actions.
+var Actions = []Action{ActNone, ActHeader, ActQuarantine, ActTempfail, ActReject}
+
+// STARTTLS and SilentDiscard are the EHLO keywords that withhold STARTTLS and keep Postfix's log quiet about it:
+// smtpd_discard_ehlo_keywords in postconf(5).
+const (
+	STARTTLS      = "starttls"
+	SilentDiscard = "silent-discard"
+)
+
+// Treatment is what a tier's clients get beside the mode's rule.
+type Treatment struct {
+	// Discard are further EHLO keywords not offered to them.
+	Discard []string
+	Action  Action
+}
+
+// Policy decides. Its fields are set once, before use.
+type Policy struct {
+	Mode       Mode
+	Params     reputation.Params
+	Thresholds reputation.Thresholds
+	Treatments map[reputation.Tier]Treatment
+	// Exempt networks are offered STARTTLS always and get no action.
+	Exempt []netip.Prefix
+	// IPv4Network, IPv6Host and IPv6Network are the prefix lengths of a client's identities; an IPv4 host is its /32.
+	IPv4Network, IPv6Host, IPv6Network int
+
+	exempt *bart.Lite
+}
+
+// thisHost is exempt whatever the operator lists: mail of the host itself does not come from a stranger.
+var thisHost = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("::1/128")}
+
+// Default returns the policy of a configuration that says nothing: protect, loopback exempt, /24 and /64 in /48.
+func Default() Policy {
+	return Policy{
+		Mode:        Protect,
+		Params:      reputation.DefaultParams,
+		Thresholds:  reputation.DefaultThresholds,
+		Exempt:      []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+		IPv4Network: 24, IPv6Host: 64, IPv6Network: 48,
+	}
+}
+
+// New returns a policy ready for use.
+func New(p Policy) *Policy {
+	p.exempt = new(bart.Lite)
+	for _, n := range slices.Concat(thisHost, p.Exempt) {
+		p.exempt.Insert(n)
+	}
+	return &p
+}
+
+// Keys are the identities of an address, which must be valid.
+func (p *Policy) Keys(addr netip.Addr) Keys {
+	host, network := 32, p.IPv4Network
+	if addr.Is6() {
+		host, network = p.IPv6Host, p.IPv6Network
+	}
+	return Keys{netip.PrefixFrom(addr, host).Masked(), netip.PrefixFrom(addr, network).Masked()}
+}
+
+// Decision is what an address is told, with what it was made of.
+type Decision struct {
+	Addr netip.Addr
+	Keys
+	reputation.Judgement
+	Tier reputation.Tier
+	// Withhold says that STARTTLS is not offered; Would that a mode other than observe would not offer it.
+	Withhold, Would bool
+	// Discard are the EHLO keywords that the MTA is told to leave out, silent-discard not among them.
+	Discard []string
+	// Action is what the milter does with its mail.
+	Action Action
+	// Exempt and Override say which rule went before the score; Override is nil when none did.
+	Exempt   bool
+	Override *Override
+	Mode     Mode
+}
+
+// Decide judges a valid address by what is known of it.
+func (p *Policy) Decide(addr netip.Addr, known Known, now time.Time) Decision {
+	d := Decision{Addr: addr, Keys: p.Keys(addr), Mode: p.Mode, Action: ActNone}
+	d.Judgement = reputation.Judge(known.Host, known.Network, now, p.Params)
+	d.Tier = p.Thresholds.Next(known.Host.Tier, d.Judgement)
+	switch {
+	case p.exempt.Contains(addr):
+		d.Exempt = true
+		return d
+	case known.Overridden && !known.Override.Ended(now):
+		d.Override = &known.Override
+		if known.Override.Allow {
+			return d
+		}
+		d.Tier = reputation.Bad
+		d.withhold(true)
+	case p.Mode == Earn:
+		d.withhold(d.Tier != reputation.Good)
+	default:
+		d.withhold(d.Tier == reputation.Bad)
+	}
+	if t := p.Treatments[d.Tier]; p.Mode != Observe {
+		d.Action = cmp.Or(t.Action, ActNone)
+		for _, k := range t.Discard {
+			if k != SilentDiscard && !slices.Contains(d.Discard, k) {
+				d.Discard = append(d.Discard, k)
+			}
+		}
+	}
+	return d
+}
+
+func (d *Decision) withhold(would bool) {
+	d.Would = would
+	// An operator's deny is no judgement on trial: it holds in observe, too.
+	d.Withhold = would && (d.Mode != Observe || d.Override != nil)
+	if d.Withhold {
+		d.Discard = []string{STARTTLS}
+	}
+}
+
+// Answer is what the MTA is told of STARTTLS.
+func (d Decision) Answer() Answer {
+	if d.Withhold {
+		return Withheld
+	}
+	return Offered
+}
+
+// Verb is the answer as replay and lookup print it: offer or withhold.
+func (d Decision) Verb() string { return verb(d.Withhold) }
+
+// WouldVerb is the answer that a mode other than observe would give.
+func (d Decision) WouldVerb() string { return verb(d.Would) }
+
+func verb(withhold bool) string {
+	if withhold {
+		return "withhold"
+	}
+	return "offer"
+}
+
+// Keywords is the reply of the MTA's table, such as "starttls, silent-discard", or "" when nothing is left out.
+func (d Decision) Keywords() string {
+	if len(d.Discard) == 0 {
+		return ""
+	}
+	return strings.Join(append(slices.Clone(d.Discard), SilentDiscard), ", ")
+}
+
+// Why is the decision's reason in a sentence.
+func (d Decision) Why() string {
+	switch {
+	case d.Exempt:
+		return "exempt network: STARTTLS is always offered"
+	case d.Override != nil:
+		return fmt.Sprintf("operator's %s of %s%s", d.Override.Verb(), d.Override.Network, note(d.Override.Note))
+	}
+	s := fmt.Sprintf("mode %s, tier %s: score %.2f from %.1f spam and %.1f ham of its own, %.1f spam and %.1f ham of its neighbours",
+		d.Mode, d.Tier, d.Score, d.Own.Spam, d.Own.Ham, d.Neighbours.Spam, d.Neighbours.Ham)
+	if d.Would && !d.Withhold {
+		s += "; would be withheld outside observe"
+	}
+	return s
+}
+
+func note(s string) string {
+	if s == "" {
+		return ""
+	}
+	return " (" + s + ")"
+}

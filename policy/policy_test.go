@@ -1,0 +1,108 @@
+package policy
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/ehlogate/ehlogate/policy/reputation"
+)
+
+var now = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+
+func knows(spam, ham float64) Known {
+	e := reputation.Evidence{}.Add(now, spam, ham)
+	return Known{Host: e, Network: e}
+}
+
+func overridden(k Known, network string, allow bool, until time.Time) Known {
+	k.Override = Override{Network: netip.MustParsePrefix(network), Allow: allow, Until: until, Note: "ticket 7"}
+	k.Overridden = true
+	return k
+}
+
+func TestDecide(t *testing.T) {
+	spammer, stranger, proven := knows(5, 0), Known{}, knows(0, 6)
+	for _, c := range []struct {
+		name     string
+		mode     Mode
+		addr     string
+		known    Known
+		keywords string
+		would    bool
+		tier     reputation.Tier
+	}{
+		{"protect withholds from a spammer", Protect, "192.0.2.7", spammer, "starttls, silent-discard", true, reputation.Bad},
+		{"protect offers to a stranger", Protect, "192.0.2.7", stranger, "", false, reputation.Unknown},
+		{"observe withholds nothing and knows what it would do", Observe, "192.0.2.7", spammer, "", true, reputation.Bad},
+		{"earn withholds from a stranger", Earn, "192.0.2.7", stranger, "starttls, silent-discard", true, reputation.Unknown},
+		{"earn offers to the proven", Earn, "192.0.2.7", proven, "", false, reputation.Good},
+		{"IPv6 alike", Protect, "2001:db8::7", spammer, "starttls, silent-discard", true, reputation.Bad},
+		{"loopback is exempt in every mode", Earn, "127.0.0.9", spammer, "", false, reputation.Bad},
+		{"IPv6 loopback, too", Earn, "::1", spammer, "", false, reputation.Bad},
+		{"an allow goes before the score", Protect, "192.0.2.7", overridden(spammer, "192.0.2.0/24", true, time.Time{}), "", false, reputation.Bad},
+		{"a deny goes before the score", Protect, "192.0.2.7", overridden(proven, "192.0.2.7/32", false, time.Time{}), "starttls, silent-discard", true, reputation.Bad},
+		{"a deny holds in observe", Observe, "192.0.2.7", overridden(proven, "192.0.2.7/32", false, time.Time{}), "starttls, silent-discard", true, reputation.Bad},
+		{"an override ends", Protect, "192.0.2.7", overridden(proven, "192.0.2.7/32", false, now), "", false, reputation.Good},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := Default()
+			p.Mode = c.mode
+			d := New(p).Decide(netip.MustParseAddr(c.addr), c.known, now)
+			if d.Keywords() != c.keywords || d.Would != c.would || d.Tier != c.tier {
+				t.Errorf("keywords %q, would %v, tier %v (%s), want %q, %v, %v", d.Keywords(), d.Would, d.Tier, d.Why(), c.keywords, c.would, c.tier)
+			}
+			if (d.Answer() == Withheld) != (c.keywords != "") {
+				t.Errorf("answer %s beside keywords %q", d.Answer(), d.Keywords())
+			}
+		})
+	}
+}
+
+func TestThisHostStaysExemptWhenTheListIsReplaced(t *testing.T) {
+	p := Default()
+	p.Exempt = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
+	for addr, offered := range map[string]bool{"127.0.0.1": true, "::1": true, "127.0.0.2": false, "198.51.100.9": true} {
+		if d := New(p).Decide(netip.MustParseAddr(addr), knows(9, 0), now); d.Withhold == offered {
+			t.Errorf("%s: %s", addr, d.Why())
+		}
+	}
+}
+
+func TestTiersNameKeywordsAndActions(t *testing.T) {
+	p := Default()
+	p.Treatments = map[reputation.Tier]Treatment{
+		reputation.Bad:     {Discard: []string{"chunking", "starttls", "silent-discard"}, Action: ActHeader},
+		reputation.Unknown: {Discard: []string{"etrn"}},
+	}
+	addr := netip.MustParseAddr("192.0.2.7")
+	if d := New(p).Decide(addr, knows(9, 0), now); d.Keywords() != "starttls, chunking, silent-discard" || d.Action != ActHeader {
+		t.Errorf("bad: %q, %s", d.Keywords(), d.Action)
+	}
+	if d := New(p).Decide(addr, Known{}, now); d.Keywords() != "etrn, silent-discard" || d.Action != ActNone || d.Withhold {
+		t.Errorf("unknown: %q, %s", d.Keywords(), d.Action)
+	}
+	p.Mode = Observe
+	if d := New(p).Decide(addr, knows(9, 0), now); d.Keywords() != "" || d.Action != ActNone {
+		t.Errorf("observe: %q, %s", d.Keywords(), d.Action)
+	}
+}
+
+func TestWhatTeachesNothing(t *testing.T) {
+	spam := Observation{Time: now, Mail: true, Client: Client{Addr: netip.MustParseAddr("192.0.2.7")}, Verdict: Verdict{Class: Spam}}
+	if l, ok := spam.Lesson(); !ok || l.Spam != 1 || l.Ham != 0 {
+		t.Fatalf("spam teaches %v, %v", l, ok)
+	}
+	for name, change := range map[string]func(*Observation){
+		"a user who logged in":  func(o *Observation) { o.Authenticated = true },
+		"an unknown address":    func(o *Observation) { o.Client.Addr = netip.Addr{} },
+		"a session of no mail":  func(o *Observation) { o.Mail = false },
+		"a filter that is mute": func(o *Observation) { o.Verdict.Class = None },
+	} {
+		o := spam
+		change(&o)
+		if l, ok := o.Lesson(); ok {
+			t.Errorf("%s teaches %v", name, l)
+		}
+	}
+}
