@@ -1,0 +1,277 @@
+package store
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/reputation"
+)
+
+var noon = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+
+func clock() time.Time { return noon }
+
+func open(t *testing.T, dir string) *Embedded {
+	t.Helper()
+	e, err := Open(dir, clock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close() })
+	return e
+}
+
+func keys(addr string) policy.Keys {
+	p := policy.Default()
+	return policy.New(p).Keys(netip.MustParseAddr(addr))
+}
+
+func learn(e *Embedded, addr string, spam, ham float64) error {
+	return <-e.Learn(keys(addr), policy.Lesson{At: noon, Spam: spam, Ham: ham},
+		func(_, after policy.Known) reputation.Tier { return reputation.Suspect })
+}
+
+func count(e *Embedded, n netip.Prefix) reputation.Count {
+	return e.get(n).Ring[reputation.Slice(noon)%reputation.Slices]
+}
+
+func TestWhatIsLearntIsThereAfterReopening(t *testing.T) {
+	dir := t.TempDir()
+	e := open(t, dir)
+	for _, a := range []string{"192.0.2.7", "192.0.2.8", "2001:db8::7"} {
+		if err := learn(e, a, 1, 2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deny := policy.Override{Network: netip.MustParsePrefix("198.51.100.0/24"), Set: noon}
+	if err := e.SetOverride(deny); err != nil {
+		t.Fatal(err)
+	}
+	e.Close()
+
+	e = open(t, dir)
+	known := e.Recall(netip.MustParseAddr("192.0.2.7"), keys("192.0.2.7"))
+	if known.Host.Tier != reputation.Suspect || count(e, keys("192.0.2.7").Network) != (reputation.Count{Spam: 32, Ham: 64}) {
+		t.Errorf("after reopening: %+v", known)
+	}
+	if known := e.Recall(netip.MustParseAddr("198.51.100.9"), keys("198.51.100.9")); !known.Overridden || known.Override != deny {
+		t.Errorf("the override after reopening: %+v", known)
+	}
+	if known := e.Recall(netip.MustParseAddr("198.51.101.9"), keys("198.51.101.9")); known.Overridden || !known.Host.Empty(noon) {
+		t.Errorf("a stranger is known: %+v", known)
+	}
+}
+
+func TestLearningTogetherSharesCommits(t *testing.T) {
+	e := open(t, t.TempDir())
+	var learners sync.WaitGroup
+	for i := range 50 {
+		learners.Go(func() {
+			for range 10 {
+				if err := learn(e, fmt.Sprintf("192.0.2.%d", i), 1, 0); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	learners.Wait()
+	if got := count(e, keys("192.0.2.1").Network).Spam; got != 500*reputation.Unit {
+		t.Errorf("the network learnt %d units", got)
+	}
+	if c := e.Stats.Commits.Load(); c >= 250 {
+		t.Errorf("%d commits for 500 lessons of 50 learners", c)
+	}
+}
+
+func TestForget(t *testing.T) {
+	e := open(t, t.TempDir())
+	for _, a := range []string{"192.0.2.7", "192.0.2.8", "198.51.100.1"} {
+		learn(e, a, 1, 0)
+	}
+	if n, err := e.Forget(keys("192.0.2.7").Host, keys("192.0.2.7")); err != nil || n != 1 {
+		t.Errorf("forgot %d, %v", n, err)
+	}
+	if got := count(e, keys("192.0.2.7").Network).Spam; got != reputation.Unit {
+		t.Errorf("the network still holds %d units, want its other host's", got)
+	}
+	if n, err := e.Forget(netip.MustParsePrefix("192.0.0.0/16"), policy.Keys{}); err != nil || n != 2 {
+		t.Errorf("forgot %d, %v, want one host and its network", n, err)
+	}
+	if e.Len() != 2 {
+		t.Errorf("%d records left, want the other network's two", e.Len())
+	}
+}
+
+func TestSweepRemovesWhatNoLongerCounts(t *testing.T) {
+	dir := t.TempDir()
+	e := open(t, dir)
+	learn(e, "192.0.2.7", 1, 0)
+	e.SetOverride(policy.Override{Network: netip.MustParsePrefix("192.0.2.0/24"), Until: noon.Add(time.Hour)})
+	e.now = func() time.Time { return noon.Add(reputation.Slices * reputation.SliceWidth) }
+	e.Sweep()
+	e.Close()
+	if e = open(t, dir); e.Len() != 0 || len(e.Overrides()) != 0 {
+		t.Errorf("%d records and %d overrides left", e.Len(), len(e.Overrides()))
+	}
+}
+
+// TestRefusedFiles shows that whatever is wrong with the file, Open says so and leaves every byte as it was.
+func TestRefusedFiles(t *testing.T) {
+	sound := func(t *testing.T) []byte {
+		dir := t.TempDir()
+		e := open(t, dir)
+		for i := range 200 {
+			learn(e, fmt.Sprintf("192.0.%d.7", i), 1, 2)
+		}
+		e.Close()
+		b, err := os.ReadFile(filepath.Join(dir, FileName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	foreign := func(t *testing.T, fill func(*bolt.Tx) error) []byte {
+		path := filepath.Join(t.TempDir(), "x.db")
+		db, err := bolt.Open(path, 0o600, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Update(fill); err != nil {
+			t.Fatal(err)
+		}
+		db.Close()
+		b, _ := os.ReadFile(path)
+		return b
+	}
+	flip := func(b []byte, what string) []byte {
+		i := bytes.LastIndex(b, []byte(what))
+		b[i] ^= 0xff
+		return b
+	}
+	for name, c := range map[string]struct {
+		file func(*testing.T) []byte
+		want string
+	}{
+		"a text file":  {func(*testing.T) []byte { return bytes.Repeat([]byte("hello\n"), 4000) }, "is damaged or no file of ehlogate"},
+		"a short file": {func(*testing.T) []byte { return []byte("x") }, "is damaged or no file of ehlogate"},
+		"cut short":    {func(t *testing.T) []byte { b := sound(t); return b[:len(b)/2] }, "is damaged"},
+		"another program's database": {func(t *testing.T) []byte {
+			return foreign(t, func(tx *bolt.Tx) error { _, err := tx.CreateBucket([]byte("theirs")); return err })
+		}, "another program"},
+		"a later version": {func(t *testing.T) []byte {
+			return foreign(t, func(tx *bolt.Tx) error {
+				if err := create(tx); err != nil {
+					return err
+				}
+				return tx.Bucket(bucketMeta).Put(keyFormat, []byte("ehlogate evidence 9"))
+			})
+		}, `has format "ehlogate evidence 9"`},
+		"a flipped byte in a record": {func(t *testing.T) []byte { return flip(sound(t), "\xc0\x00\x07\x07\x20\x01\x02") }, "wrong checksum"},
+		"a page overwritten": {func(t *testing.T) []byte {
+			b := sound(t)
+			copy(b[4096*3:], bytes.Repeat([]byte{0xff}, len(b)-4096*3))
+			return b
+		}, "is damaged"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, FileName)
+			before := c.file(t)
+			if err := os.WriteFile(path, before, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			e, err := Open(dir, clock)
+			if err == nil {
+				e.Close()
+				t.Fatal("opened")
+			}
+			if !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), path) {
+				t.Errorf("error %q, want %q and the path", err, c.want)
+			}
+			if after, _ := os.ReadFile(path); !bytes.Equal(before, after) {
+				t.Error("the file was changed")
+			}
+		})
+	}
+}
+
+func TestAFileInUseIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	open(t, dir)
+	if _, err := Open(dir, clock); err == nil || !strings.Contains(err.Error(), "in use by another process") {
+		t.Errorf("opened twice: %v", err)
+	}
+}
+
+// TestKilledAtAnyMomentNothingAcknowledgedIsLost runs this test program as a learner that prints each acknowledged lesson, kills it
+// with SIGKILL and counts what the file holds.
+func TestKilledAtAnyMomentNothingAcknowledgedIsLost(t *testing.T) {
+	if dir := os.Getenv("EHLOGATE_TEST_LEARNER"); dir != "" {
+		learner(dir)
+		return
+	}
+	dir := t.TempDir()
+	acknowledged := 0
+	for round := range 5 {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestKilledAtAnyMoment")
+		cmd.Env = append(os.Environ(), "EHLOGATE_TEST_LEARNER="+dir)
+		var out bytes.Buffer
+		cmd.Stdout = &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(300+70*round) * time.Millisecond)
+		cmd.Process.Kill()
+		cmd.Wait()
+		acknowledged += strings.Count(out.String(), "+")
+		e := open(t, dir)
+		if got := int(count(e, keys("192.0.2.1").Network).Ham); got < acknowledged || acknowledged == 0 {
+			t.Fatalf("round %d: %d lessons acknowledged, the file holds %d", round, acknowledged, got)
+		}
+		e.Close()
+	}
+}
+
+func learner(dir string) {
+	e, err := Open(dir, clock)
+	if err != nil {
+		panic(err)
+	}
+	for i := range 8 {
+		go func() {
+			for {
+				if learn(e, fmt.Sprintf("192.0.2.%d", i), 0, 1.0/reputation.Unit) == nil {
+					os.Stdout.WriteString("+")
+				}
+			}
+		}()
+	}
+	select {}
+}
+
+func BenchmarkRecall(b *testing.B) {
+	e, err := Open(b.TempDir(), clock)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer e.Close()
+	learn(e, "192.0.2.7", 1, 0)
+	addr, k := netip.MustParseAddr("192.0.2.7"), keys("192.0.2.7")
+	b.ReportAllocs()
+	for b.Loop() {
+		if e.Recall(addr, k).Host.Newest == 0 {
+			b.Fatal("forgotten")
+		}
+	}
+}

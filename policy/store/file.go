@@ -1,0 +1,166 @@
+package store
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"net/netip"
+	"os"
+	"runtime/debug"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/reputation"
+)
+
+// The file's buckets. An evidence key is the network's address and one byte of prefix length; its value is the record of package
+// reputation and a CRC-32C over key and record, because bbolt checks its own pages but not what is in them.
+var (
+	bucketMeta      = []byte("meta")
+	bucketEvidence  = []byte("evidence")
+	bucketOverrides = []byte("overrides")
+	keyFormat       = []byte("format")
+	castagnoli      = crc32.MakeTable(crc32.Castagnoli)
+)
+
+// format names the file's schema. Another one is refused.
+const format = "ehlogate evidence 1"
+
+// openFile reads the file into the store with a lock that lets nobody write, and only if all of it is sound opens it for writing.
+func openFile(path string, e *Embedded) (*bolt.DB, error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		return nil, fmt.Errorf("store: %w", err)
+	case info.Size() > 0:
+		if err := guard(path, func() error { return load(path, info.Size(), e) }); err != nil {
+			return nil, err
+		}
+	}
+	var db *bolt.DB
+	err = guard(path, func() (err error) {
+		if db, err = bolt.Open(path, 0o640, &bolt.Options{Timeout: time.Second}); err != nil {
+			return explain(path, err)
+		}
+		return db.Update(create)
+	})
+	return db, err
+}
+
+func create(tx *bolt.Tx) error {
+	for _, name := range [][]byte{bucketMeta, bucketEvidence, bucketOverrides} {
+		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+			return err
+		}
+	}
+	return tx.Bucket(bucketMeta).Put(keyFormat, []byte(format))
+}
+
+// load reads everything, so that damage anywhere is found before anything is written.
+func load(path string, size int64, e *Embedded) error {
+	db, err := bolt.Open(path, 0, &bolt.Options{ReadOnly: true, Timeout: time.Second})
+	if err != nil {
+		return explain(path, err)
+	}
+	defer db.Close()
+	return db.View(func(tx *bolt.Tx) error {
+		if tx.Size() > size {
+			return damaged(path, fmt.Errorf("%d bytes long, should be %d", size, tx.Size()))
+		}
+		meta, evidence, overrides := tx.Bucket(bucketMeta), tx.Bucket(bucketEvidence), tx.Bucket(bucketOverrides)
+		if meta == nil || evidence == nil || overrides == nil {
+			return fmt.Errorf("store: %s is a database of another program; choose another directory in store.url", path)
+		}
+		if got := string(meta.Get(keyFormat)); got != format {
+			return fmt.Errorf("store: %s has format %q, this program reads %q; use the version that wrote it, or another directory in store.url", path, got, format)
+		}
+		if err := evidence.ForEach(e.loadEvidence); err != nil {
+			return damaged(path, err)
+		}
+		if err := overrides.ForEach(e.loadOverride); err != nil {
+			return damaged(path, err)
+		}
+		return nil
+	})
+}
+
+func (e *Embedded) loadEvidence(key, value []byte) error {
+	var n netip.Prefix
+	if err := n.UnmarshalBinary(key); err != nil {
+		return fmt.Errorf("key %x: %w", key, err)
+	}
+	if len(value) < 4 {
+		return fmt.Errorf("record of %s: %d bytes", n, len(value))
+	}
+	record, sum := value[:len(value)-4], binary.BigEndian.Uint32(value[len(value)-4:])
+	if checksum(key, record) != sum {
+		return fmt.Errorf("record of %s: wrong checksum", n)
+	}
+	var v reputation.Evidence
+	if err := v.UnmarshalBinary(record); err != nil {
+		return fmt.Errorf("record of %s: %w", n, err)
+	}
+	e.shard(n).evidence[n] = v
+	return nil
+}
+
+func (e *Embedded) loadOverride(key, value []byte) error {
+	var o policy.Override
+	if err := json.Unmarshal(value, &o); err != nil {
+		return fmt.Errorf("override %x: %w", key, err)
+	}
+	e.overrides.Load().Insert(o.Network, o)
+	return nil
+}
+
+// putEvidence writes a record, or removes it when it is zero.
+func putEvidence(tx *bolt.Tx, n netip.Prefix, v reputation.Evidence) error {
+	key, err := n.MarshalBinary()
+	if err != nil {
+		return err
+	}
+	b := tx.Bucket(bucketEvidence)
+	if v == (reputation.Evidence{}) {
+		return b.Delete(key)
+	}
+	record, err := v.AppendBinary(make([]byte, 0, reputation.RecordSize+4))
+	if err != nil {
+		return err
+	}
+	return b.Put(key, binary.BigEndian.AppendUint32(record, checksum(key, record)))
+}
+
+func checksum(key, record []byte) uint32 {
+	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, record)
+}
+
+// guard turns a panic of bbolt on a damaged page, and a fault in its mapping of a file cut short, into an error.
+func guard(path string, f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = damaged(path, fmt.Errorf("%v", p))
+		}
+	}()
+	return f()
+}
+
+func explain(path string, err error) error {
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return fmt.Errorf("store: %s is in use by another process; stop the other ehlogate, or choose another directory in store.url", path)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("store: %w; run as the user that owns it", err)
+	}
+	return damaged(path, err)
+}
+
+func damaged(path string, err error) error {
+	return fmt.Errorf("store: %s is damaged or no file of ehlogate (%w); it was not touched: move it away to start with nothing, or restore a copy", path, err)
+}

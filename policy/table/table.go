@@ -1,0 +1,219 @@
+// Package table answers the MTA's own lookups: socketmap and memcache, as Postfix's socketmap_table(5) and memcache_table(5), Sendmail's
+// socket map and Exim's readsocket ask them.
+//
+// A socketmap that fails stops all mail in Postfix ("421 4.3.0 Server local data error"), so an answer is never TEMP, PERM or TIMEOUT
+// and never late: on any doubt it is NOTFOUND, and STARTTLS is offered. memcache answers every address with a value, because
+// Postfix asks the backup table after a miss and writes a hit of the backup back.
+package table
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/ehlogate/ehlogate/policy"
+)
+
+const (
+	// Deadline is the longest that an answer may take; later it is NOTFOUND.
+	Deadline = 50 * time.Millisecond
+	// MaxConnections is how many connections a listener serves at once. One more is closed at once, which Postfix retries.
+	MaxConnections = 2048
+	// MaxRequest is the longest request in bytes: a name, a space and an address need far less.
+	MaxRequest = 1024
+	// idle ends a connection on which nothing is asked. Postfix itself leaves after 10 s (socketmap) and never (memcache).
+	idle = 15 * time.Minute
+)
+
+// Stats are counts since the start.
+type Stats struct {
+	Connections, Refused, Malformed, Late     atomic.Uint64
+	Offered, Withheld, Unknown, Bytes, Panics atomic.Uint64
+}
+
+// Server answers lookups. Its exported fields are set before Serve.
+type Server struct {
+	// Decide judges an address.
+	Decide func(netip.Addr) policy.Decision
+	// Told is called with each answer about STARTTLS, before it is sent.
+	Told func(netip.Addr, policy.Answer)
+	Log  *slog.Logger
+
+	Stats Stats
+
+	odd     rate.Sometimes
+	mu      sync.Mutex
+	conns   map[net.Conn]struct{}
+	stopped bool
+	running sync.WaitGroup
+}
+
+// Protocol is how requests and answers look on the wire.
+type Protocol func(*Server, net.Conn) error
+
+// errMalformed ends a connection whose peer does not speak the protocol.
+var errMalformed = errors.New("malformed request")
+
+// Serve answers on a listener until the context ends; then it closes the listener, lets each connection end its request and returns.
+func (s *Server) Serve(ctx context.Context, l net.Listener, speak Protocol) error {
+	stop := context.AfterFunc(ctx, func() { l.Close(); s.closeAll() })
+	defer stop()
+	for {
+		c, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if c != nil {
+				c.Close()
+			}
+			s.running.Wait()
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("table: %w", err)
+		case err != nil:
+			// Out of file descriptors, most likely: it passes when connections end.
+			s.odd.Do(func() { s.Log.Error("table: accept", "error", err) })
+			time.Sleep(10 * time.Millisecond)
+			continue
+		}
+		if !s.track(c) {
+			s.Stats.Refused.Add(1)
+			c.Close()
+			continue
+		}
+		s.running.Go(func() { s.serve(c, speak) })
+	}
+}
+
+func (s *Server) serve(c net.Conn, speak Protocol) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.Stats.Panics.Add(1)
+			s.Log.Error("table: panic", "panic", p)
+		}
+		s.mu.Lock()
+		delete(s.conns, c)
+		s.mu.Unlock()
+		c.Close()
+	}()
+	if err := speak(s, c); errors.Is(err, errMalformed) {
+		s.Stats.Malformed.Add(1)
+		s.complain("table: malformed request, connection closed", "peer", c.RemoteAddr().String(), "error", err)
+	}
+}
+
+func (s *Server) track(c net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conns == nil {
+		s.conns = map[net.Conn]struct{}{}
+		s.odd = rate.Sometimes{First: 1, Interval: time.Minute}
+	}
+	if s.stopped || len(s.conns) >= MaxConnections {
+		return false
+	}
+	s.conns[c] = struct{}{}
+	s.Stats.Connections.Add(1)
+	return true
+}
+
+// closeAll ends reading on every connection; an answer under way is still written.
+func (s *Server) closeAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopped = true
+	for c := range s.conns {
+		c.SetReadDeadline(time.Now())
+	}
+}
+
+// wait sets how long a peer may take for its next request, unless the server is stopping.
+func (s *Server) wait(c net.Conn) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return net.ErrClosed
+	}
+	return c.SetDeadline(time.Now().Add(idle))
+}
+
+// The tables by name.
+const (
+	starttls = "starttls" // the EHLO keywords to leave out
+	ehlogate = "ehlogate" // the same, as Sendmail and Exim name it
+	tier     = "tier"     // the tier's name
+)
+
+// lookup answers a key of a table; ok is false when there is no such table or the key is no address. value is "" where nothing is
+// left out of the EHLO reply.
+func (s *Server) lookup(name, key string) (value string, ok bool) {
+	addr, err := ParseAddr(key)
+	if err != nil || name != starttls && name != ehlogate && name != tier {
+		s.Stats.Unknown.Add(1)
+		s.complain("table: unknown table or malformed key, answered with not found", "table", clip(name), "key", clip(key))
+		return "", false
+	}
+	d, ok := s.decide(addr)
+	if name == tier {
+		return d.Tier.String(), ok
+	}
+	answer := d.Answer()
+	if answer == policy.Withheld {
+		s.Stats.Withheld.Add(1)
+	} else {
+		s.Stats.Offered.Add(1)
+	}
+	if s.Told != nil {
+		s.Told(addr, answer)
+	}
+	return d.Keywords(), ok
+}
+
+// decide judges within the deadline. The stores answer from memory, so a late answer is a fault; it is counted and becomes an offer.
+func (s *Server) decide(addr netip.Addr) (policy.Decision, bool) {
+	start := time.Now()
+	d := s.Decide(addr)
+	if time.Since(start) > Deadline {
+		s.Stats.Late.Add(1)
+		return policy.Decision{Addr: addr}, false
+	}
+	return d, true
+}
+
+// complain logs at most once a minute what a peer does wrong.
+func (s *Server) complain(msg string, args ...any) {
+	s.odd.Do(func() {
+		s.Log.Warn(msg, append(args, "malformed", s.Stats.Malformed.Load(), "unknown", s.Stats.Unknown.Load())...)
+	})
+}
+
+// ParseAddr reads an address in any spelling that an MTA uses: bare, in brackets, with an IPv6: prefix in any case, written out, with a
+// zone, mapped. What it returns is unmapped and has no zone.
+func ParseAddr(s string) (netip.Addr, error) {
+	s = strings.TrimSpace(s)
+	s = strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")
+	if len(s) > 5 && strings.EqualFold(s[:5], "ipv6:") {
+		s = s[5:]
+	}
+	addr, err := netip.ParseAddr(s)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("%q is no IP address", clip(s))
+	}
+	return addr.Unmap().WithZone(""), nil
+}
+
+// clip shortens what a peer sent for a log line.
+func clip(s string) string {
+	if len(s) > 64 {
+		return s[:64] + "..."
+	}
+	return s
+}
