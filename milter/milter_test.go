@@ -1,0 +1,332 @@
+package milter
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	gomilter "github.com/d--j/go-milter"
+
+	"github.com/ehlogate/ehlogate/milter/verdict"
+	"github.com/ehlogate/ehlogate/policy"
+)
+
+// hall is a served Server that keeps what it heard.
+type hall struct {
+	*Server
+	addr string
+
+	mu    sync.Mutex
+	heard []policy.Observation
+}
+
+func serve(t testing.TB, change func(*Server)) *hall {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &hall{addr: l.Addr().String()}
+	p := policy.New(policy.Default())
+	h.Server = &Server{
+		Decide: func(a netip.Addr) policy.Decision { return p.Decide(a, policy.Known{}, time.Now()) },
+		Told:   func(netip.Addr) policy.Answer { return policy.Offered },
+		Rules:  func() verdict.Rules { return verdict.Rules{Headers: verdict.DefaultHeaders, Silence: policy.None} },
+		Treats: func() bool { return true },
+		Now:    time.Now,
+		Log:    slog.New(slog.DiscardHandler),
+		Observe: func(o *policy.Observation) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.heard = append(h.heard, *o)
+		},
+	}
+	if change != nil {
+		change(h.Server)
+	}
+	h.once.Do(h.init)
+	served := make(chan error, 1)
+	go func() { served <- h.Serve(l) }()
+	t.Cleanup(func() {
+		h.stop(t)
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	return h
+}
+
+// stop ends the server if it still runs, and returns what it heard.
+func (h *hall) stop(t testing.TB) []policy.Observation {
+	t.Helper()
+	select {
+	case <-h.quit:
+	default:
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		if err := h.Shutdown(ctx); err != nil {
+			t.Error(err)
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.heard
+}
+
+// must fails the test on an error of the client side.
+type must struct{ t testing.TB }
+
+func (m must) do(_ *gomilter.Action, err error) {
+	m.t.Helper()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+func (m must) done(err error) { m.t.Helper(); m.do(nil, err) }
+
+func (h *hall) session(t testing.TB, options ...gomilter.Option) (*gomilter.ClientSession, *gomilter.MacroBag) {
+	t.Helper()
+	macros := gomilter.NewMacroBag()
+	s, err := gomilter.NewClient("tcp", h.addr, options...).Session(macros)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, macros
+}
+
+func TestASessionOfTwoMessagesOverTLS(t *testing.T) {
+	h := serve(t, nil)
+	s, macros := h.session(t)
+	m := must{t}
+	macros.Set(gomilter.MacroClientName, "mail.example")
+	m.do(s.Conn("mail.example", gomilter.FamilyInet, 2525, "192.0.2.7"))
+	m.do(s.Helo("client.example"))
+	m.done(s.Abort(nil))
+	macros.Set(gomilter.MacroTlsVersion, "TLSv1.3")
+	macros.Set(gomilter.MacroCipher, "TLS_AES_256_GCM_SHA384")
+	macros.Set(gomilter.MacroCipherBits, "256")
+	m.do(s.Helo("client.example"))
+	for i, header := range []string{"YES", "NO"} {
+		macros.Set(gomilter.MacroQueueId, []string{"Q1", "Q2"}[i])
+		m.do(s.Mail("alice@Sender.Example", ""))
+		m.do(s.Rcpt("bob@mx.example", ""))
+		m.do(s.DataStart())
+		m.do(s.HeaderField("X-Spam-Flag", header, nil))
+		m.do(s.HeaderEnd())
+		if _, action, err := s.BodyReadFrom(strings.NewReader("hello\r\n")); err != nil || action.StopProcessing() && action.Type != gomilter.ActionAccept {
+			t.Fatalf("end of message: %+v, %v", action, err)
+		}
+		m.done(s.Abort(nil))
+	}
+	m.done(s.Close())
+	heard := h.stop(t)
+	if len(heard) != 2 {
+		t.Fatalf("heard %d observations, want one for each message: %+v", len(heard), heard)
+	}
+	for i, want := range []policy.Class{policy.Spam, policy.Ham} {
+		o := heard[i]
+		if !o.Mail || o.Verdict.Class != want || o.Outcome != policy.Accepted || o.QueueID != []string{"Q1", "Q2"}[i] || o.FromDomain != "sender.example" ||
+			o.Rcpts != 1 || o.TLS == nil || o.TLS.Version != "TLSv1.3" || o.TLS.Bits != 256 || o.STARTTLS != policy.Offered || o.Client.Addr.String() != "192.0.2.7" || o.Client.Port != 2525 {
+			t.Errorf("message %d: %+v", i+1, o)
+		}
+	}
+}
+
+func TestWhatIsNoAcceptedMessage(t *testing.T) {
+	reject := func(m must, s *gomilter.ClientSession, macros *gomilter.MacroBag, status, text string) {
+		macros.Set(gomilter.MacroRcptMailer, "error")
+		macros.Set(gomilter.MacroRcptHost, status)
+		macros.Set(gomilter.MacroRcptAddr, text)
+		m.do(s.Rcpt("bob@mx.example", ""))
+	}
+	for _, c := range []struct {
+		name    string
+		session func(must, *gomilter.ClientSession, *gomilter.MacroBag)
+		outcome policy.Outcome
+		source  string
+		class   policy.Class
+	}{
+		{"no mail", func(must, *gomilter.ClientSession, *gomilter.MacroBag) {}, policy.NoMail, "", policy.None},
+		{"refused by a DNSBL", func(m must, s *gomilter.ClientSession, macros *gomilter.MacroBag) {
+			m.do(s.Mail("", ""))
+			reject(m, s, macros, "5.7.1", "Client host rejected: Service unavailable; Client host [192.0.2.7] blocked using zen.example")
+		}, policy.Rejected, "dnsbl", policy.Spam},
+		{"greylisted", func(m must, s *gomilter.ClientSession, macros *gomilter.MacroBag) {
+			m.do(s.Mail("", ""))
+			reject(m, s, macros, "4.2.0", "Client host rejected: Greylisted")
+		}, policy.Rejected, "greylist", policy.None},
+		{"ended in DATA by an earlier filter", func(m must, s *gomilter.ClientSession, _ *gomilter.MacroBag) {
+			m.do(s.Mail("", ""))
+			m.do(s.Rcpt("bob@mx.example", ""))
+			m.do(s.DataStart())
+			m.done(s.Abort(nil))
+		}, policy.Aborted, "", policy.None},
+		{"left after MAIL", func(m must, s *gomilter.ClientSession, _ *gomilter.MacroBag) { m.do(s.Mail("", "")) }, policy.Aborted, "", policy.None},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := serve(t, nil)
+			s, macros := h.session(t)
+			m := must{t}
+			m.do(s.Conn("mail.example", gomilter.FamilyInet6, 2525, "2001:db8::7"))
+			m.do(s.Helo("client.example"))
+			c.session(m, s, macros)
+			m.done(s.Close())
+			heard := h.stop(t)
+			if len(heard) != 1 || heard[0].Outcome != c.outcome || heard[0].Verdict.Source != c.source || heard[0].Verdict.Class != c.class {
+				t.Errorf("heard %+v", heard)
+			}
+		})
+	}
+}
+
+func TestAnOldMTAIsServed(t *testing.T) {
+	h := serve(t, nil)
+	s, _ := h.session(t, gomilter.WithMaximumVersion(2), gomilter.WithActions(0), gomilter.WithProtocols(0))
+	m := must{t}
+	m.do(s.Conn("mail.example", gomilter.FamilyInet, 25, "192.0.2.7"))
+	m.do(s.Helo("client.example"))
+	m.do(s.Mail("a@sender.example", ""))
+	m.do(s.Rcpt("bob@mx.example", ""))
+	m.do(s.DataStart())
+	m.do(s.HeaderField("X-Spam-Flag", "YES", nil))
+	m.do(s.HeaderEnd())
+	if _, action, err := s.BodyReadFrom(strings.NewReader("hello\r\n")); err != nil || action.Type != gomilter.ActionAccept {
+		t.Fatalf("end of message: %+v, %v", action, err)
+	}
+	m.done(s.Close())
+	if heard := h.stop(t); len(heard) != 1 || heard[0].Verdict.Class != policy.Spam {
+		t.Errorf("heard %+v", heard)
+	}
+}
+
+func TestAFaultOfOursStopsNoMail(t *testing.T) {
+	h := serve(t, func(s *Server) { s.Decide = func(netip.Addr) policy.Decision { panic("a fault") } })
+	s, _ := h.session(t, gomilter.WithMaximumVersion(2), gomilter.WithActions(0), gomilter.WithProtocols(0))
+	m := must{t}
+	m.do(s.Conn("mail.example", gomilter.FamilyInet, 25, "192.0.2.7"))
+	m.do(s.Helo("client.example"))
+	m.do(s.Mail("a@sender.example", ""))
+	m.do(s.Rcpt("bob@mx.example", ""))
+	m.do(s.DataStart())
+	m.do(s.HeaderEnd())
+	if _, action, err := s.BodyReadFrom(strings.NewReader("hello\r\n")); err != nil || action.Type != gomilter.ActionAccept {
+		t.Fatalf("end of message: %+v, %v", action, err)
+	}
+	m.done(s.Close())
+	h.stop(t)
+	if h.Stats.Panics.Load() == 0 {
+		t.Error("the fault was not counted")
+	}
+}
+
+func TestActionsOfATier(t *testing.T) {
+	for action, want := range map[policy.Action]gomilter.ActionType{
+		policy.ActNone: gomilter.ActionAccept, policy.ActHeader: gomilter.ActionAccept, policy.ActQuarantine: gomilter.ActionAccept,
+		policy.ActTempfail: gomilter.ActionRejectWithCode, policy.ActReject: gomilter.ActionRejectWithCode,
+	} {
+		t.Run(string(action), func(t *testing.T) {
+			h := serve(t, func(s *Server) {
+				s.Decide = func(a netip.Addr) policy.Decision { return policy.Decision{Addr: a, Action: action} }
+			})
+			s, _ := h.session(t)
+			m := must{t}
+			m.do(s.Conn("mail.example", gomilter.FamilyInet, 25, "192.0.2.7"))
+			m.do(s.Helo("client.example"))
+			m.do(s.Mail("a@sender.example", ""))
+			m.do(s.Rcpt("bob@mx.example", ""))
+			m.do(s.DataStart())
+			m.do(s.HeaderEnd())
+			mods, got, err := s.BodyReadFrom(strings.NewReader("hello\r\n"))
+			if err != nil || got.Type != want {
+				t.Fatalf("%+v, %v", got, err)
+			}
+			if changes := action == policy.ActHeader || action == policy.ActQuarantine; changes != (len(mods) == 1) {
+				t.Errorf("modifications %+v", mods)
+			}
+			s.Close()
+		})
+	}
+}
+
+func packet(code byte, data string) []byte {
+	b := binary.BigEndian.AppendUint32(nil, uint32(len(data)+1))
+	return append(append(b, code), data...)
+}
+
+var negotiation = packet('O', "\x00\x00\x00\x06\x00\x00\x01\xff\x00\x1f\xff\xff")
+
+// malformed are packets on which the library would panic, read without bound or wait.
+var malformed = map[string][]byte{
+	"of no length":                    {0, 0, 0, 0},
+	"of 512 MB":                       {0x1f, 0xff, 0xff, 0xff, 'H'},
+	"of the greatest length":          {0xff, 0xff, 0xff, 0xff, 'H'},
+	"CONNECT that ends after a name":  packet('C', "mail.example\x00"),
+	"CONNECT without end of its name": packet('C', "mail.example"),
+	"CONNECT without a port":          packet('C', "mail.example\x004\x00"),
+	"CONNECT of an unknown family":    packet('C', "mail.example\x00X\x00\x00a\x00"),
+	"HELO without end":                packet('H', "client"),
+	"MAIL without end":                packet('M', "a@b"),
+	"RCPT of nothing":                 packet('R', ""),
+	"HEADER of one string":            packet('L', "Subject\x00"),
+	"MACRO without end":               packet('D', "Mi\x00Q"),
+	"MACRO of nothing":                packet('D', ""),
+	"an unknown command":              packet('z', "x"),
+	"a second negotiation":            negotiation,
+}
+
+func TestMalformedPacketsCloseTheirConnectionOnly(t *testing.T) {
+	h := serve(t, nil)
+	for name, raw := range malformed {
+		t.Run(name, func(t *testing.T) {
+			before := h.Stats.Malformed.Load()
+			c, err := net.Dial("tcp", h.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			c.SetDeadline(time.Now().Add(5 * time.Second))
+			c.Write(append(bytes.Clone(negotiation), raw...))
+			if _, err := io.Copy(io.Discard, c); err != nil && !bytes.Contains([]byte(err.Error()), []byte("reset")) {
+				t.Errorf("the connection was not closed: %v", err)
+			}
+			if got := h.Stats.Malformed.Load(); got != before+1 {
+				t.Errorf("counted %d, was %d", got, before)
+			}
+		})
+	}
+	s, _ := h.session(t)
+	must{t}.do(s.Conn("mail.example", gomilter.FamilyInet, 25, "192.0.2.7"))
+	s.Close()
+}
+
+// FuzzSession sends what it likes after a negotiation to a served session. A panic in the library's goroutine would end the process.
+func FuzzSession(f *testing.F) {
+	for _, raw := range malformed {
+		f.Add(raw)
+	}
+	f.Add(bytes.Join([][]byte{
+		packet('D', "C{client_addr}\x00192.0.2.7\x00"), packet('C', "mail.example\x004\x00\x19192.0.2.7\x00"), packet('H', "c\x00"), packet('M', "<a@b>\x00"),
+		packet('R', "<c@d>\x00"), packet('T', ""), packet('L', "X-Spam\x00Yes\x00"), packet('N', ""), packet('E', ""), packet('A', ""), packet('Q', ""),
+	}, nil))
+	h := serve(f, nil)
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		c, err := net.Dial("tcp", h.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.SetDeadline(time.Now().Add(5 * time.Second))
+		c.Write(append(bytes.Clone(negotiation), raw...))
+		c.(*net.TCPConn).CloseWrite()
+		io.Copy(io.Discard, c)
+		c.Close()
+	})
+}

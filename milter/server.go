@@ -1,0 +1,122 @@
+// Package milter hears SMTP sessions: each message, and each session that carried none, becomes one policy.Observation.
+//
+// It speaks the milter protocol of Sendmail, version 2 to 6, through github.com/d--j/go-milter, as Postfix describes it in its
+// MILTER_README. It asks the MTA for the macros it needs, for recipients that the MTA rejected, for no bodies, and for no wait for a
+// reply where it has nothing to say; an MTA that offers less is served all the same. Whatever happens here, mail goes on: the only
+// replies but "continue" are those that a tier's action asks for.
+package milter
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	gomilter "github.com/d--j/go-milter"
+	"golang.org/x/time/rate"
+
+	"github.com/ehlogate/ehlogate/milter/verdict"
+	"github.com/ehlogate/ehlogate/policy"
+)
+
+// Stats are counts since the start.
+type Stats struct {
+	Connections, Refused, Malformed, Panics atomic.Uint64
+	Sessions, Messages, TLSMessages         atomic.Uint64
+	Spam, Ham, Actions                      atomic.Uint64
+}
+
+// Server hears sessions. Its exported fields are set before Serve.
+type Server struct {
+	// Decide judges an address.
+	Decide func(netip.Addr) policy.Decision
+	// Told is what the table answered about an address when it connected.
+	Told func(netip.Addr) policy.Answer
+	// Observe learns and records an observation; it returns when that is durable or has waited long enough. The end of a message is
+	// answered after it.
+	Observe func(*policy.Observation)
+	// Rules are the verdict rules in force; Treats says whether any tier has an action, so that the MTA is asked for leave.
+	Rules  func() verdict.Rules
+	Treats func() bool
+	Now    func() time.Time
+	Log    *slog.Logger
+
+	Stats Stats
+
+	once     sync.Once
+	server   *gomilter.Server
+	open     atomic.Int64
+	sessions sync.WaitGroup
+	quit     chan struct{}
+}
+
+// idle ends a milter connection on which nothing happens. The longest silence of a living session is a big message over a slow line.
+const idle = 4 * time.Hour
+
+// tlsMacros come with HELO; they are asked for at MAIL, too, because the library forgets the former with every message, and Sendmail
+// sends no HELO when the client says none after STARTTLS.
+var tlsMacros = []string{gomilter.MacroTlsVersion, gomilter.MacroCipher, gomilter.MacroCipherBits, gomilter.MacroCertSubject}
+
+func (s *Server) init() {
+	s.quit = make(chan struct{})
+	s.server = gomilter.NewServer(
+		gomilter.WithDynamicMilter(func(_ uint32, actions gomilter.OptAction, protocol gomilter.OptProtocol, _ gomilter.DataSize) gomilter.Milter {
+			s.sessions.Add(1)
+			return newSession(s, actions, protocol)
+		}),
+		gomilter.WithNegotiationCallback(s.negotiate),
+		gomilter.WithReadTimeout(idle),
+		gomilter.WithMacroRequest(gomilter.StageConnect, []string{gomilter.MacroMTAFQDN, gomilter.MacroClientAddr, gomilter.MacroClientPort, gomilter.MacroClientName, gomilter.MacroClientPTR, gomilter.MacroDaemonName}),
+		gomilter.WithMacroRequest(gomilter.StageHelo, tlsMacros),
+		gomilter.WithMacroRequest(gomilter.StageMail, append([]string{gomilter.MacroQueueId, gomilter.MacroAuthAuthen}, tlsMacros...)),
+		gomilter.WithMacroRequest(gomilter.StageRcpt, []string{gomilter.MacroQueueId, gomilter.MacroRcptMailer, gomilter.MacroRcptHost, gomilter.MacroRcptAddr}),
+		gomilter.WithMacroRequest(gomilter.StageData, []string{gomilter.MacroQueueId}),
+		gomilter.WithMacroRequest(gomilter.StageEOM, []string{gomilter.MacroQueueId}),
+	)
+}
+
+// want is what we ask of the MTA: rejected recipients, no body, and no reply awaited before the end of the message.
+const want = gomilter.OptNoBody | gomilter.OptNoUnknown | gomilter.OptRcptRej | gomilter.OptNoReplies
+
+// negotiate takes of what we want what the MTA offers, down to protocol version 2 with nothing at all.
+func (s *Server) negotiate(mtaVersion, _ uint32, mtaActions, _ gomilter.OptAction, mtaProtocol, _ gomilter.OptProtocol, _ gomilter.DataSize) (uint32, gomilter.OptAction, gomilter.OptProtocol, gomilter.DataSize, error) {
+	if mtaVersion < 2 {
+		return 0, 0, 0, 0, fmt.Errorf("milter: the MTA speaks protocol version %d, the oldest known is 2", mtaVersion)
+	}
+	actions := gomilter.OptSetMacros
+	if s.Treats() {
+		actions |= gomilter.OptAddHeader | gomilter.OptQuarantine
+	}
+	return min(mtaVersion, gomilter.MaxServerProtocolVersion), actions & mtaActions, want & mtaProtocol, gomilter.DataSize64K, nil
+}
+
+// Serve hears sessions on a listener until Shutdown.
+func (s *Server) Serve(l net.Listener) error {
+	s.once.Do(s.init)
+	if err := s.server.Serve(&listener{Listener: l, stats: &s.Stats, open: &s.open, quit: s.quit}); err != nil {
+		return fmt.Errorf("milter: %w", err)
+	}
+	return nil
+}
+
+// Shutdown closes the listeners and waits for the sessions under way; those that are not done when the context ends are cut off, and
+// what they had to say so far is recorded.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.once.Do(s.init)
+	close(s.quit)
+	err := s.server.Shutdown(ctx)
+	s.sessions.Wait()
+	return err
+}
+
+// LogLibrary leads the library's warnings, which go to a variable of its own, to a log: at most one a second.
+func LogLibrary(log *slog.Logger) {
+	odd := &rate.Sometimes{First: 1, Interval: time.Second}
+	gomilter.LogWarning = func(format string, args ...any) {
+		odd.Do(func() { log.Warn("milter: " + fmt.Sprintf(format, args...)) })
+	}
+}

@@ -1,0 +1,322 @@
+package milter
+
+import (
+	"cmp"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"runtime/debug"
+	"strconv"
+	"strings"
+
+	gomilter "github.com/d--j/go-milter"
+
+	"github.com/ehlogate/ehlogate/milter/verdict"
+	"github.com/ehlogate/ehlogate/policy"
+)
+
+// maxRejected bounds the rejected recipients of a message that are kept for the verdict; all are counted.
+const maxRejected = 100
+
+// session is one milter connection, that is one SMTP session. It implements gomilter.Milter; the library calls it from one goroutine.
+type session struct {
+	server  *Server
+	actions gomilter.OptAction
+	skip    bool
+
+	id        string
+	connected bool
+	client    policy.Client
+	told      policy.Answer
+	helo      string
+	tls       *policy.TLS
+	mails     int
+	// mail is the message under way, nil between messages.
+	mail *message
+}
+
+// message is one MAIL transaction.
+type message struct {
+	queueID       string
+	fromDomain    string
+	authenticated bool
+	rcpts         int
+	rejected      int
+	rejections    []verdict.Rejection
+	data          bool
+	rules         verdict.Rules
+	headers       verdict.Headers
+	decision      policy.Decision
+}
+
+var _ gomilter.Milter = (*session)(nil)
+
+func newSession(s *Server, actions gomilter.OptAction, protocol gomilter.OptProtocol) *session {
+	return &session{server: s, actions: actions, skip: protocol&gomilter.OptSkip != 0, told: policy.Unasked}
+}
+
+// guard keeps a fault of ours inside its session: it is counted and logged, and the mail goes on.
+func (s *session) guard() {
+	if p := recover(); p != nil {
+		s.server.Stats.Panics.Add(1)
+		s.server.Log.Error("milter: panic", "session", s.id, "client", s.client.Addr, "panic", p, "stack", string(debug.Stack()))
+	}
+}
+
+// hear does what a stage needs and lets the session go on, whatever became of it.
+func (s *session) hear(stage func()) (resp *gomilter.Response, err error) {
+	resp = gomilter.RespContinue
+	defer s.guard()
+	stage()
+	return resp, nil
+}
+
+// NewConnection starts a session. An MTA may start another one on the same milter connection (SMFIC_QUIT_NC).
+func (s *session) NewConnection(gomilter.Modifier) error {
+	defer s.guard()
+	s.end()
+	var id [6]byte
+	rand.Read(id[:])
+	*s = session{server: s.server, actions: s.actions, skip: s.skip, id: hex.EncodeToString(id[:]), told: policy.Unasked}
+	return nil
+}
+
+func (s *session) Connect(host, family string, port uint16, addr string, m gomilter.Modifier) (*gomilter.Response, error) {
+	return s.hear(func() {
+		s.connected = true
+		if family != "tcp4" && family != "tcp6" {
+			addr = m.Get(gomilter.MacroClientAddr)
+		}
+		s.client = policy.Client{Port: port, Name: cmp.Or(m.Get(gomilter.MacroClientName), host), PTR: m.Get(gomilter.MacroClientPTR)}
+		if s.client.PTR == s.client.Name {
+			s.client.PTR = ""
+		}
+		if a, err := netip.ParseAddr(strings.TrimPrefix(addr, "IPv6:")); err == nil {
+			s.client.Addr = a.Unmap().WithZone("")
+			s.told = s.server.Told(s.client.Addr)
+		}
+	})
+}
+
+func (s *session) Helo(name string, m gomilter.Modifier) (*gomilter.Response, error) {
+	return s.hear(func() {
+		s.helo = name
+		s.hearTLS(m)
+	})
+}
+
+// hearTLS keeps the TLS macros where they are given; a session does not go back to plaintext (RFC 3207 section 4.2).
+func (s *session) hearTLS(m gomilter.Modifier) {
+	version := m.Get(gomilter.MacroTlsVersion)
+	if version == "" {
+		return
+	}
+	bits, _ := strconv.Atoi(m.Get(gomilter.MacroCipherBits))
+	s.tls = &policy.TLS{Version: version, Cipher: m.Get(gomilter.MacroCipher), Bits: bits, CertSubject: m.Get(gomilter.MacroCertSubject)}
+}
+
+func (s *session) MailFrom(from, _ string, m gomilter.Modifier) (*gomilter.Response, error) {
+	return s.hear(func() {
+		s.abandon()
+		s.hearTLS(m)
+		s.mails++
+		s.mail = &message{
+			queueID: m.Get(gomilter.MacroQueueId), fromDomain: domain(from),
+			authenticated: m.Get(gomilter.MacroAuthAuthen) != "", rules: s.server.Rules(), decision: s.decide(),
+		}
+	})
+}
+
+func (s *session) RcptTo(_, _ string, m gomilter.Modifier) (*gomilter.Response, error) {
+	return s.hear(func() {
+		if s.mail == nil {
+			return
+		}
+		s.mail.rcpts++
+		if m.Get(gomilter.MacroRcptMailer) == verdict.RejectedMailer {
+			s.mail.rejected++
+			if len(s.mail.rejections) < maxRejected {
+				s.mail.rejections = append(s.mail.rejections, verdict.Rejection{Status: m.Get(gomilter.MacroRcptHost), Text: m.Get(gomilter.MacroRcptAddr)})
+			}
+		}
+	})
+}
+
+func (s *session) Data(m gomilter.Modifier) (*gomilter.Response, error) {
+	return s.hear(func() {
+		if s.mail != nil {
+			s.mail.data = true
+			s.hearQueueID(m)
+		}
+	})
+}
+
+func (s *session) Header(name, value string, _ gomilter.Modifier) (*gomilter.Response, error) {
+	return s.hear(func() {
+		if s.mail != nil && s.mail.rules.Listed(name) {
+			s.mail.headers.Add(name, value)
+		}
+	})
+}
+
+func (s *session) Headers(gomilter.Modifier) (*gomilter.Response, error) {
+	return gomilter.RespContinue, nil
+}
+
+// BodyChunk is called only by an MTA that does not know how to send no bodies.
+func (s *session) BodyChunk([]byte, gomilter.Modifier) (*gomilter.Response, error) {
+	if s.skip {
+		return gomilter.RespSkip, nil
+	}
+	return gomilter.RespContinue, nil
+}
+
+// EndOfMessage is answered when the observation is recorded, or has been waited for long enough.
+func (s *session) EndOfMessage(m gomilter.Modifier) (resp *gomilter.Response, err error) {
+	resp = gomilter.RespContinue
+	defer s.guard()
+	if s.mail == nil {
+		return resp, nil
+	}
+	s.hearQueueID(m)
+	mail := s.mail
+	outcome := policy.Accepted
+	if refuses(mail.decision.Action) && !mail.authenticated {
+		outcome = policy.Rejected
+	}
+	v := mail.headers.Verdict(mail.rules.Silence)
+	if v.Class == policy.None {
+		if r := verdict.Rejections(mail.rejections); r.Source != "" {
+			v = r
+		}
+	}
+	s.finish(v, outcome)
+	if mail.authenticated {
+		return resp, nil
+	}
+	return s.act(mail.decision, m), nil
+}
+
+// Abort ends the message under way, if there is one: Postfix sends it after every message and before TLS, too.
+func (s *session) Abort(gomilter.Modifier) error {
+	defer s.guard()
+	s.abandon()
+	return nil
+}
+
+func (s *session) Unknown(string, gomilter.Modifier) (*gomilter.Response, error) {
+	return gomilter.RespContinue, nil
+}
+
+// Cleanup ends the session.
+func (s *session) Cleanup(gomilter.Modifier) {
+	defer s.server.sessions.Done()
+	defer s.guard()
+	s.end()
+}
+
+func (s *session) hearQueueID(m gomilter.Modifier) {
+	if id := m.Get(gomilter.MacroQueueId); id != "" {
+		s.mail.queueID = id
+	}
+}
+
+func (s *session) decide() policy.Decision {
+	if !s.client.Addr.IsValid() {
+		return policy.Decision{}
+	}
+	return s.server.Decide(s.client.Addr)
+}
+
+// abandon records a message that ended before its end: rejected when the MTA refused all its recipients, else aborted.
+func (s *session) abandon() {
+	if s.mail == nil {
+		return
+	}
+	outcome := policy.Aborted
+	if s.mail.rejected > 0 && s.mail.rejected == s.mail.rcpts && !s.mail.data {
+		outcome = policy.Rejected
+	}
+	s.finish(verdict.Rejections(s.mail.rejections), outcome)
+}
+
+// finish records the message under way.
+func (s *session) finish(v policy.Verdict, outcome policy.Outcome) {
+	mail := s.mail
+	s.mail = nil
+	o := s.observation()
+	o.Mail, o.Verdict, o.Outcome, o.Decision = true, v, outcome, mail.decision
+	o.QueueID, o.FromDomain, o.Authenticated = mail.queueID, mail.fromDomain, mail.authenticated
+	o.Rcpts, o.RcptsRejected = mail.rcpts, mail.rejected
+	s.server.Stats.Messages.Add(1)
+	if o.TLS != nil {
+		s.server.Stats.TLSMessages.Add(1)
+	}
+	switch v.Class {
+	case policy.Spam:
+		s.server.Stats.Spam.Add(1)
+	case policy.Ham:
+		s.server.Stats.Ham.Add(1)
+	}
+	s.server.Observe(o)
+}
+
+// end records what is left of a session: a message cut short, or that there was none.
+func (s *session) end() {
+	s.abandon()
+	if s.connected && s.mails == 0 {
+		o := s.observation()
+		o.Verdict, o.Outcome, o.Decision = policy.Verdict{Class: policy.None}, policy.NoMail, s.decide()
+		s.server.Observe(o)
+	}
+	if s.connected {
+		s.server.Stats.Sessions.Add(1)
+	}
+	s.connected = false
+}
+
+func (s *session) observation() *policy.Observation {
+	return &policy.Observation{Time: s.server.Now(), Session: s.id, Client: s.client, HELO: s.helo, STARTTLS: s.told, TLS: s.tls}
+}
+
+// HeaderName is the header that the action "header" adds.
+const HeaderName = "X-Ehlogate"
+
+func refuses(a policy.Action) bool { return a == policy.ActTempfail || a == policy.ActReject }
+
+// act does what the client's tier asks for, as far as the MTA lets us; otherwise the mail goes on.
+func (s *session) act(d policy.Decision, m gomilter.Modifier) *gomilter.Response {
+	var err error
+	resp := gomilter.RespContinue
+	switch d.Action {
+	case policy.ActHeader:
+		if s.actions&gomilter.OptAddHeader != 0 {
+			err = m.AddHeader(HeaderName, fmt.Sprintf("tier=%s score=%.2f", d.Tier, d.Score))
+		}
+	case policy.ActQuarantine:
+		if s.actions&gomilter.OptQuarantine != 0 {
+			err = m.Quarantine(fmt.Sprintf("ehlogate: tier %s", d.Tier))
+		}
+	case policy.ActTempfail:
+		resp, err = gomilter.RejectWithCodeAndReason(451, "4.7.1 Try again later")
+	case policy.ActReject:
+		resp, err = gomilter.RejectWithCodeAndReason(550, "5.7.1 Refused by local policy")
+	default:
+		return resp
+	}
+	s.server.Stats.Actions.Add(1)
+	if err != nil {
+		s.server.Log.Error("milter: action of a tier", "session", s.id, "client", d.Addr, "action", d.Action, "error", err)
+		return gomilter.RespContinue
+	}
+	return resp
+}
+
+// domain is the domain of a mail address, lower-case, or "" where there is none.
+func domain(address string) string {
+	if i := strings.LastIndexByte(address, '@'); i >= 0 {
+		return strings.ToLower(address[i+1:])
+	}
+	return ""
+}
