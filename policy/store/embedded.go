@@ -81,12 +81,7 @@ func Open(dir string, now func() time.Time) (*Embedded, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	e := &Embedded{now: now, seed: maphash.MakeSeed(), closing: make(chan struct{})}
-	e.queue = queue{dirty: map[netip.Prefix]struct{}{}, wake: make(chan struct{}, 1)}
-	for i := range e.shards {
-		e.shards[i].evidence = map[netip.Prefix]reputation.Evidence{}
-	}
-	e.overrides.Store(new(bart.Table[policy.Override]))
+	e := newEmbedded(now)
 	db, err := openFile(filepath.Join(dir, FileName), e)
 	if err != nil {
 		return nil, err
@@ -95,6 +90,16 @@ func Open(dir string, now func() time.Time) (*Embedded, error) {
 	e.done.Go(e.commitLoop)
 	e.done.Go(e.sweepLoop)
 	return e, nil
+}
+
+func newEmbedded(now func() time.Time) *Embedded {
+	e := &Embedded{now: now, seed: maphash.MakeSeed(), closing: make(chan struct{})}
+	e.queue.dirty, e.queue.wake = map[netip.Prefix]struct{}{}, make(chan struct{}, 1)
+	for i := range e.shards {
+		e.shards[i].evidence = map[netip.Prefix]reputation.Evidence{}
+	}
+	e.overrides.Store(new(bart.Table[policy.Override]))
+	return e
 }
 
 // Close commits what is waiting and closes the file.

@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"time"
 
@@ -163,4 +164,17 @@ func explain(path string, err error) error {
 
 func damaged(path string, err error) error {
 	return fmt.Errorf("store: %s is damaged or no file of ehlogate (%w); it was not touched: move it away to start with nothing, or restore a copy", path, err)
+}
+
+// Verify reads the store in a directory and returns what Open would refuse it for. A store that is not there yet is sound.
+func Verify(dir string) error {
+	path := filepath.Join(dir, FileName)
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0 {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	return guard(path, func() error { return load(path, info.Size(), newEmbedded(time.Now)) })
 }

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/postfix"
+	"github.com/ehlogate/ehlogate/policy/store"
+)
+
+var postfixFlag = &cli.StringFlag{Name: "postfix-config", Usage: "Postfix's config_`DIRECTORY` (default: the host's own)"}
+
+func checkCommand() *cli.Command {
+	return &cli.Command{
+		Name: "check", Usage: "look at configuration, store and Postfix: what is missing, wrong or dangerous",
+		Flags: []cli.Flag{apiFlag, jsonFlag, postfixFlag}, Action: check,
+	}
+}
+
+func check(c *cli.Context) error {
+	cfg, err := loadConfig(c)
+	if err != nil {
+		return err
+	}
+	daemon, err := client(c)
+	if err != nil {
+		return err
+	}
+	found := []postfix.Finding{{OK: true, What: "the configuration is sound"}}
+	running := daemon.Health(c.Context)
+	if running == nil {
+		found = append(found, postfix.Finding{OK: true, What: "the daemon answers, and holds its store"})
+	} else {
+		found = append(found, postfix.Finding{What: "the daemon does not answer", Mend: "ehlogate serve (" + running.Error() + ")"})
+		if err := store.Verify(cfg.Store.Dir); err != nil {
+			found = append(found, postfix.Finding{What: "the store cannot be opened", Mend: err.Error()})
+		} else {
+			found = append(found, postfix.Finding{OK: true, What: "the store in " + cfg.Store.Dir + " is sound"})
+		}
+	}
+	p, err := postfix.Find(c.Context, c.String("postfix-config"), cfg)
+	switch {
+	case errors.Is(err, postfix.ErrMissing):
+		found = append(found, postfix.Finding{What: "there is no Postfix on this host", Mend: "nothing, where the MTA is another one"})
+	case err != nil:
+		return misused{err}
+	default:
+		more, err := p.Check(c.Context)
+		if err != nil {
+			return err
+		}
+		found = append(found, more...)
+	}
+	return report(c, found)
+}
+
+// errWanting makes the exit status 1 without another word.
+var errWanting = errors.New("")
+
+func report(c *cli.Context, found []postfix.Finding) error {
+	var err error
+	for _, f := range found {
+		if !f.OK {
+			err = errWanting
+		}
+		switch {
+		case c.Bool("json"):
+			json.NewEncoder(c.App.Writer).Encode(f)
+		case f.OK:
+			fmt.Fprintf(c.App.Writer, "ok    %s\n", f.What)
+		default:
+			fmt.Fprintf(c.App.Writer, "mend  %s\n      %s\n", f.What, f.Mend)
+		}
+	}
+	return err
+}

@@ -1,0 +1,120 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/policy"
+)
+
+// timeout is how long a command waits for the daemon.
+const timeout = 10 * time.Second
+
+// Client asks a running daemon.
+type Client struct {
+	base  string
+	token string
+	http  http.Client
+}
+
+// NewClient returns a client of the daemon at an address, which is written as http.listen is, or as a URL.
+func NewClient(at, token string) (*Client, error) {
+	c := &Client{token: token, http: http.Client{Timeout: timeout}}
+	if u, err := url.Parse(at); err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" {
+		c.base = strings.TrimSuffix(at, "/")
+		return c, nil
+	}
+	addr, err := config.ParseAddress(at)
+	if err != nil || addr == (config.Address{}) {
+		return nil, fmt.Errorf("--api: %q is no address of a daemon; want http://HOST:PORT, inet:HOST:PORT or unix:/PATH", at)
+	}
+	c.base = "http://" + addr.Address
+	if addr.Network == "unix" {
+		c.base = "http://ehlogate"
+		c.http.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", addr.Address)
+		}}
+	}
+	return c, nil
+}
+
+// Lookup asks about an address.
+func (c *Client) Lookup(ctx context.Context, addr string) (l Lookup, err error) {
+	return l, c.get(ctx, "/api/v1/lookup?addr="+url.QueryEscape(addr), &l)
+}
+
+// Explain asks about an address term by term.
+func (c *Client) Explain(ctx context.Context, addr string) (e Explanation, err error) {
+	return e, c.get(ctx, "/api/v1/explain?addr="+url.QueryEscape(addr), &e)
+}
+
+// Overrides lists the overrides.
+func (c *Client) Overrides(ctx context.Context) (o []policy.Override, err error) {
+	return o, c.get(ctx, "/api/v1/overrides", &o)
+}
+
+// Change makes an allow, deny or forget.
+func (c *Client) Change(ctx context.Context, change Change) (done Changed, err error) {
+	body, err := json.Marshal(change)
+	if err != nil {
+		return done, err
+	}
+	return done, c.do(ctx, http.MethodPost, "/api/v1/change", bytes.NewReader(body), decodeInto(&done))
+}
+
+// Export copies the static table in a format to w.
+func (c *Client) Export(ctx context.Context, format string, w io.Writer) error {
+	return c.do(ctx, http.MethodGet, "/api/v1/export?format="+url.QueryEscape(format), nil, func(r io.Reader) error {
+		_, err := io.Copy(w, r)
+		return err
+	})
+}
+
+// Health returns nil when the daemon answers.
+func (c *Client) Health(ctx context.Context) error {
+	return c.do(ctx, http.MethodGet, "/healthz", nil, func(io.Reader) error { return nil })
+}
+
+func (c *Client) get(ctx context.Context, path string, answer any) error {
+	return c.do(ctx, http.MethodGet, path, nil, decodeInto(answer))
+}
+
+func decodeInto(answer any) func(io.Reader) error {
+	return func(r io.Reader) error { return json.NewDecoder(r).Decode(answer) }
+}
+
+// ErrAway is what a command gets when no daemon answers.
+var ErrAway = errors.New("no daemon answers; is \"ehlogate serve\" running, and does --api or --config name its http.listen?")
+
+func (c *Client) do(ctx context.Context, method, path string, body io.Reader, read func(io.Reader) error) error {
+	r, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	if err != nil {
+		return err
+	}
+	if c.token != "" {
+		r.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	resp, err := c.http.Do(r)
+	if err != nil {
+		return fmt.Errorf("%w (%w)", ErrAway, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		var f fault
+		if json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&f) != nil || f.Error == "" {
+			f.Error = resp.Status
+		}
+		return errors.New(f.Error)
+	}
+	return read(resp.Body)
+}

@@ -1,0 +1,209 @@
+package api
+
+import (
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/reputation"
+	"github.com/ehlogate/ehlogate/policy/table"
+)
+
+// Store is what the API changes and lists.
+type Store interface {
+	SetOverride(policy.Override) error
+	Overrides() []policy.Override
+	Forget(netip.Prefix, policy.Keys) (int, error)
+	Each(func(netip.Prefix, reputation.Evidence) bool)
+}
+
+// Server serves the API. Its fields are set before Handler.
+type Server struct {
+	Judge *policy.Judge
+	Store Store
+	Now   func() time.Time
+	// Token is what writing needs; empty means nothing is needed.
+	Token   string
+	Metrics http.Handler
+}
+
+// maxBody bounds a request's body in bytes.
+const maxBody = 64 << 10
+
+// Handler routes the API.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.Handle("GET /metrics", s.Metrics)
+	mux.HandleFunc("GET /api/v1/lookup", func(w http.ResponseWriter, r *http.Request) {
+		s.address(w, r, func(addr netip.Addr) any { return s.lookup(addr) })
+	})
+	mux.HandleFunc("GET /api/v1/explain", func(w http.ResponseWriter, r *http.Request) {
+		s.address(w, r, func(addr netip.Addr) any { return s.explain(addr) })
+	})
+	mux.HandleFunc("GET /api/v1/overrides", func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, http.StatusOK, append([]policy.Override{}, s.Store.Overrides()...))
+	})
+	mux.HandleFunc("GET /api/v1/export", s.export)
+	mux.HandleFunc("POST /api/v1/change", s.authorized(s.change))
+	return mux
+}
+
+func reply(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(body)
+}
+
+func refuse(w http.ResponseWriter, status int, err error) { reply(w, status, fault{err.Error()}) }
+
+// address answers a question about ?addr=ADDRESS.
+func (s *Server) address(w http.ResponseWriter, r *http.Request, answer func(netip.Addr) any) {
+	addr, err := table.ParseAddr(r.URL.Query().Get("addr"))
+	if err != nil {
+		refuse(w, http.StatusBadRequest, err)
+		return
+	}
+	reply(w, http.StatusOK, answer(addr))
+}
+
+func (s *Server) lookup(addr netip.Addr) Lookup { return lookupOf(s.Judge.Decide(addr)) }
+
+func lookupOf(d policy.Decision) Lookup {
+	return Lookup{
+		Addr: d.Addr.String(), Host: d.Host.String(), Network: d.Network.String(), Score: round(d.Score),
+		Tier: d.Tier.String(), STARTTLS: d.Verb(), Why: d.Why(),
+	}
+}
+
+func (s *Server) explain(addr netip.Addr) Explanation {
+	d, known := s.Judge.Explain(addr)
+	p := *s.Judge.Policy()
+	e := Explanation{
+		Lookup: lookupOf(d), Mode: string(d.Mode), Own: weights(d.Own), Neighbours: weights(d.Neighbours), Since: known.Host.Since(),
+		Expected: round(d.Expected), Strength: round(d.Strength), Thresholds: p.Thresholds, Exempt: d.Exempt, Override: d.Override,
+		Modes: map[policy.Mode]string{},
+	}
+	for _, m := range policy.Modes {
+		p.Mode = m
+		e.Modes[m] = p.Decide(addr, known, s.Now()).Verb()
+	}
+	return e
+}
+
+func weights(m reputation.Mass) Weights { return Weights{round(m.Spam), round(m.Ham)} }
+
+// round keeps two decimals, which is more than the evidence is worth.
+func round(v float64) float64 { return math.Round(v*100) / 100 }
+
+// authorized lets a request through that has the token. A browser cannot send that header for another site's page.
+func (s *Server) authorized(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if s.Token != "" && subtle.ConstantTimeCompare([]byte(token), []byte(s.Token)) != 1 {
+			refuse(w, http.StatusUnauthorized, errors.New("writing needs the token in http.token_file; run the command as a user who can read it, with the daemon's --config"))
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		next(w, r)
+	}
+}
+
+func (s *Server) change(w http.ResponseWriter, r *http.Request) {
+	var c Change
+	decoder := json.NewDecoder(r.Body)
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&c); err != nil {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("body: %w", err))
+		return
+	}
+	n, err := config.ParseNetwork(c.Network)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, err)
+		return
+	}
+	override := policy.Override{Network: n, Allow: c.Verb == "allow", Note: c.Note, Set: s.Now().UTC()}
+	if c.For != "" {
+		d, err := time.ParseDuration(c.For)
+		if err != nil || d <= 0 {
+			refuse(w, http.StatusBadRequest, fmt.Errorf("for: %q is no duration above zero; want such as 24h", c.For))
+			return
+		}
+		override.Until = override.Set.Add(d)
+	}
+	done := Changed{Network: n.String()}
+	switch c.Verb {
+	case "allow", "deny":
+		err = s.Store.SetOverride(override)
+	case "forget":
+		done.Removed, err = s.forget(n)
+	default:
+		refuse(w, http.StatusBadRequest, fmt.Errorf("verb: %q is not allowed; want allow, deny or forget", c.Verb))
+		return
+	}
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, err)
+		return
+	}
+	reply(w, http.StatusOK, done)
+}
+
+// forget removes what is known of a network. A single address stands for its host, which is a /64 in IPv6, and the override is on
+// the address or the host.
+func (s *Server) forget(n netip.Prefix) (int, error) {
+	if !n.IsSingleIP() {
+		return s.Store.Forget(n, policy.Keys{})
+	}
+	k := s.Judge.Policy().Keys(n.Addr())
+	removed, err := s.Store.Forget(k.Host, k)
+	if n == k.Host || err != nil {
+		return removed, err
+	}
+	more, err := s.Store.Forget(n, policy.Keys{})
+	return removed + more, err
+}
+
+// export writes the cidr table of what would be withheld now; see table.WriteCIDR.
+func (s *Server) export(w http.ResponseWriter, r *http.Request) {
+	if f := r.URL.Query().Get("format"); f != "cidr" {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("format: %q is not allowed; want cidr", f))
+		return
+	}
+	// Keyed by network, so that a host with an override of its own appears once, with what it is really told.
+	entries := map[netip.Prefix]string{}
+	p := s.Judge.Policy()
+	add := func(n netip.Prefix, always bool) {
+		if d := s.Judge.Decide(n.Addr()); always || d.Keywords() != "" {
+			entries[n] = d.Keywords()
+		}
+	}
+	s.Store.Each(func(n netip.Prefix, _ reputation.Evidence) bool {
+		if p.Keys(n.Addr()).Host == n {
+			add(n, false)
+		}
+		return true
+	})
+	for _, n := range p.Exempt {
+		add(n, true)
+	}
+	for _, o := range s.Store.Overrides() {
+		if !o.Ended(s.Now()) {
+			add(o.Network, true)
+		}
+	}
+	var list []table.Entry
+	for n := range maps.Keys(entries) {
+		list = append(list, table.Entry{Network: n, Keywords: entries[n]})
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	table.WriteCIDR(w, list)
+}

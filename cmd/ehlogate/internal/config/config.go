@@ -1,0 +1,197 @@
+// Package config reads the configuration: one TOML file, strict, under EHLOGATE_* variables and flags that override single keys.
+//
+// All of it is checked before anything starts, and all that is wrong is reported together, each fault with its file, line and key,
+// and what is allowed.
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ehlogate/ehlogate/milter/verdict"
+	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/reputation"
+)
+
+// DefaultFile is read when no file is named and it exists.
+const DefaultFile = "/etc/ehlogate/ehlogate.toml"
+
+// Config is a complete, valid configuration.
+type Config struct {
+	Milter struct{ Listen Address }
+	Table  struct{ Socketmap, Memcache Address }
+	HTTP   struct {
+		Listen    Address
+		TokenFile string
+	}
+	// Store is the directory of the embedded store.
+	Store   struct{ Dir string }
+	Policy  policy.Policy
+	Verdict verdict.Rules
+	Log     struct {
+		// Events is the event log's path.
+		Events    string
+		Anonymize bool
+		// Retain above zero rotates the event log daily and keeps it so long.
+		Retain time.Duration
+		// Node is this host's name in the event log.
+		Node string
+	}
+}
+
+// Address is a listener's address in Postfix's spelling: inet:HOST:PORT or unix:PATH. The zero value listens nowhere.
+type Address struct{ Network, Address string }
+
+func (a Address) String() string {
+	switch a.Network {
+	case "":
+		return "none"
+	case "tcp":
+		return "inet:" + a.Address
+	}
+	return a.Network + ":" + a.Address
+}
+
+// ParseAddress reads an address.
+func ParseAddress(s string) (Address, error) {
+	kind, rest, _ := strings.Cut(s, ":")
+	switch {
+	case s == "none":
+		return Address{}, nil
+	case kind == "unix" && filepath.IsAbs(rest):
+		return Address{"unix", rest}, nil
+	case kind == "inet":
+		host, port, err := net.SplitHostPort(rest)
+		if _, portErr := net.LookupPort("tcp", port); err == nil && portErr == nil && host != "" {
+			return Address{"tcp", rest}, nil
+		}
+	}
+	return Address{}, fmt.Errorf("%q is no address; want inet:HOST:PORT, such as inet:127.0.0.1:8897 or inet:[::1]:8897, unix:/ABSOLUTE/PATH, or none", s)
+}
+
+// Source is where the values of a configuration come from.
+type Source struct {
+	// File is the configuration file; empty means DefaultFile if it exists.
+	File string
+	// Env looks up a variable, as os.LookupEnv does.
+	Env func(string) (string, bool)
+	// Flag returns the value of a flag named like a key, if it is set.
+	Flag func(string) (string, bool)
+}
+
+// Load reads a configuration. The error joins all faults.
+func Load(src Source) (*Config, error) {
+	c := defaults(src.Env)
+	var faults []error
+	if file := fileOf(src); file != "" {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("config: %w; name another file with --config", err)
+		}
+		faults = append(faults, c.readTOML(file, b)...)
+	}
+	for _, s := range Settings {
+		if text, ok := src.Env(EnvName(s.Key)); ok {
+			faults = append(faults, at(EnvName(s.Key), "", s.set(c, value{text: text, isText: true})))
+		}
+		if text, ok := src.Flag(s.Key); ok {
+			faults = append(faults, at("--"+s.Key, "", s.set(c, value{text: text, isText: true})))
+		}
+	}
+	faults = slices.DeleteFunc(faults, func(err error) bool { return err == nil })
+	if len(faults) == 0 {
+		faults = c.checkTogether()
+	}
+	c.derive()
+	return c, errors.Join(faults...)
+}
+
+func fileOf(src Source) string {
+	if src.File != "" {
+		return src.File
+	}
+	if file, ok := src.Env("EHLOGATE_CONFIG"); ok {
+		return file
+	}
+	if _, err := os.Stat(DefaultFile); err == nil {
+		return DefaultFile
+	}
+	return ""
+}
+
+// EnvName is the variable that overrides a key: EHLOGATE_STORE_URL for store.url.
+func EnvName(key string) string {
+	return "EHLOGATE_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+}
+
+func defaults(env func(string) (string, bool)) *Config {
+	c := &Config{Policy: policy.Default()}
+	c.Milter.Listen = Address{"tcp", "127.0.0.1:8897"}
+	c.Table.Socketmap = Address{"tcp", "127.0.0.1:8898"}
+	c.Table.Memcache = Address{"tcp", "127.0.0.1:8899"}
+	c.HTTP.Listen = Address{"tcp", "127.0.0.1:8896"}
+	c.Store.Dir = "ehlogate-data"
+	// systemd.exec(5): several directories are separated by a colon.
+	if dirs, ok := env("STATE_DIRECTORY"); ok && dirs != "" {
+		c.Store.Dir, _, _ = strings.Cut(dirs, ":")
+	}
+	c.Verdict = verdict.Rules{Headers: verdict.DefaultHeaders, Silence: policy.None}
+	c.Log.Node, _ = os.Hostname()
+	c.Log.Node, _, _ = strings.Cut(cmp.Or(c.Log.Node, "localhost"), ".")
+	return c
+}
+
+// derive fills in what depends on other values.
+func (c *Config) derive() {
+	c.HTTP.TokenFile = cmp.Or(c.HTTP.TokenFile, filepath.Join(c.Store.Dir, "api-token"))
+	c.Log.Events = cmp.Or(c.Log.Events, filepath.Join(c.Store.Dir, "events.ndjson"))
+}
+
+// checkTogether finds values that are allowed alone but not together.
+func (c *Config) checkTogether() (faults []error) {
+	p, th := &c.Policy, c.Policy.Thresholds
+	wrong := func(bad bool, key, format string, args ...any) {
+		if bad {
+			faults = append(faults, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
+		}
+	}
+	wrong(p.IPv6Network > p.IPv6Host, "reputation.ipv6_network", "/%d is longer than ipv6_host /%d; a network holds hosts", p.IPv6Network, p.IPv6Host)
+	wrong(th.Bad.Leave >= th.Bad.Enter, "policy.tier bad", "leave %g is not below enter %g; a client would flutter", th.Bad.Leave, th.Bad.Enter)
+	wrong(th.Suspect.Leave >= th.Suspect.Enter, "policy.tier suspect", "leave %g is not below enter %g; a client would flutter", th.Suspect.Leave, th.Suspect.Enter)
+	wrong(th.Good.Leave <= th.Good.Enter, "policy.tier good", "leave %g is not above enter %g; a client would flutter", th.Good.Leave, th.Good.Enter)
+	wrong(th.Suspect.Enter >= th.Bad.Enter, "policy.tier suspect", "enter %g is not below bad's enter %g", th.Suspect.Enter, th.Bad.Enter)
+	wrong(th.Good.Leave >= th.Suspect.Leave, "policy.tier good", "leave %g is not below suspect's leave %g", th.Good.Leave, th.Suspect.Leave)
+	listeners := map[string]string{}
+	for _, l := range []struct {
+		key  string
+		addr Address
+	}{{"milter.listen", c.Milter.Listen}, {"table.socketmap", c.Table.Socketmap}, {"table.memcache", c.Table.Memcache}, {"http.listen", c.HTTP.Listen}} {
+		if l.addr == (Address{}) || strings.HasSuffix(l.addr.Address, ":0") {
+			continue
+		}
+		other := listeners[l.addr.String()]
+		wrong(other != "", l.key, "%s is the address of %s, too; give each listener its own", l.addr, other)
+		listeners[l.addr.String()] = l.key
+	}
+	return faults
+}
+
+// tierOf is where a tier's thresholds are kept; nil for unknown, which has none.
+func (c *Config) tierOf(t reputation.Tier) *reputation.Threshold {
+	switch t {
+	case reputation.Good:
+		return &c.Policy.Thresholds.Good
+	case reputation.Suspect:
+		return &c.Policy.Thresholds.Suspect
+	case reputation.Bad:
+		return &c.Policy.Thresholds.Bad
+	}
+	return nil
+}

@@ -1,0 +1,177 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/pelletier/go-toml/v2/unstable"
+
+	"github.com/ehlogate/ehlogate/policy/reputation"
+)
+
+// at puts the place of a fault before it: file and line, flag or variable, then the key.
+func at(place, key string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case key == "":
+		return fmt.Errorf("%s: %w", place, err)
+	}
+	return fmt.Errorf("%s: %s: %w", place, key, err)
+}
+
+// readTOML sets what a file says and returns all its faults.
+func (c *Config) readTOML(file string, b []byte) (faults []error) {
+	var doc map[string]any
+	if err := toml.Unmarshal(b, &doc); err != nil {
+		var syntax *toml.DecodeError
+		if errors.As(err, &syntax) {
+			line, column := syntax.Position()
+			return []error{fmt.Errorf("%s:%d:%d: %s; see toml.io for the syntax", file, line, column, strings.TrimPrefix(syntax.Error(), "toml: "))}
+		}
+		return []error{fmt.Errorf("%s: %w", file, err)}
+	}
+	lines := linesOf(b)
+	fault := func(key string, err error) {
+		faults = append(faults, at(fmt.Sprintf("%s:%d", file, lines[key]), key, err))
+	}
+	for _, section := range slices.Sorted(maps.Keys(doc)) {
+		table, ok := doc[section].(map[string]any)
+		if !slices.Contains(sections(), section) {
+			fault(section, fmt.Errorf("unknown section; want one of %s", strings.Join(sections(), ", ")))
+			continue
+		}
+		if !ok {
+			fault(section, fmt.Errorf("is a %s; want a section, [%s] on a line of its own", kind(doc[section]), section))
+			continue
+		}
+		for _, name := range slices.Sorted(maps.Keys(table)) {
+			key := section + "." + name
+			if key == "policy.tier" {
+				c.readTiers(table[name], fault)
+				continue
+			}
+			fault(key, c.setKey(key, value{toml: table[name]}))
+		}
+	}
+	return faults
+}
+
+func (c *Config) setKey(key string, v value) error {
+	section, _, _ := strings.Cut(key, ".")
+	var known []string
+	for _, s := range Settings {
+		if s.Key == key {
+			return s.set(c, v)
+		}
+		if name, ok := strings.CutPrefix(s.Key, section+"."); ok {
+			known = append(known, name)
+		}
+	}
+	if slices.Contains(reserved, key) {
+		return fmt.Errorf("this version has nothing behind this key; leave it out")
+	}
+	if section == "policy" {
+		known = append(known, "tier")
+	}
+	return fmt.Errorf("unknown key; [%s] has %s", section, strings.Join(known, ", "))
+}
+
+func sections() []string {
+	var names []string
+	for _, s := range Settings {
+		section, _, _ := strings.Cut(s.Key, ".")
+		if !slices.Contains(names, section) {
+			names = append(names, section)
+		}
+	}
+	return names
+}
+
+// readTiers reads the array of tables policy.tier.
+func (c *Config) readTiers(v any, fault func(string, error)) {
+	tiers, ok := v.([]any)
+	if !ok {
+		fault("policy.tier", fmt.Errorf("is a %s; want tables, each under [[policy.tier]]", kind(v)))
+		return
+	}
+	seen := map[reputation.Tier]bool{}
+	for i, t := range tiers {
+		key := "policy.tier[" + strconv.Itoa(i) + "]"
+		table, ok := t.(map[string]any)
+		if !ok {
+			fault("policy.tier", fmt.Errorf("item %d is a %s; want tables, each under [[policy.tier]]", i+1, kind(t)))
+			continue
+		}
+		name, err := value{toml: table["name"]}.str()
+		if table["name"] == nil {
+			fault(key, fmt.Errorf("has no name; want name = good, unknown, suspect or bad"))
+			continue
+		}
+		tier, tierErr := reputation.ParseTier(name)
+		if err = errors.Join(err, tierErr); err != nil {
+			fault(key+".name", tierErr)
+			continue
+		}
+		if seen[tier] {
+			fault(key+".name", fmt.Errorf("tier %s is there twice", tier))
+		}
+		seen[tier] = true
+		for _, k := range slices.Sorted(maps.Keys(table)) {
+			fault(key+"."+k, c.setTier(tier, k, value{toml: table[k]}))
+		}
+	}
+}
+
+// linesOf finds the line on which each section and key stands. An array of tables is counted: "policy.tier[0].name".
+func linesOf(b []byte) map[string]int {
+	lines := map[string]int{}
+	arrays := map[string]int{}
+	prefix := ""
+	p := unstable.Parser{}
+	p.Reset(b)
+	for p.NextExpression() {
+		e := p.Expression()
+		var words []string
+		line := 0
+		for it := e.Key(); it.Next(); {
+			if line == 0 {
+				line = p.Shape(p.Range(it.Node().Data)).Start.Line
+			}
+			words = append(words, string(it.Node().Data))
+		}
+		key := strings.Join(words, ".")
+		switch e.Kind {
+		case unstable.Table:
+			prefix = key + "."
+		case unstable.ArrayTable:
+			if _, ok := lines[key]; !ok {
+				lines[key] = line
+			}
+			n := arrays[key]
+			arrays[key]++
+			key += "[" + strconv.Itoa(n) + "]"
+			prefix = key + "."
+		default:
+			key = prefix + key
+		}
+		for k := key; k != ""; k, _, _ = cutLast(k) {
+			if _, ok := lines[k]; !ok {
+				lines[k] = line
+			}
+		}
+	}
+	return lines
+}
+
+func cutLast(s string) (before, after string, found bool) {
+	if i := strings.LastIndexByte(s, '.'); i >= 0 {
+		return s[:i], s[i+1:], true
+	}
+	return "", s, false
+}

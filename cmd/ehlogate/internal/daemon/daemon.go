@@ -1,0 +1,227 @@
+// Package daemon joins the parts: what the milter hears is judged, kept and recorded, and the tables answer from it.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/time/rate"
+
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/milter"
+	"github.com/ehlogate/ehlogate/milter/verdict"
+	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/ledger"
+	"github.com/ehlogate/ehlogate/policy/store"
+	"github.com/ehlogate/ehlogate/policy/table"
+)
+
+const (
+	// recordWait is how long the end of a message waits for its observation to be durable. After that it is queued and counted.
+	recordWait = 100 * time.Millisecond
+	// stopWait is how long a stop waits for sessions under way.
+	stopWait = 10 * time.Second
+)
+
+// Daemon is a running ehlogate. New makes one.
+type Daemon struct {
+	log       *slog.Logger
+	cfg       atomic.Pointer[config.Config]
+	listeners *Listeners
+	store     *store.Embedded
+	ledger    *ledger.Log
+	judge     *policy.Judge
+	tables    *table.Server
+	milter    *milter.Server
+	http      *http.Server
+	late      atomic.Uint64
+	odd       rate.Sometimes
+}
+
+// New opens the store and the event log and listens on what the configuration names, or on what is passed on in listeners.
+// Nothing is served before Run.
+func New(cfg *config.Config, listeners *Listeners, log *slog.Logger) (d *Daemon, err error) {
+	d = &Daemon{log: log, listeners: listeners, odd: rate.Sometimes{First: 1, Interval: time.Minute}}
+	d.cfg.Store(cfg)
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	if d.store, err = store.Open(cfg.Store.Dir, time.Now); err != nil {
+		return nil, err
+	}
+	if d.ledger, err = ledger.Open(cfg.Log.Events, cfg.Log.Retain, time.Now, log); err != nil {
+		return nil, err
+	}
+	if err = listeners.listen(cfg); err != nil {
+		return nil, err
+	}
+	told := table.NewTold()
+	d.judge = policy.NewJudge(policy.New(cfg.Policy), d.store, time.Now)
+	d.tables = &table.Server{Decide: d.judge.Decide, Told: told.Put, Log: log}
+	d.milter = &milter.Server{
+		Decide: d.judge.Decide, Told: told.Get, Observe: d.observe, Now: time.Now, Log: log,
+		Rules:  func() verdict.Rules { return d.cfg.Load().Verdict },
+		Treats: d.treats,
+	}
+	d.http, err = d.newHTTP(cfg)
+	return d, err
+}
+
+func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
+	server := &api.Server{Judge: d.judge, Store: d.store, Now: time.Now}
+	if cfg.HTTP.Listen.Network != "unix" {
+		token, err := api.EnsureToken(cfg.HTTP.TokenFile)
+		if err != nil {
+			return nil, err
+		}
+		server.Token = token
+	}
+	registry := prometheus.NewRegistry()
+	d.register(registry)
+	server.Metrics = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+	return &http.Server{
+		Handler: server.Handler(), ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute,
+		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelWarn),
+	}, nil
+}
+
+// treats reports whether any tier has an action that changes a message.
+func (d *Daemon) treats() bool {
+	for _, t := range d.judge.Policy().Treatments {
+		if t.Action == policy.ActHeader || t.Action == policy.ActQuarantine {
+			return true
+		}
+	}
+	return false
+}
+
+// observe learns and records. Both are queued at once and waited for together, no longer than recordWait.
+func (d *Daemon) observe(o *policy.Observation) {
+	cfg := d.cfg.Load()
+	learnt := d.judge.Learn(o)
+	line, err := ledger.Encode(o, cfg.Log.Node, cfg.Log.Anonymize)
+	if err != nil {
+		d.log.Error("record an observation", "session", o.Session, "client", o.Client.Addr, "error", err)
+		return
+	}
+	written := d.ledger.Append(line)
+	deadline := time.NewTimer(recordWait)
+	defer deadline.Stop()
+	for range 2 {
+		var err error
+		select {
+		case err = <-learnt:
+			learnt = nil
+		case err = <-written:
+			written = nil
+		case <-deadline.C:
+			d.late.Add(1)
+			return
+		}
+		if err != nil {
+			d.late.Add(1)
+			d.odd.Do(func() {
+				d.log.Error("an observation is not durable yet", "session", o.Session, "client", o.Client.Addr, "error", err)
+			})
+		}
+		if learnt == nil && written == nil {
+			return
+		}
+	}
+}
+
+// Run serves until the context ends, then stops in good order: sessions under way end first while the tables still answer, so
+// that an MTA with a socketmap misses as little as it can, and what was learnt is committed last.
+func (d *Daemon) Run(ctx context.Context) error {
+	failed := make(chan error, 4)
+	tables, stopTables := context.WithCancel(context.Background())
+	defer stopTables()
+	served := make(chan struct{}, 2)
+	serve := func(f func() error) {
+		go func() {
+			if err := f(); err != nil {
+				failed <- err
+			}
+			served <- struct{}{}
+		}()
+	}
+	running := 0
+	if l := d.listeners.Socketmap; l != nil {
+		running++
+		serve(func() error { return d.tables.Serve(tables, l, table.Socketmap) })
+	}
+	if l := d.listeners.Memcache; l != nil {
+		running++
+		serve(func() error { return d.tables.Serve(tables, l, table.Memcache) })
+	}
+	if l := d.listeners.Milter; l != nil {
+		go func() { failed <- d.milter.Serve(l) }()
+	}
+	if l := d.listeners.HTTP; l != nil {
+		go func() {
+			if err := d.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("http: %w", err)
+			}
+		}()
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	wait, cancel := context.WithTimeout(context.Background(), stopWait)
+	defer cancel()
+	if cut := d.milter.Shutdown(wait); cut != nil {
+		d.log.Warn("sessions under way were cut off", "after", stopWait, "error", cut)
+	}
+	stopTables()
+	for range running {
+		<-served
+	}
+	d.http.Close()
+	return errors.Join(err, d.close())
+}
+
+// Config is the configuration in force.
+func (d *Daemon) Config() *config.Config { return d.cfg.Load() }
+
+// Reload puts a new configuration in force, as far as that goes without a restart, and opens the event log anew.
+func (d *Daemon) Reload(cfg *config.Config) error {
+	old := d.cfg.Load()
+	for _, c := range []struct {
+		key     string
+		changed bool
+	}{
+		{"milter.listen", cfg.Milter != old.Milter}, {"table", cfg.Table != old.Table}, {"http", cfg.HTTP != old.HTTP},
+		{"store.url", cfg.Store != old.Store}, {"log.events", cfg.Log.Events != old.Log.Events}, {"log.retain", cfg.Log.Retain != old.Log.Retain},
+	} {
+		if c.changed {
+			d.log.Warn("this key changes with the next restart", "key", c.key)
+		}
+	}
+	d.cfg.Store(cfg)
+	d.judge.SetPolicy(policy.New(cfg.Policy))
+	return d.ledger.Reopen()
+}
+
+func (d *Daemon) close() error {
+	d.listeners.close()
+	var err error
+	if d.ledger != nil {
+		err = d.ledger.Close()
+	}
+	if d.store != nil {
+		err = errors.Join(err, d.store.Close())
+	}
+	return err
+}

@@ -1,0 +1,198 @@
+// Command ehlogate is a daemon beside a mail server that offers STARTTLS by reputation, and the commands of its operator.
+//
+// Exit status: 0 done, 1 found wanting, 2 misuse.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+)
+
+// version is set when a release is built: -ldflags "-X main.version=1.2.3".
+var version = "development"
+
+// The exit statuses.
+const (
+	done    = 0
+	wanting = 1
+	misuse  = 2
+)
+
+func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)) }
+
+// misused marks an error as the caller's.
+type misused struct{ error }
+
+func (m misused) Unwrap() error { return m.error }
+
+func misuseOf(format string, args ...any) error { return misused{fmt.Errorf(format, args...)} }
+
+// run runs a command line and returns its exit status.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	app := newApp(stdout, stderr)
+	args, err := flagsFirst(app, args)
+	if err == nil {
+		err = app.RunContext(ctx, append([]string{app.Name}, args...))
+	}
+	if err == nil {
+		return done
+	}
+	// A found fault is printed as it is; everything else with the program's name before each line of it.
+	if message := err.Error(); message != "" {
+		for line := range strings.Lines(message) {
+			fmt.Fprintf(stderr, "ehlogate: %s\n", strings.TrimSuffix(line, "\n"))
+		}
+	}
+	if errors.As(err, new(misused)) {
+		return misuse
+	}
+	return wanting
+}
+
+func newApp(stdout, stderr io.Writer) *cli.App {
+	usage := func(_ *cli.Context, err error, _ bool) error {
+		return misuseOf("%w; see \"ehlogate help\"", err)
+	}
+	app := &cli.App{
+		Name: "ehlogate", Usage: "offer STARTTLS by reputation", HideVersion: true,
+		Writer: stdout, ErrWriter: stderr, ExitErrHandler: func(*cli.Context, error) {}, OnUsageError: usage,
+		Flags: commonFlags(),
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return misuseOf("unknown command %q; see \"ehlogate help\"", c.Args().First())
+			}
+			return cli.ShowAppHelp(c)
+		},
+		Commands: []*cli.Command{
+			serveCommand(), checkCommand(), setupCommand(), lookupCommand(), explainCommand(),
+			changeCommand("allow"), changeCommand("deny"), changeCommand("forget"), overridesCommand(), exportCommand(), versionCommand(),
+		},
+	}
+	for _, c := range app.Commands {
+		c.OnUsageError = usage
+		c.Flags = append(c.Flags, commonFlags()...)
+		for _, sub := range c.Subcommands {
+			sub.OnUsageError = usage
+			sub.Flags = append(sub.Flags, commonFlags()...)
+		}
+	}
+	return app
+}
+
+// commonFlags are --config and one flag for each key of the configuration.
+func commonFlags() []cli.Flag {
+	flags := []cli.Flag{&cli.StringFlag{Name: "config", Usage: "configuration `FILE` (default " + config.DefaultFile + " if it exists)"}}
+	for _, s := range config.Settings {
+		flags = append(flags, &cli.StringFlag{Name: s.Key, Usage: s.Usage, Category: "Configuration"})
+	}
+	return flags
+}
+
+// flagsFirst moves flags before the arguments of a command, where the command-line library wants them: "lookup ADDR --json" works as
+// "lookup --json ADDR" does. What follows "--" stays where it is.
+func flagsFirst(app *cli.App, args []string) ([]string, error) {
+	var words, flags, rest []string
+	commands, known := app.Commands, app.Flags
+	for i := 0; i < len(args); i++ {
+		arg := args[i]
+		if arg == "--" {
+			rest = args[i:]
+			break
+		}
+		if !strings.HasPrefix(arg, "-") || arg == "-" {
+			if c := commandOf(commands, arg); c != nil && len(rest) == 0 {
+				words, commands, known = append(words, arg), c.Subcommands, slices.Concat(known, c.Flags)
+				continue
+			}
+			commands = nil
+			rest = append(rest, arg)
+			continue
+		}
+		flags = append(flags, arg)
+		name, _, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		if !hasValue && takesValue(known, name) {
+			if i+1 == len(args) {
+				return nil, misuseOf("flag %s needs a value; see \"ehlogate help\"", arg)
+			}
+			i++
+			flags = append(flags, args[i])
+		}
+	}
+	return slices.Concat(words, flags, rest), nil
+}
+
+func commandOf(commands []*cli.Command, name string) *cli.Command {
+	for _, c := range commands {
+		if c.HasName(name) {
+			return c
+		}
+	}
+	return nil
+}
+
+func takesValue(flags []cli.Flag, name string) bool {
+	for _, f := range flags {
+		if slices.Contains(f.Names(), name) {
+			_, isBool := f.(*cli.BoolFlag)
+			return !isBool
+		}
+	}
+	return false
+}
+
+// flagOf finds a flag that was set on a command or before it.
+func flagOf(c *cli.Context, name string) (string, bool) {
+	for _, level := range c.Lineage() {
+		if slices.Contains(level.LocalFlagNames(), name) {
+			return level.String(name), true
+		}
+	}
+	return "", false
+}
+
+// loadConfig reads the configuration of a command line.
+func loadConfig(c *cli.Context) (*config.Config, error) {
+	file, _ := flagOf(c, "config")
+	cfg, err := config.Load(config.Source{
+		File: file,
+		Env:  os.LookupEnv,
+		Flag: func(key string) (string, bool) { return flagOf(c, key) },
+	})
+	if err != nil {
+		return nil, misused{err}
+	}
+	return cfg, nil
+}
+
+var (
+	apiFlag  = &cli.StringFlag{Name: "api", Usage: "`ADDRESS` of the daemon's HTTP API (default http.listen)"}
+	jsonFlag = &cli.BoolFlag{Name: "json", Usage: "print JSON, an object a line"}
+)
+
+// client returns a client of the running daemon. The token is read if it can be; whether it is needed, the daemon knows.
+func client(c *cli.Context) (*api.Client, error) {
+	cfg, err := loadConfig(c)
+	if err != nil {
+		return nil, err
+	}
+	at, ok := flagOf(c, "api")
+	if !ok {
+		at = cfg.HTTP.Listen.String()
+	}
+	token, _ := api.ReadToken(cfg.HTTP.TokenFile)
+	client, err := api.NewClient(at, token)
+	if err != nil {
+		return nil, misused{err}
+	}
+	return client, nil
+}

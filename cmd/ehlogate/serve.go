@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/urfave/cli/v2"
+
+	server "github.com/ehlogate/ehlogate/cmd/ehlogate/internal/daemon"
+	"github.com/ehlogate/ehlogate/milter"
+)
+
+func serveCommand() *cli.Command {
+	return &cli.Command{
+		Name: "serve", Usage: "run the daemon: SIGTERM stops it in good order, SIGHUP reloads and opens the event log anew", Action: serve,
+	}
+}
+
+func serve(c *cli.Context) error {
+	if c.Args().Present() {
+		return misuseOf("serve takes no arguments, got %q", c.Args().Slice())
+	}
+	cfg, err := loadConfig(c)
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(c.App.ErrWriter, nil))
+	milter.LogLibrary(log)
+	passed, err := activation.ListenersWithNames()
+	if err != nil {
+		return err
+	}
+	listeners, err := server.Passed(passed)
+	if err != nil {
+		return misused{err}
+	}
+	d, err := server.New(cfg, listeners, log)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	go reloadOnHangup(ctx, c, d, log)
+	context.AfterFunc(ctx, func() { daemon.SdNotify(false, daemon.SdNotifyStopping) })
+	log.Info("serving", "version", version, "milter", addr(listeners.Milter), "socketmap", addr(listeners.Socketmap),
+		"memcache", addr(listeners.Memcache), "http", addr(listeners.HTTP), "store", cfg.Store.Dir, "events", cfg.Log.Events, "mode", cfg.Policy.Mode)
+	daemon.SdNotify(false, daemon.SdNotifyReady)
+	err = d.Run(ctx)
+	log.Info("stopped")
+	return err
+}
+
+// reloadOnHangup reads the configuration again at each SIGHUP. A broken one leaves the old one in force.
+func reloadOnHangup(ctx context.Context, c *cli.Context, d *server.Daemon, log *slog.Logger) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangup:
+		}
+		daemon.SdNotify(false, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
+		cfg, err := loadConfig(c)
+		if err != nil {
+			log.Error("reload: the old configuration stays in force", "error", err)
+			err = d.Reload(d.Config())
+		} else {
+			err = d.Reload(cfg)
+			log.Info("reloaded", "mode", cfg.Policy.Mode)
+		}
+		if err != nil {
+			log.Error("reload", "error", err)
+		}
+		daemon.SdNotify(false, daemon.SdNotifyReady)
+	}
+}
+
+func addr(l net.Listener) string {
+	if l == nil {
+		return "none"
+	}
+	return l.Addr().String()
+}
