@@ -52,12 +52,12 @@ func (r Rejection) classify() (policy.Class, string) {
 	switch {
 	case strings.Contains(text, "greylist") || strings.Contains(text, "graylist"):
 		return policy.None, "greylist"
+	case strings.Contains(text, "relay access denied"):
+		return policy.None, "relay"
 	case strings.HasPrefix(r.Status, "4"):
 		return policy.None, "tempfail"
 	case strings.Contains(text, "blocked using"):
 		return policy.Spam, "dnsbl"
-	case strings.Contains(text, "relay access denied"):
-		return policy.None, "relay"
 	case strings.HasPrefix(r.Status, "5.1."):
 		return policy.None, sourceUnknownUser
 	case strings.HasPrefix(r.Status, "5.7."):

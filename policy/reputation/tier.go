@@ -58,7 +58,7 @@ var DefaultThresholds = Thresholds{
 
 // provenHam is how many messages of ham of its own a client needs, as they count now, before it can be good: the neighbours' merit
 // does not prove a stranger.
-const provenHam = 1.0
+const provenHam = 2.0
 
 // Next is the tier of a client that was in a tier and is now judged so.
 func (t Thresholds) Next(was Tier, j Judgement) Tier {

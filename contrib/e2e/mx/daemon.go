@@ -1,0 +1,227 @@
+package mx
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Daemon is an ehlogate process with a directory of its own.
+type Daemon struct {
+	// Binary is the program, Dir its directory.
+	Binary, Dir string
+	// Milter, Socketmap, Memcache and HTTP are its ports on 127.0.0.1.
+	Milter, Socketmap, Memcache, HTTP int
+
+	cmd  *exec.Cmd
+	done chan error
+	log  lockedBuffer
+}
+
+// NewDaemon writes a configuration with free ports into an empty directory; more is TOML put after it.
+func NewDaemon(binary, dir, more string) (*Daemon, error) {
+	ports, err := FreePorts(4)
+	if err != nil {
+		return nil, err
+	}
+	d := &Daemon{Binary: binary, Dir: dir, Milter: ports[0], Socketmap: ports[1], Memcache: ports[2], HTTP: ports[3]}
+	return d, d.Configure(more)
+}
+
+// Configure writes the configuration anew.
+func (d *Daemon) Configure(more string) error {
+	text := fmt.Sprintf("[milter]\nlisten = 'inet:127.0.0.1:%d'\n[table]\nsocketmap = 'inet:127.0.0.1:%d'\nmemcache = 'inet:127.0.0.1:%d'\n[http]\nlisten = 'inet:127.0.0.1:%d'\n[store]\nurl = 'embedded:%s/data'\n%s",
+		d.Milter, d.Socketmap, d.Memcache, d.HTTP, d.Dir, more)
+	return os.WriteFile(d.Config(), []byte(text), 0o644)
+}
+
+// Config is the configuration file.
+func (d *Daemon) Config() string { return filepath.Join(d.Dir, "ehlogate.toml") }
+
+// Start starts it and waits until it answers.
+func (d *Daemon) Start() error {
+	return d.StartAs(exec.Command(d.Binary, "serve", "--config", d.Config()))
+}
+
+// StartAs starts it as another command line and waits until it answers.
+func (d *Daemon) StartAs(cmd *exec.Cmd) error {
+	cmd.Stdout, cmd.Stderr = &d.log, &d.log
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	d.cmd, d.done = cmd, done
+	go func() { done <- cmd.Wait() }()
+	return waitFor(func() error {
+		select {
+		case err := <-done:
+			done <- err
+			return fmt.Errorf("mx: the daemon ended: %v\n%s", err, d.Log())
+		default:
+		}
+		r, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/healthz", d.HTTP))
+		if err == nil {
+			r.Body.Close()
+		}
+		return err
+	})
+}
+
+// Signal sends it a signal.
+func (d *Daemon) Signal(s syscall.Signal) error { return d.cmd.Process.Signal(s) }
+
+// Pid is its process id.
+func (d *Daemon) Pid() int { return d.cmd.Process.Pid }
+
+// Kill kills it with SIGKILL.
+func (d *Daemon) Kill() {
+	d.cmd.Process.Kill()
+	<-d.done
+}
+
+// Stop stops it with SIGTERM and returns its exit error.
+func (d *Daemon) Stop() error {
+	if d.cmd == nil {
+		return nil
+	}
+	d.Signal(syscall.SIGTERM)
+	select {
+	case err := <-d.done:
+		d.cmd = nil
+		return err
+	case <-time.After(patience):
+		d.Kill()
+		return fmt.Errorf("mx: the daemon did not stop\n%s", d.Log())
+	}
+}
+
+// Log is what it has logged so far.
+func (d *Daemon) Log() string { return d.log.String() }
+
+// Command runs one of its commands against it and returns what that printed and its exit status.
+func (d *Daemon) Command(args ...string) (out string, status int) {
+	cmd := exec.Command(d.Binary, append(args, "--config", d.Config())...)
+	b, _ := cmd.CombinedOutput()
+	return string(b), cmd.ProcessState.ExitCode()
+}
+
+// Lookup is a line of "lookup --json".
+type Lookup struct {
+	Addr, Tier, STARTTLS, Why string
+	Score                     float64
+}
+
+// Lookup asks it about an address.
+func (d *Daemon) Lookup(addr string) (l Lookup, err error) {
+	out, status := d.Command("lookup", "--json", addr)
+	if status != 0 {
+		return l, fmt.Errorf("mx: lookup %s: status %d: %s", addr, status, out)
+	}
+	return l, json.Unmarshal([]byte(out), &l)
+}
+
+// Event is a line of the event log.
+type Event struct {
+	Time, Node, Event, Session string
+	QueueID                    string `json:"queue_id"`
+	Client                     struct {
+		Addr, Name string
+		Port       int
+	}
+	HELO, STARTTLS string
+	TLS            *struct {
+		Version, Cipher string
+		Bits            int
+	}
+	FromDomain    string `json:"from_domain"`
+	Rcpts         int
+	RcptsRejected int `json:"rcpts_rejected"`
+	Verdict       struct {
+		Class, Source, Reason string
+		Score                 float64
+	}
+	Reputation struct {
+		Score       float64
+		Tier, Would string
+	}
+	Outcome string
+}
+
+// Events are the lines of the event log so far. Every line must be an object of the known shape.
+func (d *Daemon) Events() ([]Event, error) {
+	b, err := os.ReadFile(filepath.Join(d.Dir, "data", "events.ndjson"))
+	if err != nil {
+		return nil, err
+	}
+	var events []Event
+	sc := bufio.NewScanner(bytes.NewReader(b))
+	for sc.Scan() {
+		var e Event
+		if err := json.Unmarshal(sc.Bytes(), &e); err != nil {
+			return nil, fmt.Errorf("mx: event %q: %w", sc.Text(), err)
+		}
+		events = append(events, e)
+	}
+	return events, sc.Err()
+}
+
+// WaitEvents waits until the event log has n lines and returns them; more than n is an error.
+func (d *Daemon) WaitEvents(n int) (events []Event, err error) {
+	err = waitFor(func() error {
+		if events, err = d.Events(); err == nil && len(events) < n {
+			err = fmt.Errorf("mx: %d events, want %d", len(events), n)
+		}
+		return err
+	})
+	if err == nil && len(events) > n {
+		err = fmt.Errorf("mx: %d events, want %d", len(events), n)
+	}
+	return events, err
+}
+
+// Metric is the sum of a metric's samples at /metrics.
+func (d *Daemon) Metric(name string) (sum float64, err error) {
+	r, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", d.HTTP))
+	if err != nil {
+		return 0, err
+	}
+	defer r.Body.Close()
+	b, err := io.ReadAll(r.Body)
+	for line := range strings.Lines(string(b)) {
+		if labels, ok := strings.CutPrefix(line, name); ok && (labels[0] == '{' || labels[0] == ' ') {
+			var v float64
+			if _, err := fmt.Sscan(labels[strings.LastIndexByte(labels, ' ')+1:], &v); err == nil {
+				sum += v
+			}
+		}
+	}
+	return sum, err
+}
+
+// lockedBuffer keeps a process's output while others read it.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
