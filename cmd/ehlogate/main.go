@@ -179,6 +179,9 @@ var (
 	jsonFlag = &cli.BoolFlag{Name: "json", Usage: "print JSON, an object a line"}
 )
 
+// unitToken is where the systemd unit's daemon keeps its token, whose STATE_DIRECTORY an operator's shell does not have.
+const unitToken = "/var/lib/ehlogate/api-token"
+
 // client returns a client of the running daemon. The token is read if it can be; whether it is needed, the daemon knows.
 func client(c *cli.Context) (*api.Client, error) {
 	cfg, err := loadConfig(c)
@@ -189,7 +192,10 @@ func client(c *cli.Context) (*api.Client, error) {
 	if !ok {
 		at = cfg.HTTP.Listen.String()
 	}
-	token, _ := api.ReadToken(cfg.HTTP.TokenFile)
+	token, err := api.ReadToken(cfg.HTTP.TokenFile)
+	if errors.Is(err, os.ErrNotExist) {
+		token, _ = api.ReadToken(unitToken)
+	}
 	client, err := api.NewClient(at, token)
 	if err != nil {
 		return nil, misused{err}

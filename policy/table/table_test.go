@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -147,6 +148,47 @@ func TestUnixListenerAndWhatWasTold(t *testing.T) {
 	}
 	if got := told.Get(netip.MustParseAddr("192.0.2.8")); got != policy.Unasked {
 		t.Errorf("an address that was not asked for: %q", got)
+	}
+}
+
+// TestAnswersComeWithinAMillisecond takes the median over a real connection, which noise of the machine moves little.
+func TestAnswersComeWithinAMillisecond(t *testing.T) {
+	for name, c := range map[string]struct {
+		speak           Protocol
+		request, answer string
+	}{
+		"socketmap": {Socketmap, "18:starttls 192.0.2.7,", "27:OK starttls, silent-discard,"},
+		"memcache":  {Memcache, "get starttls:192.0.2.7\r\n", "VALUE starttls:192.0.2.7 0 24\r\nstarttls, silent-discard\r\nEND\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			go newServer().Serve(ctx, l, c.speak)
+			conn, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			answer := make([]byte, len(c.answer))
+			var took []time.Duration
+			for range 2000 {
+				began := time.Now()
+				io.WriteString(conn, c.request)
+				if _, err := io.ReadFull(conn, answer); err != nil || string(answer) != c.answer {
+					t.Fatalf("answered %q, %v", answer, err)
+				}
+				took = append(took, time.Since(began))
+			}
+			slices.Sort(took)
+			t.Logf("median %v, 99th percentile %v", took[1000], took[1980])
+			if took[1000] > time.Millisecond {
+				t.Errorf("median %v", took[1000])
+			}
+		})
 	}
 }
 

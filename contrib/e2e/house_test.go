@@ -1,0 +1,44 @@
+package e2e
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// TestImportsPointDown holds the floors of the house: what each package may import of ours.
+func TestImportsPointDown(t *testing.T) {
+	const module = "github.com/ehlogate/ehlogate/"
+	allowed := map[string][]string{
+		"policy/reputation": {},
+		"policy":            {"policy/reputation"},
+		"policy/store":      {"policy", "policy/reputation"},
+		"policy/table":      {"policy", "policy/reputation"},
+		"policy/ledger":     {"policy", "policy/reputation"},
+		"milter/verdict":    {"policy", "policy/reputation"},
+		"milter":            {"milter/verdict", "policy", "policy/reputation"},
+	}
+	for name, may := range allowed {
+		out, err := exec.Command("go", "list", "-deps", module+name).Output()
+		must(t, err)
+		for line := range strings.Lines(string(out)) {
+			dep, ours := strings.CutPrefix(strings.TrimSpace(line), module)
+			ok := !ours || dep == name
+			for _, m := range may {
+				ok = ok || dep == m
+			}
+			if !ok {
+				t.Errorf("%s imports %s; it may import %v", name, dep, may)
+			}
+		}
+	}
+	// The judgement has no I/O.
+	out, err := exec.Command("go", "list", "-f", "{{join .Imports \"\\n\"}}", module+"policy", module+"policy/reputation").Output()
+	must(t, err)
+	for line := range strings.Lines(string(out)) {
+		switch pkg := strings.TrimSpace(line); pkg {
+		case "os", "net", "net/http", "io", "log/slog":
+			t.Errorf("the judgement imports %s", pkg)
+		}
+	}
+}
