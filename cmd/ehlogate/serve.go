@@ -4,9 +4,11 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -47,6 +49,7 @@ func serve(c *cli.Context) error {
 	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	go reloadOnHangup(ctx, c, d, log)
+	go feedWatchdog(ctx, d)
 	context.AfterFunc(ctx, func() { daemon.SdNotify(false, daemon.SdNotifyStopping) })
 	log.Info("serving", "version", version, "milter", addr(listeners.Milter), "socketmap", addr(listeners.Socketmap),
 		"memcache", addr(listeners.Memcache), "http", addr(listeners.HTTP), "store", cfg.Store.Dir, "events", cfg.Log.Events, "mode", cfg.Policy.Mode)
@@ -80,6 +83,26 @@ func reloadOnHangup(ctx context.Context, c *cli.Context, d *server.Daemon, log *
 			log.Error("reload", "error", err)
 		}
 		daemon.SdNotify(false, daemon.SdNotifyReady)
+	}
+}
+
+// feedWatchdog tells systemd that the daemon is alive, as long as it can judge (WatchdogSec= in systemd.service(5)). A daemon that hangs is
+// restarted, and costs sessions no longer than that.
+func feedWatchdog(ctx context.Context, d *server.Daemon) {
+	interval, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || interval == 0 {
+		return
+	}
+	tick := time.NewTicker(interval / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			d.Decide(netip.IPv6Loopback())
+			daemon.SdNotify(false, daemon.SdNotifyWatchdog)
+		}
 	}
 }
 

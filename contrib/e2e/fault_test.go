@@ -318,3 +318,36 @@ func TestARestartWithPassedSocketsRefusesNobody(t *testing.T) {
 	}
 	t.Logf("%d messages delivered over three restarts, slowest session %v", tr.delivered.Load(), tr.slowest.Round(time.Millisecond))
 }
+
+// TestSystemdIsTold stands in for systemd at the other end of $NOTIFY_SOCKET: ready, alive, reloading, stopping.
+func TestSystemdIsTold(t *testing.T) {
+	x := prepare(t, "")
+	path := filepath.Join(tempDir(t), "notify.sock")
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	must(t, err)
+	defer l.Close()
+	cmd := exec.Command("sh", "-c", `WATCHDOG_PID=$$ exec "$0" serve --config "$1"`, binary, x.daemon.Config())
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+path, "WATCHDOG_USEC=300000")
+	must(t, x.daemon.StartAs(cmd))
+	expect := func(want string) {
+		t.Helper()
+		b := make([]byte, 4096)
+		l.SetReadDeadline(time.Now().Add(10 * time.Second))
+		for {
+			n, err := l.Read(b)
+			if err != nil {
+				t.Fatalf("systemd is not told %q: %v", want, err)
+			}
+			if strings.HasPrefix(string(b[:n]), want) {
+				return
+			}
+		}
+	}
+	expect("READY=1")
+	expect("WATCHDOG=1")
+	must(t, x.daemon.Signal(syscall.SIGHUP))
+	expect("RELOADING=1\nMONOTONIC_USEC=")
+	expect("READY=1")
+	must(t, x.daemon.Stop())
+	expect("STOPPING=1")
+}

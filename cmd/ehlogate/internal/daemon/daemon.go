@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -194,6 +195,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 
 // Config is the configuration in force.
 func (d *Daemon) Config() *config.Config { return d.cfg.Load() }
+
+// Decide judges an address as the tables do.
+func (d *Daemon) Decide(addr netip.Addr) policy.Decision { return d.judge.Decide(addr) }
 
 // Reload puts a new configuration in force, as far as that goes without a restart, and opens the event log anew.
 func (d *Daemon) Reload(cfg *config.Config) error {

@@ -1,0 +1,144 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/store"
+)
+
+const token = "0123456789abcdef"
+
+func newServer(t *testing.T) *Server {
+	t.Helper()
+	kept, err := store.Open(t.TempDir(), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { kept.Close() })
+	judge := policy.NewJudge(policy.New(policy.Default()), kept, time.Now)
+	return &Server{Judge: judge, Store: kept, Now: time.Now, Token: token, Metrics: http.NotFoundHandler()}
+}
+
+func client(t *testing.T, at, token string) *Client {
+	t.Helper()
+	c, err := NewClient(at, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestWritingNeedsTheToken(t *testing.T) {
+	s := httptest.NewServer(newServer(t).Handler())
+	defer s.Close()
+	deny := Change{Verb: "deny", Network: "192.0.2.0/24", Note: "ticket 7"}
+	for _, wrong := range []string{"", "another token than that"} {
+		c := client(t, s.URL, wrong)
+		if _, err := c.Change(t.Context(), deny); err == nil || !strings.Contains(err.Error(), "http.token_file") {
+			t.Errorf("with token %q: %v", wrong, err)
+		}
+		if _, err := c.Lookup(t.Context(), "192.0.2.7"); err != nil {
+			t.Errorf("reading with token %q: %v", wrong, err)
+		}
+	}
+	c := client(t, s.URL, token)
+	if _, err := c.Change(t.Context(), deny); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := c.Overrides(t.Context()); err != nil || len(all) != 1 || all[0].Note != "ticket 7" {
+		t.Errorf("overrides %+v, %v", all, err)
+	}
+	if l, err := c.Lookup(t.Context(), "ipv6:::FFFF:192.0.2.7"); err != nil || l.STARTTLS != "withhold" || l.Addr != "192.0.2.7" {
+		t.Errorf("%+v, %v", l, err)
+	}
+	var table strings.Builder
+	if err := c.Export(t.Context(), "cidr", &table); err != nil || !strings.Contains(table.String(), "192.0.2.0/24\tstarttls, silent-discard\n") {
+		t.Errorf("export %q, %v", table.String(), err)
+	}
+	if done, err := c.Change(t.Context(), Change{Verb: "forget", Network: "192.0.2.0/24"}); err != nil || done.Removed != 1 {
+		t.Errorf("forget %+v, %v", done, err)
+	}
+}
+
+func TestAUnixSocketNeedsNoToken(t *testing.T) {
+	server := newServer(t)
+	server.Token = ""
+	path := filepath.Join(t.TempDir(), "http.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go http.Serve(l, server.Handler())
+	defer l.Close()
+	c := client(t, "unix:"+path, "")
+	if _, err := c.Change(t.Context(), Change{Verb: "allow", Network: "192.0.2.7"}); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := c.Explain(t.Context(), "192.0.2.7"); err != nil || e.Override == nil || !e.Override.Allow || e.Override.Network != netip.MustParsePrefix("192.0.2.7/32") {
+		t.Errorf("%+v, %v", e, err)
+	}
+}
+
+func TestBadRequestsSayWhatIsWrong(t *testing.T) {
+	handler := newServer(t).Handler()
+	for _, c := range []struct {
+		method, path, body string
+		status             int
+		want               string
+	}{
+		{"GET", "/api/v1/lookup?addr=mail.example", "", 400, "is no IP address"},
+		{"GET", "/api/v1/explain", "", 400, "is no IP address"},
+		{"GET", "/api/v1/export?format=hash", "", 400, "want cidr"},
+		{"POST", "/api/v1/change", "{", 400, "body"},
+		{"POST", "/api/v1/change", `{"verb":"deny","network":"192.0.2.7","extra":1}`, 400, "extra"},
+		{"POST", "/api/v1/change", `{"verb":"ban","network":"192.0.2.7"}`, 400, "want allow, deny or forget"},
+		{"POST", "/api/v1/change", `{"verb":"deny","network":"192.0.2.7/24"}`, 400, "did you mean 192.0.2.0/24?"},
+		{"POST", "/api/v1/change", `{"verb":"deny","network":"192.0.2.7","for":"-1h"}`, 400, "above zero"},
+		{"POST", "/api/v1/change", `{"note":"` + strings.Repeat("x", 100_000) + `"}`, 400, "too large"},
+	} {
+		r := httptest.NewRequest(c.method, c.path, strings.NewReader(c.body))
+		r.Header.Set("Authorization", "Bearer "+token)
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+		if w.Code != c.status || !strings.Contains(w.Body.String(), c.want) {
+			t.Errorf("%s %s: %d %s, want %d with %q", c.method, c.path, w.Code, w.Body, c.status, c.want)
+		}
+	}
+}
+
+func TestTokenFiles(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "api-token")
+	made, err := EnsureToken(path)
+	if err != nil || len(made) < minToken {
+		t.Fatalf("made %q, %v", made, err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	if again, err := EnsureToken(path); err != nil || again != made {
+		t.Errorf("read %q, %v, want %q", again, err, made)
+	}
+	if err := os.WriteFile(path, []byte("short\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := EnsureToken(path); err == nil || !strings.Contains(err.Error(), "5 characters") {
+		t.Errorf("a short token: %v", err)
+	}
+}
+
+func TestADaemonThatIsAway(t *testing.T) {
+	if err := client(t, "unix:/nonexistent.sock", "").Health(context.Background()); !errors.Is(err, ErrAway) {
+		t.Errorf("%v", err)
+	}
+}
