@@ -71,6 +71,21 @@ func (tr *traffic) waitDelivered(t testing.TB, n int64) {
 	}
 }
 
+// TestKilledRightAfterTheAcknowledgement kills the daemon as soon as the last message was accepted; not one of them is forgotten.
+func TestKilledRightAfterTheAcknowledgement(t *testing.T) {
+	x := start(t, "")
+	for n := 1; n <= 4; n++ {
+		x.send("192.0.2.7", "spam")
+		x.daemon.Kill()
+		must(t, x.daemon.Start())
+		l, err := x.daemon.Lookup("192.0.2.7")
+		must(t, err)
+		if want := fmt.Sprintf("from %d.0 spam and 0.0 ham of its own", n); !strings.Contains(l.Why, want) {
+			t.Errorf("after %d messages and as many kills: %q, want %q", n, l.Why, want)
+		}
+	}
+}
+
 // TestKilledInTheMiddleOfTraffic kills the daemon with SIGKILL: no session is refused, everyone is offered TLS, and what was acknowledged is there
 // after the restart.
 func TestKilledInTheMiddleOfTraffic(t *testing.T) {

@@ -13,12 +13,11 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"github.com/ehlogate/ehlogate/policy"
 )
@@ -36,8 +35,8 @@ const (
 
 // Stats are counts since the start.
 type Stats struct {
-	Connections, Refused, Malformed, Late     atomic.Uint64
-	Offered, Withheld, Unknown, Bytes, Panics atomic.Uint64
+	Connections, Refused, Malformed, Late atomic.Uint64
+	Offered, Withheld, Unknown, Panics    atomic.Uint64
 }
 
 // Server answers lookups. Its exported fields are set before Serve.
@@ -50,8 +49,8 @@ type Server struct {
 
 	Stats Stats
 
-	odd     rate.Sometimes
 	mu      sync.Mutex
+	said    time.Time // when complain last said something
 	conns   map[net.Conn]struct{}
 	stopped bool
 	running sync.WaitGroup
@@ -80,7 +79,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, speak Protocol) erro
 			return fmt.Errorf("table: %w", err)
 		case err != nil:
 			// Out of file descriptors, most likely: it passes when connections end.
-			s.odd.Do(func() { s.Log.Error("table: accept", "error", err) })
+			s.complain("table: accept", "error", err)
 			time.Sleep(10 * time.Millisecond)
 			continue
 		}
@@ -97,7 +96,7 @@ func (s *Server) serve(c net.Conn, speak Protocol) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.Stats.Panics.Add(1)
-			s.Log.Error("table: panic", "panic", p)
+			s.Log.Error("table: panic", "panic", p, "stack", string(debug.Stack()))
 		}
 		s.mu.Lock()
 		delete(s.conns, c)
@@ -115,7 +114,6 @@ func (s *Server) track(c net.Conn) bool {
 	defer s.mu.Unlock()
 	if s.conns == nil {
 		s.conns = map[net.Conn]struct{}{}
-		s.odd = rate.Sometimes{First: 1, Interval: time.Minute}
 	}
 	if s.stopped || len(s.conns) >= MaxConnections {
 		return false
@@ -177,10 +175,18 @@ func (s *Server) lookup(name, key string) (value string, ok bool) {
 	return d.Keywords(), ok
 }
 
-// decide judges within the deadline. The stores answer from memory, so a late answer is a fault; it is counted and becomes an offer.
-func (s *Server) decide(addr netip.Addr) (policy.Decision, bool) {
+// decide judges within the deadline. The stores answer from memory, so a late answer is a fault; like a panic it is counted and becomes
+// an offer, because a connection closed instead would make Postfix refuse the session.
+func (s *Server) decide(addr netip.Addr) (d policy.Decision, ok bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.Stats.Panics.Add(1)
+			s.Log.Error("table: panic", "client", addr, "panic", p, "stack", string(debug.Stack()))
+			d, ok = policy.Decision{Addr: addr}, false
+		}
+	}()
 	start := time.Now()
-	d := s.Decide(addr)
+	d = s.Decide(addr)
 	if time.Since(start) > Deadline {
 		s.Stats.Late.Add(1)
 		return policy.Decision{Addr: addr}, false
@@ -188,11 +194,17 @@ func (s *Server) decide(addr netip.Addr) (policy.Decision, bool) {
 	return d, true
 }
 
-// complain logs at most once a minute what a peer does wrong.
+// complain logs at most once a minute what goes wrong with peers; all of it is counted.
 func (s *Server) complain(msg string, args ...any) {
-	s.odd.Do(func() {
+	s.mu.Lock()
+	silent := time.Since(s.said) < time.Minute
+	if !silent {
+		s.said = time.Now()
+	}
+	s.mu.Unlock()
+	if !silent {
 		s.Log.Warn(msg, append(args, "malformed", s.Stats.Malformed.Load(), "unknown", s.Stats.Unknown.Load())...)
-	})
+	}
 }
 
 // ParseAddr reads an address in any spelling that an MTA uses: bare, in brackets, with an IPv6: prefix in any case, written out, with a

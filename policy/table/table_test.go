@@ -200,15 +200,22 @@ func TestALateAnswerIsAnOffer(t *testing.T) {
 	}
 }
 
-func TestAPanicEndsItsConnectionOnly(t *testing.T) {
+func TestAFaultOfOursIsAnOffer(t *testing.T) {
 	s := newServer()
 	s.Decide = func(netip.Addr) policy.Decision { panic("a fault") }
 	client, server := net.Pipe()
 	s.track(server)
 	go s.serve(server, Socketmap)
-	io.WriteString(client, "18:starttls 192.0.2.7,")
-	if _, err := client.Read(make([]byte, 1)); err != io.EOF || s.Stats.Panics.Load() != 1 {
-		t.Errorf("read %v after a panic, counted %d", err, s.Stats.Panics.Load())
+	defer client.Close()
+	for range 2 {
+		io.WriteString(client, "18:starttls 192.0.2.7,")
+		answer := make([]byte, len("9:NOTFOUND ,"))
+		if _, err := io.ReadFull(client, answer); err != nil || string(answer) != "9:NOTFOUND ," {
+			t.Errorf("answered %q, %v", answer, err)
+		}
+	}
+	if n := s.Stats.Panics.Load(); n != 2 {
+		t.Errorf("counted %d", n)
 	}
 }
 
