@@ -223,6 +223,51 @@ func resident(t *testing.T, pid int) int {
 	return pages * os.Getpagesize()
 }
 
+// TestAFullDiskStopsNoMail puts store and event log on a small file system and fills it: mail flows, what could not be written is counted
+// and said, the tables answer from memory, and when there is room again nothing that was learnt is lost.
+func TestAFullDiskStopsNoMail(t *testing.T) {
+	x := prepare(t, "")
+	data := filepath.Join(x.daemon.Dir, "data")
+	must(t, os.Mkdir(data, 0o755))
+	must(t, syscall.Mount("tmpfs", data, "tmpfs", 0, "size=1m"))
+	t.Cleanup(func() { must(t, syscall.Unmount(data, syscall.MNT_DETACH)) })
+	t.Cleanup(func() { x.daemon.Stop() })
+	x.apply()
+	must(t, x.daemon.Start())
+	must(t, x.Postfix.Start())
+	t.Cleanup(func() { must(t, x.Postfix.Stop()) })
+	x.send("198.51.100.7", "hello")
+	ballast := filepath.Join(data, "ballast")
+	if err := os.WriteFile(ballast, make([]byte, 2<<20), 0o600); err == nil {
+		t.Fatal("the disk is not full")
+	}
+	for i := range 40 { // enough to need new pages of the store's file
+		x.send(fmt.Sprintf("198.51.%d.7", i), "spam")
+	}
+	x.sendUntilWithheld("192.0.2.7")
+	if n, err := x.daemon.Metric("ehlogate_observations_late_total"); err != nil || n == 0 {
+		t.Errorf("%v counted, %v", n, err)
+	}
+	if log := x.daemon.Log(); !strings.Contains(log, "no space left on device") || strings.Count(log, "not durable") > 2 {
+		t.Errorf("the log says\n%s", log)
+	}
+	must(t, os.Remove(ballast))
+	waitUntil(t, func() bool { return x.send("198.51.100.9", "hello") && strings.Contains(events(t, x), "198.51.100.9") })
+	must(t, x.daemon.Stop())
+	must(t, x.daemon.Start())
+	if l, err := x.daemon.Lookup("192.0.2.7"); err != nil || l.Tier != "bad" {
+		t.Errorf("after the disk had room again: %+v, %v", l, err)
+	}
+}
+
+// events is the event log's text.
+func events(t *testing.T, x *exchanger) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(x.daemon.Dir, "data", "events.ndjson"))
+	must(t, err)
+	return string(b)
+}
+
 // TestReload changes the mode under traffic; a broken file keeps the old configuration.
 func TestReload(t *testing.T) {
 	x := start(t, "")

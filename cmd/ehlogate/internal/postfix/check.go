@@ -83,11 +83,21 @@ func (c *checker) checkMilter() {
 	c.want(i == len(list)-1, "our milter is the last, after the filters whose verdicts it reads",
 		"our milter is not the last in "+milters+": it does not see what later filters add", c.edit(milters, c.miltersWithOurs(list)))
 	action := c.get("milter_default_action")
-	if _, own, ok := strings.Cut(list[i], "default_action="); ok {
-		action = strings.TrimRight(strings.FieldsFunc(own, func(r rune) bool { return strings.ContainsRune(", }", r) })[0], " ")
+	if own, ok := itemSetting(list[i], "default_action"); ok {
+		action = own
 	}
 	c.want(action == "accept", "mail goes on when our milter is away",
 		fmt.Sprintf("default action %s: mail is refused or held while our milter is away", action), c.edit(milters, c.miltersWithOurs(list)))
+}
+
+// itemSetting is a setting of one item of smtpd_milters, such as { inet:HOST:PORT, default_action=accept }.
+func itemSetting(item, name string) (value string, ok bool) {
+	for _, s := range split(strings.ReplaceAll(strings.Trim(item, "{} "), " = ", "=")) {
+		if n, v, _ := strings.Cut(s, "="); n == name {
+			return v, true
+		}
+	}
+	return "", false
 }
 
 // checkTable returns the kind of our table: memcache, socketmap or "".
@@ -117,8 +127,9 @@ func (c *checker) checkMemcache(file, text string) {
 			set[strings.TrimSpace(name)] = strings.TrimSpace(value)
 		}
 	}
-	for name, want := range map[string]string{"timeout": "1", "max_try": "1"} {
-		c.want(set[name] == want, "memcache "+name+" is "+want, fmt.Sprintf("%s: %s is %q: a daemon that hangs holds a session longer than a second", file, name, set[name]), fmt.Sprintf("%s = %s in %s", name, want, file))
+	for _, name := range []string{"timeout", "max_try"} {
+		c.want(set[name] == "1", "memcache "+name+" is 1",
+			fmt.Sprintf("%s: %s is %q: a daemon that hangs holds a session longer than a second", file, name, set[name]), fmt.Sprintf("%s = 1 in %s", name, file))
 	}
 	c.want(set["backup"] != "", "the table has a backup, so it fails open", file+": no backup: lookups fail while the daemon is away", "backup = texthash:"+c.file(backupFile)+" in "+file)
 }

@@ -1,0 +1,46 @@
+package postfix
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+)
+
+func TestSplit(t *testing.T) {
+	for list, want := range map[string][]string{
+		"":                                nil,
+		" inet:a:1 , unix:b":              {"inet:a:1", "unix:b"},
+		"{ inet:a:1, x=y }, inet:b:2":     {"{ inet:a:1, x=y }", "inet:b:2"},
+		"inet:a:1,{inet:b:2,x={1, 2}} c:": {"inet:a:1", "{inet:b:2,x={1, 2}}", "c:"},
+		"{ unclosed, a":                   nil,
+	} {
+		if got := split(list); !slices.Equal(got, want) {
+			t.Errorf("%q split into %q, want %q", list, got, want)
+		}
+	}
+}
+
+func TestOursAndItsSettings(t *testing.T) {
+	cfg := &config.Config{}
+	cfg.Milter.Listen = config.Address{Network: "tcp", Address: "127.0.0.1:8897"}
+	p := &Postfix{cfg: cfg}
+	for item, want := range map[string]struct {
+		ours   bool
+		action string
+	}{
+		"inet:127.0.0.1:8897":                             {true, ""},
+		"inet:localhost:8897":                             {true, ""},
+		"{ inet:127.0.0.1:8897, default_action=accept }":  {true, "accept"},
+		"{inet:127.0.0.1:8897,default_action = tempfail}": {true, "tempfail"},
+		"{ inet:127.0.0.1:8898, default_action=accept }":  {false, "accept"},
+		"{ default_action= }":                             {false, ""},
+		"inet:127.0.0.1:88970":                            {false, ""},
+		"{}":                                              {false, ""},
+	} {
+		action, _ := itemSetting(item, "default_action")
+		if p.ours(item) != want.ours || action != want.action {
+			t.Errorf("%q: ours %v, default action %q, want %v and %q", item, p.ours(item), action, want.ours, want.action)
+		}
+	}
+}
