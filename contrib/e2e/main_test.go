@@ -14,8 +14,9 @@ import (
 	"github.com/ehlogate/ehlogate/contrib/e2e/mx"
 )
 
-// binary is the program under test, built with the race detector.
-var binary string
+// binary is the program under test, built with the race detector; plain is the same without it, for tests of memory: the detector's own
+// grows with every goroutine there has been.
+var binary, plain string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -25,12 +26,14 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
-		binary = filepath.Join(dir, "ehlogate")
-		build := exec.Command("go", "build", "-race", "-o", binary, "../../cmd/ehlogate")
-		build.Stderr = os.Stderr
-		if err := build.Run(); err != nil {
-			fmt.Fprintln(os.Stderr, "e2e: build:", err)
-			return 1
+		binary, plain = filepath.Join(dir, "race", "ehlogate"), filepath.Join(dir, "plain", "ehlogate")
+		for _, args := range [][]string{{"-race", "-o", binary}, {"-o", plain}} {
+			build := exec.Command("go", append(append([]string{"build"}, args...), "../../cmd/ehlogate")...)
+			build.Stderr = os.Stderr
+			if err := build.Run(); err != nil {
+				fmt.Fprintln(os.Stderr, "e2e: build:", err)
+				return 1
+			}
 		}
 		return m.Run()
 	}())
@@ -62,10 +65,16 @@ func start(t testing.TB, toml string, setup ...string) *exchanger {
 	t.Helper()
 	x := prepare(t, toml)
 	x.apply(setup...)
-	must(t, x.daemon.Start())
-	must(t, x.Postfix.Start())
-	t.Cleanup(func() { must(t, x.Postfix.Stop()) })
+	x.run()
 	return x
+}
+
+// run starts the daemon and Postfix.
+func (x *exchanger) run() {
+	x.t.Helper()
+	must(x.t, x.daemon.Start())
+	must(x.t, x.Postfix.Start())
+	x.t.Cleanup(func() { must(x.t, x.Postfix.Stop()) })
 }
 
 // prepare makes all parts and starts the filter only.

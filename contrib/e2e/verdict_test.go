@@ -52,9 +52,7 @@ func TestRejectionsReachTheEventLogAsWhatTheyAre(t *testing.T) {
 		"{192.0.2.1 = REJECT 5.7.1 Service unavailable; Client host [192.0.2.1] blocked using zen.example}, "+
 		"{192.0.2.2 = 450 4.2.0 Greylisted, try again later}, {192.0.2.3 = REJECT 5.7.1 Access denied}}, reject_unauth_destination"))
 	x.apply()
-	must(t, x.daemon.Start())
-	must(t, x.Postfix.Start())
-	t.Cleanup(func() { must(t, x.Postfix.Stop()) })
+	x.run()
 	for i, c := range []struct {
 		name, client, to, class, source, reason string
 	}{
