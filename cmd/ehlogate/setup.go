@@ -45,7 +45,7 @@ func setupPostfix(c *cli.Context) error {
 	if c.Bool("undo") {
 		left, err := p.Undo(c.Context)
 		for _, name := range left {
-			fmt.Fprintf(c.App.Writer, "left alone, because it was changed since: %s\n", name)
+			fmt.Fprintf(c.App.Writer, "left alone, because it was changed since or is still named: %s\n", name)
 		}
 		if err == nil {
 			fmt.Fprintf(c.App.Writer, "taken back in %s; now: postfix reload\n", p.Dir)

@@ -71,6 +71,25 @@ func TestSetupIsCheckedAndCanBeUndone(t *testing.T) {
 	}
 }
 
+// TestUndoKeepsFilesThatAreStillNamed changes a parameter by hand between setup and undo: Postfix would take no mail without a table that
+// main.cf names.
+func TestUndoKeepsFilesThatAreStillNamed(t *testing.T) {
+	x := prepare(t, "")
+	x.apply()
+	checks := postconf(t, x, "header_checks")
+	must(t, x.Set("header_checks = "+checks+", regexp:{{/^X-Own:/ IGNORE}}"))
+	out := x.command("setup", "postfix", "--undo", "--postfix-config", x.ConfigDir())
+	if !strings.Contains(out, "still named: header_checks") {
+		t.Errorf("undo printed\n%s", out)
+	}
+	if _, err := os.Stat(strings.TrimPrefix(checks, "regexp:")); err != nil {
+		t.Error(err)
+	}
+	if got := postconf(t, x, "smtpd_milters"); got != x.filter.Addr() {
+		t.Errorf("smtpd_milters after --undo: %q", got)
+	}
+}
+
 func postconf(t *testing.T, x *exchanger, name string) string {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(x.ConfigDir(), "main.cf"))

@@ -122,16 +122,50 @@ func (plan *Plan) String() string {
 
 // undo is what Apply replaced, kept beside main.cf.
 type undo struct {
-	Files    []string `json:"files"`
-	Params   []change `json:"params"`
-	Services []change `json:"services"`
+	Files   []string `json:"files"`
+	Changes []change `json:"changes"`
 }
 
 // change is a value before and after; Before is nil where nothing was set.
 type change struct {
-	Name   string  `json:"name"`
-	Before *string `json:"before"`
-	After  string  `json:"after"`
+	Name string `json:"name"`
+	// Service says that it is a setting of master.cf, SERVICE/TYPE/PARAMETER, and not one of main.cf.
+	Service bool    `json:"service,omitempty"`
+	Before  *string `json:"before"`
+	After   string  `json:"after"`
+}
+
+// current is the value of what a change is about, nil where nothing is set.
+func (p *Postfix) current(ctx context.Context, c change) (*string, error) {
+	if c.Service {
+		parts := strings.Split(c.Name, "/")
+		if value, ok := p.ownValue(ctx, service{name: parts[0], kind: parts[1]}, parts[2]); ok {
+			return &value, nil
+		}
+		return nil, nil
+	}
+	value, ok, err := p.explicit(ctx, c.Name)
+	if !ok {
+		return nil, err
+	}
+	return &value, err
+}
+
+// set gives what a change is about a value, or removes it where value is nil.
+func (p *Postfix) set(ctx context.Context, c change, value *string) error {
+	var args []string
+	switch {
+	case c.Service && value == nil:
+		args = []string{"-PX", c.Name}
+	case c.Service:
+		args = []string{"-P", c.Name + "=" + *value}
+	case value == nil:
+		args = []string{"-X", c.Name}
+	default:
+		args = []string{"-e", c.Name + " = " + *value}
+	}
+	_, err := p.run(ctx, "postconf", append([]string{"-c", p.Dir}, args...)...)
+	return err
 }
 
 // ErrApplied means that a plan is in force already.
@@ -150,23 +184,16 @@ func (p *Postfix) Apply(ctx context.Context, plan *Plan) error {
 		u.Files = append(u.Files, f.Path)
 	}
 	for _, param := range plan.Params {
-		c := change{Name: param.Name, After: param.Value}
-		before, ok, err := p.explicit(ctx, param.Name)
-		if err != nil {
+		u.Changes = append(u.Changes, change{Name: param.Name, After: param.Value})
+	}
+	for _, setting := range plan.Services {
+		u.Changes = append(u.Changes, change{Name: setting.Name, Service: true, After: setting.Value})
+	}
+	for i, c := range u.Changes {
+		var err error
+		if u.Changes[i].Before, err = p.current(ctx, c); err != nil {
 			return err
 		}
-		if ok {
-			c.Before = &before
-		}
-		u.Params = append(u.Params, c)
-	}
-	for _, s := range plan.Services {
-		c := change{Name: s.Name, After: s.Value}
-		parts := strings.Split(s.Name, "/")
-		if before, ok := p.ownValue(ctx, service{name: parts[0], kind: parts[1]}, parts[2]); ok {
-			c.Before = &before
-		}
-		u.Services = append(u.Services, c)
 	}
 	note, err := json.MarshalIndent(u, "", "  ")
 	if err != nil {
@@ -181,20 +208,16 @@ func (p *Postfix) Apply(ctx context.Context, plan *Plan) error {
 			return fmt.Errorf("postfix: %w", err)
 		}
 	}
-	for _, c := range u.Params {
-		if _, err := p.run(ctx, "postconf", "-c", p.Dir, "-e", c.Name+" = "+c.After); err != nil {
-			return err
-		}
-	}
-	for _, c := range u.Services {
-		if _, err := p.run(ctx, "postconf", "-c", p.Dir, "-P", c.Name+"="+c.After); err != nil {
+	for _, c := range u.Changes {
+		if err := p.set(ctx, c, &c.After); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// Undo takes back what Apply did. What has been changed since is left alone and returned.
+// Undo takes back what Apply did. What has been changed since is left alone and returned, with the files while it still names one
+// of them: Postfix takes no mail when a table in main.cf is missing.
 func (p *Postfix) Undo(ctx context.Context) (left []string, err error) {
 	b, err := os.ReadFile(p.file(undoFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -206,31 +229,24 @@ func (p *Postfix) Undo(ctx context.Context) (left []string, err error) {
 	if err := json.Unmarshal(b, &u); err != nil {
 		return nil, fmt.Errorf("postfix: %s: %w", p.file(undoFile), err)
 	}
-	for _, c := range u.Params {
-		now, _, err := p.explicit(ctx, c.Name)
+	inUse := false
+	for _, c := range u.Changes {
+		now, err := p.current(ctx, c)
 		if err != nil {
 			return left, err
 		}
-		if now != c.After {
+		if now == nil || *now != c.After {
 			left = append(left, c.Name)
+			inUse = inUse || now != nil && slices.ContainsFunc(u.Files, func(f string) bool { return strings.Contains(*now, f) })
 			continue
 		}
-		args := []string{"-c", p.Dir, "-X", c.Name}
-		if c.Before != nil {
-			args = []string{"-c", p.Dir, "-e", c.Name + " = " + *c.Before}
-		}
-		if _, err := p.run(ctx, "postconf", args...); err != nil {
+		if err := p.set(ctx, c, c.Before); err != nil {
 			return left, err
 		}
 	}
-	for _, c := range u.Services {
-		args := []string{"-c", p.Dir, "-PX", c.Name}
-		if c.Before != nil {
-			args = []string{"-c", p.Dir, "-P", c.Name + "=" + *c.Before}
-		}
-		if _, err := p.run(ctx, "postconf", args...); err != nil {
-			return left, err
-		}
+	if inUse {
+		left = append(left, u.Files...)
+		u.Files = nil
 	}
 	for _, f := range append(u.Files, p.file(undoFile)) {
 		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
