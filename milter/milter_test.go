@@ -103,6 +103,21 @@ func (h *hall) session(t testing.TB, options ...gomilter.Option) (*gomilter.Clie
 	return s, macros
 }
 
+// message sends a message with one header, or none where name is empty, and returns what the milter did at its end.
+func (m must) message(s *gomilter.ClientSession, from, name, value string) ([]gomilter.ModifyAction, *gomilter.Action) {
+	m.t.Helper()
+	m.do(s.Mail(from, ""))
+	m.do(s.Rcpt("bob@mx.example", ""))
+	m.do(s.DataStart())
+	if name != "" {
+		m.do(s.HeaderField(name, value, nil))
+	}
+	m.do(s.HeaderEnd())
+	mods, action, err := s.BodyReadFrom(strings.NewReader("hello\r\n"))
+	m.do(action, err)
+	return mods, action
+}
+
 func TestASessionOfTwoMessagesOverTLS(t *testing.T) {
 	h := serve(t, nil)
 	s, macros := h.session(t)
@@ -117,13 +132,8 @@ func TestASessionOfTwoMessagesOverTLS(t *testing.T) {
 	m.do(s.Helo("client.example"))
 	for i, header := range []string{"YES", "NO"} {
 		macros.Set(gomilter.MacroQueueId, []string{"Q1", "Q2"}[i])
-		m.do(s.Mail("alice@Sender.Example", ""))
-		m.do(s.Rcpt("bob@mx.example", ""))
-		m.do(s.DataStart())
-		m.do(s.HeaderField("X-Spam-Flag", header, nil))
-		m.do(s.HeaderEnd())
-		if _, action, err := s.BodyReadFrom(strings.NewReader("hello\r\n")); err != nil || action.StopProcessing() && action.Type != gomilter.ActionAccept {
-			t.Fatalf("end of message: %+v, %v", action, err)
+		if _, action := m.message(s, "alice@Sender.Example", "X-Spam-Flag", header); action.StopProcessing() && action.Type != gomilter.ActionAccept {
+			t.Fatalf("end of message: %+v", action)
 		}
 		m.done(s.Abort(nil))
 	}
@@ -194,13 +204,8 @@ func TestAnOldMTAIsServed(t *testing.T) {
 	m := must{t}
 	m.do(s.Conn("mail.example", gomilter.FamilyInet, 25, "192.0.2.7"))
 	m.do(s.Helo("client.example"))
-	m.do(s.Mail("a@sender.example", ""))
-	m.do(s.Rcpt("bob@mx.example", ""))
-	m.do(s.DataStart())
-	m.do(s.HeaderField("X-Spam-Flag", "YES", nil))
-	m.do(s.HeaderEnd())
-	if _, action, err := s.BodyReadFrom(strings.NewReader("hello\r\n")); err != nil || action.Type != gomilter.ActionAccept {
-		t.Fatalf("end of message: %+v, %v", action, err)
+	if _, action := m.message(s, "a@sender.example", "X-Spam-Flag", "YES"); action.Type != gomilter.ActionAccept {
+		t.Fatalf("end of message: %+v", action)
 	}
 	m.done(s.Close())
 	if heard := h.stop(t); len(heard) != 1 || heard[0].Verdict.Class != policy.Spam {
@@ -214,12 +219,8 @@ func TestAFaultOfOursStopsNoMail(t *testing.T) {
 	m := must{t}
 	m.do(s.Conn("mail.example", gomilter.FamilyInet, 25, "192.0.2.7"))
 	m.do(s.Helo("client.example"))
-	m.do(s.Mail("a@sender.example", ""))
-	m.do(s.Rcpt("bob@mx.example", ""))
-	m.do(s.DataStart())
-	m.do(s.HeaderEnd())
-	if _, action, err := s.BodyReadFrom(strings.NewReader("hello\r\n")); err != nil || action.Type != gomilter.ActionAccept {
-		t.Fatalf("end of message: %+v, %v", action, err)
+	if _, action := m.message(s, "a@sender.example", "", ""); action.Type != gomilter.ActionAccept {
+		t.Fatalf("end of message: %+v", action)
 	}
 	m.done(s.Close())
 	h.stop(t)
@@ -241,13 +242,9 @@ func TestActionsOfATier(t *testing.T) {
 			m := must{t}
 			m.do(s.Conn("mail.example", gomilter.FamilyInet, 25, "192.0.2.7"))
 			m.do(s.Helo("client.example"))
-			m.do(s.Mail("a@sender.example", ""))
-			m.do(s.Rcpt("bob@mx.example", ""))
-			m.do(s.DataStart())
-			m.do(s.HeaderEnd())
-			mods, got, err := s.BodyReadFrom(strings.NewReader("hello\r\n"))
-			if err != nil || got.Type != want {
-				t.Fatalf("%+v, %v", got, err)
+			mods, got := m.message(s, "a@sender.example", "", "")
+			if got.Type != want {
+				t.Fatalf("%+v", got)
 			}
 			if changes := action == policy.ActHeader || action == policy.ActQuarantine; changes != (len(mods) == 1) {
 				t.Errorf("modifications %+v", mods)

@@ -35,17 +35,14 @@ func main() {
 }
 
 func run(messages, sessions, rounds int) error {
-	dir, err := os.MkdirTemp("", "ehlogate-bench-")
+	dir, err := mx.TempDir()
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if err := os.Chmod(dir, 0o755); err != nil {
+	binary, err := mx.Build(dir)
+	if err != nil {
 		return err
-	}
-	binary := filepath.Join(dir, "ehlogate")
-	if out, err := exec.Command("go", "build", "-o", binary, "./cmd/ehlogate").CombinedOutput(); err != nil {
-		return fmt.Errorf("build: %w\n%s", err, out)
 	}
 	noop, err := serveNoop()
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -44,19 +43,16 @@ func main() {
 	}
 }
 
-func run(ctx context.Context) (err error) {
-	dir, err := os.MkdirTemp("", "ehlogate-demo-")
+func run(ctx context.Context) error {
+	dir, err := mx.TempDir()
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return err
-	}
 	fmt.Println("Building ehlogate and starting it beside a private Postfix on loopback ...")
-	binary := filepath.Join(dir, "ehlogate")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, "./cmd/ehlogate").CombinedOutput(); err != nil {
-		return fmt.Errorf("build: %w\n%s", err, out)
+	binary, err := mx.Build(dir)
+	if err != nil {
+		return err
 	}
 	filter, err := mx.StartFilter()
 	if err != nil {

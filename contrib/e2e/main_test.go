@@ -7,7 +7,6 @@ package e2e
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -20,20 +19,17 @@ var binary, plain string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "ehlogate-e2e-")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
+		dir, err := mx.TempDir()
 		defer os.RemoveAll(dir)
-		binary, plain = filepath.Join(dir, "race", "ehlogate"), filepath.Join(dir, "plain", "ehlogate")
-		for _, args := range [][]string{{"-race", "-o", binary}, {"-o", plain}} {
-			build := exec.Command("go", append(append([]string{"build"}, args...), "../../cmd/ehlogate")...)
-			build.Stderr = os.Stderr
-			if err := build.Run(); err != nil {
-				fmt.Fprintln(os.Stderr, "e2e: build:", err)
-				return 1
-			}
+		if err == nil {
+			binary, err = mx.Build(filepath.Join(dir, "race"), "-race")
+		}
+		if err == nil {
+			plain, err = mx.Build(filepath.Join(dir, "plain"))
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "e2e:", err)
+			return 1
 		}
 		return m.Run()
 	}())
@@ -50,12 +46,9 @@ type exchanger struct {
 // tempDir is a directory that the users of Postfix can reach.
 func tempDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "ehlogate-mx-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir, err := mx.TempDir()
+	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	must(t, os.Chmod(dir, 0o755))
 	return dir
 }
 

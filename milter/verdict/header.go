@@ -47,7 +47,8 @@ type Headers struct {
 
 // Add reads one header that the rules list. Of several the worst class counts, and among equals the first that has a score.
 func (h *Headers) Add(name, value string) {
-	class, score, ok := parse(strings.ToLower(name), strings.Join(strings.Fields(value), " "))
+	value = strings.Join(strings.Fields(value), " ")
+	class, score, ok := parse(strings.ToLower(name), value)
 	if !ok {
 		return
 	}
@@ -57,7 +58,7 @@ func (h *Headers) Add(name, value string) {
 		return
 	}
 	h.seen = true
-	reason := name + ": " + strings.Join(strings.Fields(value), " ")
+	reason := name + ": " + value
 	if better && h.verdict.Reason != "" {
 		reason = h.verdict.Reason
 	}

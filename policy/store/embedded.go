@@ -145,9 +145,11 @@ func (e *Embedded) Learn(k policy.Keys, l policy.Lesson, tier func(before, after
 // Forget removes the evidence of every host and network inside a network, takes a single host's part out of its network given in
 // keys, and removes the override on exactly that network. It returns how many records and overrides it removed.
 func (e *Embedded) Forget(n netip.Prefix, k policy.Keys) (removed int, err error) {
+	var changed []netip.Prefix
 	if n == k.Host {
 		host := e.get(k.Host)
 		e.update(k.Network, func(v reputation.Evidence) reputation.Evidence { return v.Without(host) })
+		changed = append(changed, k.Network)
 	}
 	gone := e.remove(func(key netip.Prefix, _ reputation.Evidence) bool {
 		return n.Bits() <= key.Bits() && n.Contains(key.Addr())
@@ -157,7 +159,7 @@ func (e *Embedded) Forget(n netip.Prefix, k policy.Keys) (removed int, err error
 	if lifted {
 		removed++
 	}
-	return removed, errors.Join(err, <-e.enqueue(append(gone, k.Network)...))
+	return removed, errors.Join(err, <-e.enqueue(append(changed, gone...)...))
 }
 
 // Len is the number of records kept.

@@ -28,6 +28,16 @@ type Daemon struct {
 	log  lockedBuffer
 }
 
+// Build builds the program from this module into a directory, with further flags of go build.
+func Build(dir string, flags ...string) (binary string, err error) {
+	binary = filepath.Join(dir, "ehlogate")
+	args := append(append([]string{"build", "-o", binary}, flags...), "github.com/ehlogate/ehlogate/cmd/ehlogate")
+	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("mx: build: %w\n%s", err, out)
+	}
+	return binary, nil
+}
+
 // NewDaemon writes a configuration with free ports into an empty directory; more is TOML put after it.
 func NewDaemon(binary, dir, more string) (*Daemon, error) {
 	ports, err := FreePorts(4)

@@ -76,6 +76,15 @@ anvil unix - - n - 1 anvil
 postlog unix-dgram n - n - 1 postlogd
 `
 
+// TempDir makes a directory that the users of Postfix can reach.
+func TempDir() (string, error) {
+	dir, err := os.MkdirTemp("", "ehlogate-mx-")
+	if err != nil {
+		return "", err
+	}
+	return dir, os.Chmod(dir, 0o755)
+}
+
 // NewPostfix writes the configuration of a private Postfix into an empty directory. It is not started.
 func NewPostfix(dir string) (*Postfix, error) {
 	p := &Postfix{Dir: dir}

@@ -108,14 +108,18 @@ func (c *Config) readTiers(v any, fault func(string, error)) {
 			fault("policy.tier", fmt.Errorf("item %d is a %s; want tables, each under [[policy.tier]]", i+1, kind(t)))
 			continue
 		}
-		name, err := value{toml: table["name"]}.str()
 		if table["name"] == nil {
 			fault(key, fmt.Errorf("has no name; want name = good, unknown, suspect or bad"))
 			continue
 		}
-		tier, tierErr := reputation.ParseTier(name)
-		if err = errors.Join(err, tierErr); err != nil {
-			fault(key+".name", tierErr)
+		name, err := value{toml: table["name"]}.str()
+		if err != nil {
+			fault(key+".name", err)
+			continue
+		}
+		tier, err := reputation.ParseTier(name)
+		if err != nil {
+			fault(key+".name", err)
 			continue
 		}
 		if seen[tier] {
@@ -160,7 +164,7 @@ func linesOf(b []byte) map[string]int {
 		default:
 			key = prefix + key
 		}
-		for k := key; k != ""; k, _, _ = cutLast(k) {
+		for k := key; k != ""; k = parent(k) {
 			if _, ok := lines[k]; !ok {
 				lines[k] = line
 			}
@@ -169,9 +173,5 @@ func linesOf(b []byte) map[string]int {
 	return lines
 }
 
-func cutLast(s string) (before, after string, found bool) {
-	if i := strings.LastIndexByte(s, '.'); i >= 0 {
-		return s[:i], s[i+1:], true
-	}
-	return "", s, false
-}
+// parent is the key that holds a key, "" at the top.
+func parent(key string) string { return key[:max(0, strings.LastIndexByte(key, '.'))] }

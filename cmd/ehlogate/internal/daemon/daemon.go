@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -147,24 +149,19 @@ func (d *Daemon) Run(ctx context.Context) error {
 	failed := make(chan error, 4)
 	tables, stopTables := context.WithCancel(context.Background())
 	defer stopTables()
-	served := make(chan struct{}, 2)
-	serve := func(f func() error) {
-		go func() {
-			if err := f(); err != nil {
+	var answering sync.WaitGroup
+	answer := func(l net.Listener, speak table.Protocol) {
+		if l == nil {
+			return
+		}
+		answering.Go(func() {
+			if err := d.tables.Serve(tables, l, speak); err != nil {
 				failed <- err
 			}
-			served <- struct{}{}
-		}()
+		})
 	}
-	running := 0
-	if l := d.listeners.Socketmap; l != nil {
-		running++
-		serve(func() error { return d.tables.Serve(tables, l, table.Socketmap) })
-	}
-	if l := d.listeners.Memcache; l != nil {
-		running++
-		serve(func() error { return d.tables.Serve(tables, l, table.Memcache) })
-	}
+	answer(d.listeners.Socketmap, table.Socketmap)
+	answer(d.listeners.Memcache, table.Memcache)
 	if l := d.listeners.Milter; l != nil {
 		go func() { failed <- d.milter.Serve(l) }()
 	}
@@ -186,9 +183,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		d.log.Warn("sessions under way were cut off", "after", stopWait, "error", cut)
 	}
 	stopTables()
-	for range running {
-		<-served
-	}
+	answering.Wait()
 	d.http.Close()
 	return errors.Join(err, d.close())
 }
