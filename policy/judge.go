@@ -12,9 +12,10 @@ import (
 type Store interface {
 	// Recall returns what is known of an address with such keys. It answers from memory.
 	Recall(addr netip.Addr, k Keys) Known
-	// Learn adds a lesson to both keys. In the same step the host's tier becomes what tier says of the knowledge before and
-	// after. The channel yields once: nil when the lesson is durable, else why it is not yet.
-	Learn(k Keys, l Lesson, tier func(before, after Known) reputation.Tier) <-chan error
+	// Learn adds a lesson to the host, and what that moves to its network and its autonomous system. In the same step the host's
+	// evidence becomes what settle makes of the knowledge before and after. The channel yields once: nil when the lesson is durable,
+	// else why it is not yet.
+	Learn(k Keys, l Lesson, settle func(before, after Known) reputation.Evidence) <-chan error
 }
 
 // Judge decides by a policy, which can be replaced while it works, over a store.
@@ -54,13 +55,31 @@ func (j *Judge) Explain(addr netip.Addr) (Decision, Known) {
 // nothing to learn.
 func (j *Judge) Learn(o *Observation) <-chan error {
 	lesson, ok := o.Lesson()
+	return j.learn(o.Client.Addr, lesson, ok)
+}
+
+// Correct teaches the store a correction; the channel is as Learn's.
+func (j *Judge) Correct(c Correction) <-chan error {
+	lesson, ok := c.Lesson()
+	return j.learn(c.Addr, lesson, ok)
+}
+
+func (j *Judge) learn(addr netip.Addr, l Lesson, ok bool) <-chan error {
 	if !ok {
 		return nil
 	}
-	p := j.policy.Load()
-	return j.store.Learn(p.Keys(o.Client.Addr), lesson, func(before, after Known) reputation.Tier {
-		// The tier before is judged, too: what it left by fading since it was last learnt of, it has left.
-		was := p.Thresholds.Next(before.Host.Tier, reputation.Judge(before.Host, before.Network, lesson.At, p.Params))
-		return p.Thresholds.Next(was, reputation.Judge(after.Host, after.Network, lesson.At, p.Params))
-	})
+	p, now := j.policy.Load(), j.now()
+	return j.store.Learn(p.Keys(addr), l, func(before, after Known) reputation.Evidence { return p.settle(before, after, now) })
+}
+
+// settle is the host's evidence after a lesson, in the tier that it is in then.
+func (p *Policy) settle(before, after Known, now time.Time) reputation.Evidence {
+	// The tier before is judged, too: what it left by fading since it was last learnt of, it has left.
+	was := p.Thresholds.Next(before.Host.Tier, p.judge(before, now))
+	is := p.judge(after, now)
+	return after.Host.Enter(p.Thresholds.Next(was, is), now, is.Score)
+}
+
+func (p *Policy) judge(k Known, now time.Time) reputation.Judgement {
+	return reputation.Judge(k.Host, k.Network, k.AS, now, p.Params)
 }

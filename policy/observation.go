@@ -92,7 +92,7 @@ type Observation struct {
 	Mail bool
 }
 
-// Lesson is what an observation teaches of a client: weights of spam and ham in messages.
+// Lesson is what an observation teaches of a client: weights of spam and ham in messages, below zero where a verdict is taken back.
 type Lesson struct {
 	At        time.Time
 	Spam, Ham float64
@@ -103,24 +103,45 @@ func (o *Observation) Lesson() (l Lesson, ok bool) {
 	if o.Authenticated || !o.Client.Addr.IsValid() || !o.Mail {
 		return Lesson{}, false
 	}
-	l.At = o.Time
-	switch o.Verdict.Class {
-	case Spam:
-		l.Spam = 1
-	case Ham:
-		l.Ham = 1
-	default:
-		return Lesson{}, false
-	}
-	return l, true
+	l = o.Verdict.lesson(o.Time)
+	return l, l.Spam != 0 || l.Ham != 0
 }
 
-// Keys are the identities of a client's address: its host and its network.
-type Keys struct{ Host, Network netip.Prefix }
+// lesson is what a verdict on a message of a time teaches.
+func (v Verdict) lesson(at time.Time) Lesson {
+	switch v.Class {
+	case Spam:
+		return Lesson{At: at, Spam: 1}
+	case Ham:
+		return Lesson{At: at, Ham: 1}
+	}
+	return Lesson{At: at}
+}
+
+// Correction replaces what was learnt of a message by a later, better verdict. Nothing depends on which of the two comes in first.
+type Correction struct {
+	// Addr is the client's address, At the time of the message.
+	Addr     netip.Addr
+	At       time.Time
+	Old, New Verdict
+}
+
+// Lesson is the new verdict's less the old one's; ok is false when it teaches nothing.
+func (c Correction) Lesson() (l Lesson, ok bool) {
+	from, to := c.Old.lesson(c.At), c.New.lesson(c.At)
+	l = Lesson{At: c.At, Spam: to.Spam - from.Spam, Ham: to.Ham - from.Ham}
+	return l, c.Addr.IsValid() && (l.Spam != 0 || l.Ham != 0)
+}
+
+// Keys are the identities of a client's address: its host, its network, and its autonomous system, 0 when that is not known.
+type Keys struct {
+	Host, Network netip.Prefix
+	ASN           uint32
+}
 
 // Known is what a store knows of a client.
 type Known struct {
-	Host, Network reputation.Evidence
+	Host, Network, AS reputation.Evidence
 	// Override is the operator's word on the address, if Overridden.
 	Override   Override
 	Overridden bool

@@ -72,6 +72,8 @@ type Policy struct {
 	Exempt []netip.Prefix
 	// IPv4Network, IPv6Host and IPv6Network are the prefix lengths of a client's identities; an IPv4 host is its /32.
 	IPv4Network, IPv6Host, IPv6Network int
+	// ASN returns the autonomous system of an address, 0 when it is not known. It is nil where none is.
+	ASN func(netip.Addr) uint32
 
 	exempt *bart.Lite
 }
@@ -105,7 +107,11 @@ func (p *Policy) Keys(addr netip.Addr) Keys {
 	if addr.Is6() {
 		host, network = p.IPv6Host, p.IPv6Network
 	}
-	return Keys{netip.PrefixFrom(addr, host).Masked(), netip.PrefixFrom(addr, network).Masked()}
+	k := Keys{Host: netip.PrefixFrom(addr, host).Masked(), Network: netip.PrefixFrom(addr, network).Masked()}
+	if p.ASN != nil {
+		k.ASN = p.ASN(addr)
+	}
+	return k
 }
 
 // Decision is what an address is told, with what it was made of.
@@ -129,7 +135,7 @@ type Decision struct {
 // Decide judges a valid address by what is known of it.
 func (p *Policy) Decide(addr netip.Addr, known Known, now time.Time) Decision {
 	d := Decision{Addr: addr, Keys: p.Keys(addr), Mode: p.Mode, Action: ActNone}
-	d.Judgement = reputation.Judge(known.Host, known.Network, now, p.Params)
+	d.Judgement = p.judge(known, now)
 	d.Tier = p.Thresholds.Next(known.Host.Tier, d.Judgement)
 	switch {
 	case p.exempt.Contains(addr):
@@ -204,8 +210,8 @@ func (d Decision) Why() string {
 	case d.Override != nil:
 		return fmt.Sprintf("operator's %s of %s%s", d.Override.Verb(), d.Override.Network, note(d.Override.Note))
 	}
-	s := fmt.Sprintf("mode %s, tier %s: score %.2f from %.1f spam and %.1f ham of its own, %.1f spam and %.1f ham of its neighbours",
-		d.Mode, d.Tier, d.Score, d.Own.Spam, d.Own.Ham, d.Neighbours.Spam, d.Neighbours.Ham)
+	s := fmt.Sprintf("mode %s, tier %s: score %.2f = %.2f from %.1f spam and %.1f ham of its own, %+.2f from %.1f spam and %.1f ham of its neighbours",
+		d.Mode, d.Tier, d.Score, d.Own.LogOdds, d.Own.Spam, d.Own.Ham, d.Expected.LogOdds, d.Expected.Neighbours.Spam, d.Expected.Neighbours.Ham)
 	if d.Would && !d.Withhold {
 		s += "; would be withheld outside observe"
 	}

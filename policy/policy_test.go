@@ -11,8 +11,8 @@ import (
 var now = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 
 func knows(spam, ham float64) Known {
-	e := reputation.Evidence{}.Add(now, spam, ham)
-	return Known{Host: e, Network: e}
+	host, moved := reputation.Evidence{}.Add(now, spam, ham)
+	return Known{Host: host, Network: reputation.Evidence{}.Apply(moved)}
 }
 
 func overridden(k Known, network string, allow bool, until time.Time) Known {

@@ -95,25 +95,92 @@ func explanation(e api.Explanation) string {
 	row("address", "%s (host %s, network %s)", e.Addr, e.Host, e.Network)
 	row("answer", "%s STARTTLS, in mode %s", e.STARTTLS, e.Mode)
 	row("why", "%s", e.Why)
-	row("own evidence", "%.2f spam, %.2f ham, faded to now%s", e.Own.Spam, e.Own.Ham, since(e.Since))
-	row("neighbours", "%.2f spam, %.2f ham in %s without this host", e.Neighbours.Spam, e.Neighbours.Ham, e.Network)
-	row("expected", "%.0f %% spam of a host of this network, weighing %.2f messages", 100*e.Expected, e.Strength)
-	row("score", "%.2f = ln((%.2f + %.2f × %.2f) / (%.2f + %.2f × %.2f)), above 0 is more spam than ham",
-		e.Score, e.Own.Spam, e.Strength, e.Expected, e.Own.Ham, e.Strength, 1-e.Expected)
-	row("tier", "%s (bad from %g until below %g, suspect from %g until below %g, good to %g until above %g)", e.Tier,
-		e.Thresholds.Bad.Enter, e.Thresholds.Bad.Leave, e.Thresholds.Suspect.Enter, e.Thresholds.Suspect.Leave, e.Thresholds.Good.Enter, e.Thresholds.Good.Leave)
+	row("own evidence", "%s", ownText(e.Own))
+	row("prior", "%.0f %% of the clients of whom nothing is known are expected to be spammers", 100*e.Expected.Prior)
+	row("AS", "%s", systemText(e.Expected))
+	row("neighbours", "%.1f spam and %.1f ham as they count now, in %s without this host: %.0f %% spammers expected, %+.2f",
+		e.Expected.Neighbours.Spam, e.Expected.Neighbours.Ham, e.Network, 100*e.Expected.Share, e.Expected.LogOdds)
+	row("score", "%.2f = %.2f of its own %+.2f expected; 0 is even odds of spam, 2.2 nine to one, each term within ±%g",
+		e.Score, e.Own.LogOdds, e.Expected.LogOdds, e.Own.Cap)
+	row("tier", "%s", tierText(e))
 	row("exempt", "%s", yesNo(e.Exempt))
 	row("override", "%s", overrideText(e.Override))
 	row("in each mode", "observe: %s, protect: %s, earn: %s", e.Modes[policy.Observe], e.Modes[policy.Protect], e.Modes[policy.Earn])
+	row("what changes it", "%s", outlookText(e))
 	w.Flush()
 	return b.String()
 }
 
-func since(t time.Time) string {
-	if t.IsZero() {
-		return ""
+func ownText(o api.Own) string {
+	if o.Since.IsZero() {
+		return "none: the client is a stranger, 0.00"
 	}
-	return ", since " + t.Format(time.RFC3339)
+	return fmt.Sprintf("%.1f spam and %.1f ham since %s, weighing %+.2f now (spam fades by half in %s, ham in %s)",
+		o.Spam, o.Ham, o.Since.Format("2006-01-02 15:04Z"), o.LogOdds, o.HalfLife, o.HamHalfLife)
+}
+
+func systemText(x api.Expected) string {
+	if x.ASN == 0 {
+		return "not known"
+	}
+	return fmt.Sprintf("AS%d, %.1f spam and %.1f ham as they count now: %.0f %% spammers expected before the neighbours", x.ASN, x.AS.Spam, x.AS.Ham, 100*x.Start)
+}
+
+func tierText(e api.Explanation) string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "%s", e.Tier)
+	switch {
+	case e.Override != nil && e.Tier != e.Stored:
+		s.WriteString(" by the override")
+	case e.Entered.IsZero():
+	case e.Tier == e.Stored:
+		fmt.Fprintf(&s, " since %s, entered at score %.2f", e.Entered.Format("2006-01-02 15:04Z"), e.EnteredAt)
+	default:
+		fmt.Fprintf(&s, "; it was %s since %s, entered at score %.2f, and left it without a message of its own", e.Stored, e.Entered.Format("2006-01-02 15:04Z"), e.EnteredAt)
+	}
+	th := e.Thresholds
+	switch e.Tier {
+	case "bad":
+		fmt.Fprintf(&s, "; left below %g", th.Bad.Leave)
+	case "suspect":
+		fmt.Fprintf(&s, "; left below %g, bad from %g", th.Suspect.Leave, th.Bad.Enter)
+	case "good":
+		fmt.Fprintf(&s, "; left above %g", th.Good.Leave)
+	default:
+		fmt.Fprintf(&s, "; suspect from %g, bad from %g, good to %g with two ham messages of its own", th.Suspect.Enter, th.Bad.Enter, th.Good.Enter)
+	}
+	return s.String()
+}
+
+// outlookText says what would turn the answer of a mode other than observe.
+func outlookText(e api.Explanation) string {
+	switch {
+	case e.Override != nil:
+		return "only the operator: ehlogate forget " + e.Override.Network.String()
+	case e.Exempt:
+		return "only policy.exempt in the configuration"
+	}
+	var ways []string
+	if n := e.Outlook.Ham; n > 0 {
+		ways = append(ways, plural(n, "more ham message"))
+	}
+	if n := e.Outlook.Spam; n > 0 {
+		ways = append(ways, plural(n, "more spam message"))
+	}
+	if s := e.Outlook.WaitSeconds; s > 0 {
+		ways = append(ways, fmt.Sprintf("%s without mail", time.Duration(s)*time.Second))
+	}
+	if len(ways) == 0 {
+		return "no few messages and no wait; allow or deny it"
+	}
+	return strings.Join(ways, ", or ")
+}
+
+func plural(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 func yesNo(b bool) string {

@@ -1,11 +1,12 @@
 // Package reputation is the science of ehlogate: evidence, its decay, and the score that is made of it.
 //
-// Evidence of a key (a host or a network) is plain counts of spam and ham in slices of time. Adding and merging are sums of
-// non-negative numbers, so they commute: two mail exchangers, a late report and a replay give the same evidence in any order.
-// Bounds and fading are applied only when evidence is read, because a bound that is applied while adding does not commute.
+// Evidence of a key (a host, a network or an autonomous system) is plain counts of spam and ham in slices of time: short ones for the
+// last hours, because a clean-up must be noticed within hours, and long ones for the last days, because an honest sender may be a rare
+// one. Adding is a sum, so updates commute: two mail exchangers, a late report that takes a verdict back and a replay give the same
+// evidence in any order. Bounds and fading are applied only when evidence is read, because a bound applied while adding does not commute.
 //
-// The score is the log-odds of spam, ln(S/H), of a host's own evidence over a prior taken from its network: Jøsang and Ismail,
-// "The Beta Reputation System" (2002), with the prior shrunk towards a global one as in empirical Bayes.
+// The score is the log-odds of spam. A host's own verdicts move it as in Wald's sequential test, bounded and faded; it starts at what is
+// expected of a host of its network. contrib/model/README.md derives it.
 //
 // Everything here is a pure function over small values: no clock, no I/O, no state.
 package reputation
@@ -19,185 +20,299 @@ import (
 )
 
 const (
-	// SliceWidth is the length of one slice of evidence.
-	SliceWidth = 6 * time.Hour
-	// Slices is how many slices a key keeps: its memory is Slices × SliceWidth, 36 hours.
-	Slices = 6
+	// SliceWidth is the length of a recent slice, Slices how many are kept: the last four to six hours.
+	SliceWidth = 2 * time.Hour
+	Slices     = 3
+	// PastWidth is the length of a long slice, Pasts how many are kept: the last four to eight days. Long slices hold the recent ones, too.
+	PastWidth = 96 * time.Hour
+	Pasts     = 2
 	// Unit is the weight of one message in a count: a count of Unit is one message of full weight.
-	Unit = 16
+	Unit = 8
 	// RecordSize is the length of an encoded Evidence in bytes.
-	RecordSize = 30
+	RecordSize = 32
 
-	recordVersion = 1
+	recordVersion = 2
+	slicesPerPast = uint32(PastWidth / SliceWidth)
+	// Counts stop at what the record holds: 4095 messages in a recent slice, a million in a long one.
+	mostRecent, mostPast = 1<<15 - 1, 1<<23 - 1
+	// mostSlice is the newest slice that the record holds: the year 5797.
+	mostSlice = 1<<24 - 1
+	// tierClock is the resolution of Evidence.Since.
+	tierClock = 5 * time.Minute
+	// scoreUnit is the resolution of Evidence.At.
+	scoreUnit = 16
 )
 
 // ErrRecord is returned for bytes that are no evidence record, or one of a version this program does not know.
 var ErrRecord = errors.New("not an evidence record of a known version")
 
-// Count is the mass of spam and of ham in one slice, in 1/Unit of a message. Sums stop at the type's limit instead of wrapping;
-// stopping sums of non-negative numbers still commute.
-type Count struct{ Spam, Ham uint16 }
+// Count is the mass of spam and of ham in one slice, in 1/Unit of a message. It is below zero while a verdict is taken back that has not
+// come in yet, and counts as zero then.
+type Count struct{ Spam, Ham int32 }
 
 // Evidence is what is known of one key. The zero value knows nothing.
 type Evidence struct {
-	// Newest is the number of the newest slice: Unix time divided by SliceWidth.
+	// Newest is the number of the newest recent slice: Unix time divided by SliceWidth.
 	Newest uint32
-	// Ring holds slice n at n % Slices, for n in (Newest-Slices, Newest].
-	Ring [Slices]Count
+	// Recent holds slice n at n % Slices, for n in (Newest-Slices, Newest].
+	Recent [Slices]Count
+	// Past holds long slice m at m % Pasts, for the long slices up to the one that Newest lies in.
+	Past [Pasts]Count
 	// Tier is the tier that the key was in when it was last learnt of.
 	Tier Tier
+	// since and at are when the tier was entered, in tierClock, and the score then, in 1/scoreUnit. Entered reads them.
+	since uint32
+	at    int8
 }
 
-// Slice is the number of the slice that a time lies in; times before 1970 lie in slice 0.
+// Slice is the number of the recent slice that a time lies in; times before 1970 lie in slice 0.
 func Slice(t time.Time) uint32 {
 	n := t.Unix() / int64(SliceWidth/time.Second)
-	return uint32(min(max(n, 0), math.MaxUint32))
+	return uint32(min(max(n, 0), mostSlice))
 }
 
 // Empty reports whether nothing is left that could count at the given time.
 func (e Evidence) Empty(now time.Time) bool {
-	if uint64(Slice(now)) >= uint64(e.Newest)+Slices {
+	if Slice(now)/slicesPerPast >= e.Newest/slicesPerPast+Pasts {
 		return true
 	}
-	return e.Ring == [Slices]Count{}
+	return e.Recent == [Slices]Count{} && e.Past == [Pasts]Count{}
 }
 
-// Add returns the evidence with spam and ham, in messages, added at a time. What is older than the ring is dropped, as it would
-// have been had it come in order; weights below zero and non-numbers count as nothing.
-func (e Evidence) Add(at time.Time, spam, ham float64) Evidence {
-	n := Slice(at)
+// Move is what a change of a host's evidence moves in its network's: what the host says there after less what it said before.
+type Move struct {
+	at           uint32
+	recent, past Count
+}
+
+// Add returns the evidence with spam and ham, in messages, added at a time, and what that moves in the key's network. Taking back is
+// adding what is below zero. What is older than a ring is dropped from it, as it would have been had it come in order. Non-numbers
+// count as nothing.
+func (e Evidence) Add(at time.Time, spam, ham float64) (Evidence, Move) {
+	n, d := Slice(at), Count{units(spam), units(ham)}
 	e.advance(n)
-	if uint64(n)+Slices <= uint64(e.Newest) {
-		return e
+	m := Move{at: n}
+	if c := e.past(n / slicesPerPast); c != nil {
+		m.past = c.move(d, mostPast)
 	}
-	c := &e.Ring[n%Slices]
-	c.Spam = addSaturated(c.Spam, units(spam))
-	c.Ham = addSaturated(c.Ham, units(ham))
+	if c := e.recent(n); c != nil {
+		m.recent = c.move(d, mostRecent)
+	}
+	return e, m
+}
+
+// Apply returns a network's evidence after a move in one of its hosts: the sum, slice by slice, of what its hosts say there.
+func (e Evidence) Apply(m Move) Evidence {
+	e.advance(m.at)
+	if c := e.past(m.at / slicesPerPast); c != nil {
+		*c = c.plus(m.past, mostPast)
+	}
+	if c := e.recent(m.at); c != nil {
+		*c = c.plus(m.recent, mostRecent)
+	}
 	return e
 }
 
-// Merge returns the sum of two pieces of evidence of the same key. It commutes and associates. The tier is that of the newer
-// piece, or the worse of the two when they are equally new.
+// Merge returns the sum of two pieces of evidence of the same key. It commutes and associates. The tier is that of the newer piece, or
+// the worse of the two when they are equally new.
 func Merge(a, b Evidence) Evidence {
-	if b.Newest > a.Newest || b.Newest == a.Newest && b.Tier > a.Tier {
+	if b.Newest > a.Newest || b.Newest == a.Newest && (b.Tier > a.Tier || b.Tier == a.Tier && (b.since > a.since || b.since == a.since && b.at > a.at)) {
 		a, b = b, a
 	}
-	for _, n := range b.slices() {
-		if uint64(n)+Slices > uint64(a.Newest) {
-			c, d := &a.Ring[n%Slices], b.Ring[n%Slices]
-			c.Spam, c.Ham = addSaturated(c.Spam, d.Spam), addSaturated(c.Ham, d.Ham)
+	for i := range b.Recent {
+		n := b.Newest - uint32(i)
+		if c, d := a.recent(n), b.recent(n); c != nil && d != nil {
+			*c = c.plus(*d, mostRecent)
+		}
+	}
+	for i := range b.Past {
+		m := b.Newest/slicesPerPast - uint32(i)
+		if c, d := a.past(m), b.past(m); c != nil && d != nil {
+			*c = c.plus(*d, mostPast)
 		}
 	}
 	return a
 }
 
-// Without returns the evidence less a part of it: a network's neighbours are the network without the host. Counts stop at zero.
-func (e Evidence) Without(part Evidence) Evidence {
-	for _, n := range part.slices() {
-		if n <= e.Newest && uint64(n)+Slices > uint64(e.Newest) {
-			c, d := &e.Ring[n%Slices], part.Ring[n%Slices]
-			c.Spam, c.Ham = c.Spam-min(c.Spam, d.Spam), c.Ham-min(c.Ham, d.Ham)
+// Without returns a network's evidence less what one of its hosts says there.
+func (e Evidence) Without(host Evidence) Evidence {
+	for i := range host.Recent {
+		n := host.Newest - uint32(i)
+		if c, d := e.recent(n), host.recent(n); c != nil && d != nil {
+			*c = c.minus(d.voice(), mostRecent)
+		}
+	}
+	for i := range host.Past {
+		m := host.Newest/slicesPerPast - uint32(i)
+		if c, d := e.past(m), host.past(m); c != nil && d != nil {
+			*c = c.minus(d.voice(), mostPast)
 		}
 	}
 	return e
 }
 
-// Mass is the evidence as it counts at a time, in messages.
-type Mass struct{ Spam, Ham float64 }
-
-// Mass reads the evidence at a time: every slice bounded to capacity messages with its ratio kept, (s, h)·min(1, C/(s+h)), then faded
-// by half for each half-life that has passed since the slice ended. Slices of the future count in full, so a clock that steps back does no harm.
-func (e Evidence) Mass(now time.Time, halfLife time.Duration, capacity float64) Mass {
-	var m Mass
-	width := SliceWidth.Seconds()
-	for _, n := range e.slices() {
-		c := e.Ring[n%Slices]
-		if c == (Count{}) {
-			continue
-		}
-		spam, ham := float64(c.Spam)/Unit, float64(c.Ham)/Unit
-		age := float64(now.UnixMilli())/1000 - float64(n+1)*width
-		weight := min(1, capacity/(spam+ham))
-		if age > 0 {
-			weight *= math.Exp2(-age / halfLife.Seconds())
-		}
-		m.Spam += spam * weight
-		m.Ham += ham * weight
+// Enter returns the evidence in a tier, entered at a time with a score if it was not in it before.
+func (e Evidence) Enter(t Tier, at time.Time, score float64) Evidence {
+	if t == e.Tier && e.since != 0 {
+		return e
 	}
-	return m
+	e.Tier = t
+	e.since = uint32(min(max(at.Unix()/int64(tierClock/time.Second), 0), 1<<24-1))
+	e.at = int8(math.Round(min(max(score*scoreUnit, math.MinInt8), math.MaxInt8)))
+	return e
+}
+
+// Entered is when the evidence's tier was entered, to five minutes, and the score then, to a sixteenth; a zero time is never.
+func (e Evidence) Entered() (at time.Time, score float64) {
+	if e.since == 0 {
+		return time.Time{}, 0
+	}
+	return time.Unix(int64(e.since)*int64(tierClock/time.Second), 0).UTC(), float64(e.at) / scoreUnit
 }
 
 // Since is the start of the oldest slice with something in it, or the zero time.
 func (e Evidence) Since() time.Time {
-	for _, n := range e.slices() {
-		if e.Ring[n%Slices] != (Count{}) {
-			return time.Unix(int64(n)*int64(SliceWidth/time.Second), 0).UTC()
+	start := time.Time{}
+	e.each(func(n uint32, width time.Duration, c Count) {
+		if at := time.Unix(int64(n)*int64(width/time.Second), 0).UTC(); c != (Count{}) && (start.IsZero() || at.Before(start)) {
+			start = at
 		}
-	}
-	return time.Time{}
+	})
+	return start
 }
 
-// AppendBinary appends the record of the evidence: version, tier, newest slice (4 bytes, big endian), then spam and ham of every
-// ring place (2 bytes each, big endian), RecordSize bytes in all.
+// Mass is evidence in messages.
+type Mass struct{ Spam, Ham float64 }
+
+// Total is all that the record knows, unfaded: the long slices, which hold the recent ones.
+func (e Evidence) Total() (m Mass) {
+	for _, c := range e.Past {
+		m.Spam += messages(c.Spam)
+		m.Ham += messages(c.Ham)
+	}
+	return m
+}
+
+// each calls f for every slice that the record holds, the long ones first, oldest first, with its number and width.
+func (e Evidence) each(f func(n uint32, width time.Duration, c Count)) {
+	for i := Pasts - 1; i >= 0; i-- {
+		if m := e.Newest / slicesPerPast; uint32(i) <= m {
+			f(m-uint32(i), PastWidth, *e.past(m - uint32(i)))
+		}
+	}
+	for i := Slices - 1; i >= 0; i-- {
+		if uint32(i) <= e.Newest {
+			f(e.Newest-uint32(i), SliceWidth, *e.recent(e.Newest - uint32(i)))
+		}
+	}
+}
+
+// recent is the place of a recent slice, nil if it is not kept.
+func (e *Evidence) recent(n uint32) *Count {
+	if n > e.Newest || n+Slices <= e.Newest {
+		return nil
+	}
+	return &e.Recent[n%Slices]
+}
+
+// past is the place of a long slice, nil if it is not kept.
+func (e *Evidence) past(m uint32) *Count {
+	newest := e.Newest / slicesPerPast
+	if m > newest || m+Pasts <= newest {
+		return nil
+	}
+	return &e.Past[m%Pasts]
+}
+
+// advance makes slice n the newest, if it is newer, and clears what falls out of the rings.
+func (e *Evidence) advance(n uint32) {
+	if n <= e.Newest {
+		return
+	}
+	for i := max(e.Newest+1, max(n, Slices)-Slices+1); i <= n; i++ {
+		e.Recent[i%Slices] = Count{}
+	}
+	old, m := e.Newest/slicesPerPast, n/slicesPerPast
+	for i := max(old+1, max(m, Pasts)-Pasts+1); i <= m; i++ {
+		e.Past[i%Pasts] = Count{}
+	}
+	e.Newest = n
+}
+
+// move adds to a host's count and returns what that moves in its network's.
+func (c *Count) move(d Count, most int32) Count {
+	before := c.voice()
+	*c = c.plus(d, most)
+	return c.voice().minus(before, math.MaxInt32)
+}
+
+// voice is what a host with such a count says in its network: its count, scaled down to hostVoice where it is more, so that no host
+// speaks for its neighbours.
+func (c Count) voice() Count {
+	c.Spam, c.Ham = max(c.Spam, 0), max(c.Ham, 0)
+	if all := int64(c.Spam) + int64(c.Ham); all > hostVoice*Unit {
+		c.Spam = int32((int64(c.Spam)*hostVoice*Unit + all/2) / all)
+		c.Ham = hostVoice*Unit - c.Spam
+	}
+	return c
+}
+
+func (c Count) plus(d Count, most int32) Count {
+	return Count{stopped(int64(c.Spam)+int64(d.Spam), most), stopped(int64(c.Ham)+int64(d.Ham), most)}
+}
+
+func (c Count) minus(d Count, most int32) Count { return c.plus(Count{-d.Spam, -d.Ham}, most) }
+
+// stopped keeps a sum within what the record holds.
+func stopped(n int64, most int32) int32 { return int32(min(max(n, -int64(most)), int64(most))) }
+
+func units(messages float64) int32 {
+	if math.IsNaN(messages) {
+		return 0
+	}
+	return int32(math.Round(min(max(messages*Unit, -mostPast), mostPast)))
+}
+
+// messages is a count in messages; what is owed counts as nothing.
+func messages(n int32) float64 { return float64(max(n, 0)) / Unit }
+
+// AppendBinary appends the record, RecordSize bytes, all numbers big endian: version (4 bits) and tier (4 bits), newest slice (3 bytes),
+// when the tier was entered (3 bytes) and the score then (1 byte), spam and ham of the recent ring (2 bytes each) and of the long one
+// (3 bytes each).
 func (e Evidence) AppendBinary(b []byte) ([]byte, error) {
-	b = append(b, recordVersion, byte(e.Tier))
-	b = binary.BigEndian.AppendUint32(b, e.Newest)
-	for _, c := range e.Ring {
-		b = binary.BigEndian.AppendUint16(b, c.Spam)
-		b = binary.BigEndian.AppendUint16(b, c.Ham)
+	b = append24(append(b, recordVersion<<4|byte(e.Tier)), int32(e.Newest))
+	b = append(append24(b, int32(e.since)), byte(e.at))
+	for _, c := range e.Recent {
+		b = binary.BigEndian.AppendUint16(b, uint16(c.Spam))
+		b = binary.BigEndian.AppendUint16(b, uint16(c.Ham))
+	}
+	for _, c := range e.Past {
+		b = append24(append24(b, c.Spam), c.Ham)
 	}
 	return b, nil
 }
 
 // UnmarshalBinary reads a record. It refuses another length, another version and an unknown tier with ErrRecord.
 func (e *Evidence) UnmarshalBinary(b []byte) error {
-	if len(b) == 0 || b[0] != recordVersion {
-		return fmt.Errorf("%w: version %x", ErrRecord, b[:min(1, len(b))])
+	if len(b) == 0 || b[0]>>4 != recordVersion {
+		return fmt.Errorf("%w: it starts with %x", ErrRecord, b[:min(1, len(b))])
 	}
-	if len(b) != RecordSize || Tier(b[1]) > Bad {
-		return fmt.Errorf("%w: %d bytes, tier %d", ErrRecord, len(b), b[min(1, len(b)-1)])
+	if len(b) != RecordSize || Tier(b[0]&15) > Bad {
+		return fmt.Errorf("%w: %d bytes, tier %d", ErrRecord, len(b), b[0]&15)
 	}
-	e.Tier, e.Newest = Tier(b[1]), binary.BigEndian.Uint32(b[2:])
-	for i := range e.Ring {
-		e.Ring[i] = Count{binary.BigEndian.Uint16(b[6+4*i:]), binary.BigEndian.Uint16(b[8+4*i:])}
+	*e = Evidence{Tier: Tier(b[0] & 15), Newest: uint32(signed24(b[1:]) & 0xffffff), since: uint32(signed24(b[4:]) & 0xffffff), at: int8(b[7])}
+	b = b[8:]
+	for i := range e.Recent {
+		e.Recent[i] = Count{int32(int16(binary.BigEndian.Uint16(b))), int32(int16(binary.BigEndian.Uint16(b[2:])))}
+		b = b[4:]
+	}
+	for i := range e.Past {
+		e.Past[i] = Count{signed24(b), signed24(b[3:])}
+		b = b[6:]
 	}
 	return nil
 }
 
-// slices are the numbers of the slices that the ring holds, oldest first.
-func (e Evidence) slices() [Slices]uint32 {
-	var s [Slices]uint32
-	first := max(e.Newest, Slices-1) - (Slices - 1)
-	for i := range s {
-		s[i] = first + uint32(i)
-	}
-	return s
-}
+func append24(b []byte, n int32) []byte { return append(b, byte(n>>16), byte(n>>8), byte(n)) }
 
-// advance makes slice n the newest, if it is newer, and clears what falls out of the ring.
-func (e *Evidence) advance(n uint32) {
-	if n <= e.Newest {
-		return
-	}
-	for i := uint64(e.Newest) + 1; i <= uint64(n) && i <= uint64(e.Newest)+Slices; i++ {
-		e.Ring[i%Slices] = Count{}
-	}
-	if uint64(n) > uint64(e.Newest)+Slices {
-		e.Ring = [Slices]Count{}
-	}
-	e.Newest = n
-}
-
-func units(messages float64) uint16 {
-	if !(messages > 0) {
-		return 0
-	}
-	return uint16(min(math.Round(messages*Unit), math.MaxUint16))
-}
-
-func addSaturated(a, b uint16) uint16 {
-	if a > math.MaxUint16-b {
-		return math.MaxUint16
-	}
-	return a + b
-}
+func signed24(b []byte) int32 { return int32(uint32(b[0])<<24|uint32(b[1])<<16|uint32(b[2])<<8) >> 8 }

@@ -16,29 +16,92 @@ type update struct {
 	spam, ham float64
 }
 
+// updates are verdicts and corrections over twelve days, few enough to stay within a record's counts.
 func updates(t *rapid.T, label string) []update {
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) update {
 		return update{
-			at:   epoch.Add(time.Duration(rapid.Int64Range(-int64(72*time.Hour), int64(72*time.Hour)).Draw(t, "offset"))),
-			spam: rapid.Float64Range(0, 5000).Draw(t, "spam"),
-			ham:  rapid.Float64Range(0, 5000).Draw(t, "ham"),
+			at:   epoch.Add(time.Duration(rapid.Int64Range(-int64(144*time.Hour), int64(144*time.Hour)).Draw(t, "offset"))),
+			spam: rapid.Float64Range(-20, 100).Draw(t, "spam"),
+			ham:  rapid.Float64Range(-20, 100).Draw(t, "ham"),
 		}
 	}), 0, 30).Draw(t, label)
 }
 
-func of(us []update) Evidence {
-	var e Evidence
+// of is the evidence of a host that did this, and of a network of which it is the only one.
+func of(us []update) (host, network Evidence) {
 	for _, u := range us {
-		e = e.Add(u.at, u.spam, u.ham)
+		var m Move
+		host, m = host.Add(u.at, u.spam, u.ham)
+		network = network.Apply(m)
 	}
-	return e
+	return host, network
 }
 
-func TestUpdatesCommute(t *testing.T) {
+func hostOf(us []update) Evidence {
+	host, _ := of(us)
+	return host
+}
+
+// voices is what a host says in its network, slice by slice.
+func voices(host Evidence) Evidence {
+	for i := range host.Recent {
+		host.Recent[i] = host.Recent[i].voice()
+	}
+	for i := range host.Past {
+		host.Past[i] = host.Past[i].voice()
+	}
+	return host
+}
+
+func TestUpdatesAndCorrectionsCommute(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		us := updates(t, "updates")
-		if a, b := of(us), of(rapid.Permutation(us).Draw(t, "order")); a != b {
+		a, b := hostOf(us), hostOf(rapid.Permutation(us).Draw(t, "order"))
+		if a != b {
 			t.Fatalf("the order of the updates matters:\n%v\n%v", a, b)
+		}
+	})
+}
+
+func TestACorrectionLeavesWhatTheRightVerdictWouldHaveLeft(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		us := updates(t, "others")
+		at := epoch.Add(time.Duration(rapid.Int64Range(0, int64(72*time.Hour)).Draw(t, "at")))
+		wrong, right, fix := update{at, 1, 0}, update{at, 0, 1}, update{at, -1, 1}
+		order := rapid.Permutation(append([]update{wrong, fix}, us...)).Draw(t, "order")
+		if got, want := hostOf(order), hostOf(append([]update{right}, us...)); got != want {
+			t.Fatalf("corrected %v, want %v", got, want)
+		}
+	})
+}
+
+func TestANetworkIsTheSumOfItsHostsVoices(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		// All within one recent slice, so that nothing is dropped for being late.
+		type said struct {
+			host      int
+			spam, ham float64
+		}
+		all := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) said {
+			return said{rapid.IntRange(0, 4).Draw(t, "host"), float64(rapid.IntRange(-1, 5).Draw(t, "spam")), float64(rapid.IntRange(-1, 5).Draw(t, "ham"))}
+		}), 0, 40).Draw(t, "said")
+		var hosts [5]Evidence
+		var network Evidence
+		for _, s := range all {
+			var m Move
+			hosts[s.host], m = hosts[s.host].Add(epoch, s.spam, s.ham)
+			network = network.Apply(m)
+		}
+		var sum Evidence
+		for _, h := range hosts {
+			sum = Merge(sum, voices(h))
+		}
+		if network != sum {
+			t.Fatalf("network %v, the hosts' voices are %v", network, sum)
+		}
+		others := Merge(Merge(voices(hosts[1]), voices(hosts[2])), Merge(voices(hosts[3]), voices(hosts[4])))
+		if got := network.Without(hosts[0]); got.Recent != others.Recent || got.Past != others.Past {
+			t.Fatalf("without a host %v, want %v", got, others)
 		}
 	})
 }
@@ -46,77 +109,77 @@ func TestUpdatesCommute(t *testing.T) {
 func TestMergeIsTheSumOfWhatTwoNodesLearnt(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a, b, c := updates(t, "a"), updates(t, "b"), updates(t, "c")
-		x, y, z := of(a), of(b), of(c)
+		x, y, z := hostOf(a), hostOf(b), hostOf(c)
+		x, y = x.Enter(Tier(rapid.IntRange(0, 3).Draw(t, "tier")), epoch, 1), y.Enter(Tier(rapid.IntRange(0, 3).Draw(t, "tier")), epoch, 2)
 		if Merge(x, y) != Merge(y, x) {
 			t.Fatal("merging does not commute")
 		}
 		if Merge(Merge(x, y), z) != Merge(x, Merge(y, z)) {
 			t.Fatal("merging does not associate")
 		}
-		if got, want := Merge(x, y), of(append(append([]update{}, a...), b...)); got != want {
+		if got, want := Merge(hostOf(a), hostOf(b)), hostOf(append(append([]update{}, a...), b...)); got != want {
 			t.Fatalf("merged %v, one node would have %v", got, want)
 		}
 	})
 }
 
-func TestWithoutTakesAHostOutOfItsNetwork(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		us := rapid.SliceOfN(rapid.IntRange(0, 40), 0, 20).Draw(t, "hours")
-		var host, others, network Evidence
-		for i, h := range us {
-			at := epoch.Add(time.Duration(h) * time.Hour)
-			network = network.Add(at, 1, 0)
-			if i%2 == 0 {
-				host = host.Add(at, 1, 0)
-			} else {
-				others = others.Add(at, 1, 0)
-			}
-		}
-		now := epoch.Add(40 * time.Hour)
-		got, want := network.Without(host).Mass(now, time.Hour, 1000), others.Mass(now, time.Hour, 1000)
-		if math.Abs(got.Spam-want.Spam) > 1e-9 {
-			t.Fatalf("neighbours weigh %v, want %v", got.Spam, want.Spam)
-		}
-	})
+func TestCountsStopAndNeverWrap(t *testing.T) {
+	e, _ := Evidence{}.Add(epoch, 1e9, math.Inf(1))
+	for range 3 {
+		e, _ = e.Add(epoch, 1e9, 1e9)
+	}
+	b, err := e.AppendBinary(nil)
+	var got Evidence
+	if err := errors.Join(err, got.UnmarshalBinary(b)); err != nil || got != e {
+		t.Fatalf("a full record reads back as %v, %v, want %v", got, err, e)
+	}
+	if m := got.Total(); m.Spam < 1e6 || m.Ham < 1e6 {
+		t.Errorf("a million messages read as %v", m)
+	}
+	if e, _ := (Evidence{}).Add(epoch, math.NaN(), math.NaN()); e.Total() != (Mass{}) {
+		t.Error("weights that are no numbers count")
+	}
 }
 
 func TestRecordsRoundTripAndForeignOnesAreRefused(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		e := of(updates(t, "updates"))
-		e.Tier = Tier(rapid.IntRange(0, int(Bad)).Draw(t, "tier"))
+		e := hostOf(updates(t, "updates"))
+		e = e.Enter(Tier(rapid.IntRange(0, int(Bad)).Draw(t, "tier")), epoch, rapid.Float64Range(-20, 20).Draw(t, "score"))
 		b, _ := e.AppendBinary(nil)
 		var got Evidence
 		if err := got.UnmarshalBinary(b); err != nil || got != e || len(b) != RecordSize {
 			t.Fatalf("read back %v, %v from %d bytes, want %v", got, err, len(b), e)
 		}
-		b[0] = recordVersion + 1
-		if err := got.UnmarshalBinary(b); !errors.Is(err, ErrRecord) {
-			t.Fatalf("a record of a future version: %v", err)
+		b[0] += 1 << 4
+		if err := got.UnmarshalBinary(b); !errors.Is(err, ErrRecord) || got != e {
+			t.Fatalf("a record of a future version: %v, and left %v", err, got)
 		}
 	})
-	for _, b := range [][]byte{nil, {1}, make([]byte, RecordSize), append([]byte{1, 9}, make([]byte, RecordSize-2)...)} {
+	for _, b := range [][]byte{nil, {recordVersion << 4}, make([]byte, RecordSize), append([]byte{recordVersion<<4 | 9}, make([]byte, RecordSize-1)...)} {
 		if err := new(Evidence).UnmarshalBinary(b); !errors.Is(err, ErrRecord) {
 			t.Errorf("record %x: %v", b, err)
 		}
 	}
 }
 
-func TestMassIsBoundedFadesAndForgets(t *testing.T) {
-	burst := Evidence{}.Add(epoch, 3000, 1000)
-	at := func(d time.Duration) Mass { return burst.Mass(epoch.Add(d), 6*time.Hour, 10) }
-	if m := at(0); m.Spam != 7.5 || m.Ham != 2.5 {
-		t.Errorf("a burst reads as %v, want the cap of 10 with the ratio kept", m)
+func TestTheTierRemembersWhenItWasEnteredAndAtWhichScore(t *testing.T) {
+	e := Evidence{}.Enter(Bad, epoch.Add(7*time.Minute), 2.33)
+	e = e.Enter(Bad, epoch.Add(time.Hour), 3)
+	if at, score := e.Entered(); !at.Equal(epoch.Add(5*time.Minute)) || math.Abs(score-2.33) > 0.04 {
+		t.Errorf("entered %v at %v", at, score)
 	}
-	if a, b := at(SliceWidth), at(SliceWidth+6*time.Hour); math.Abs(b.Spam/a.Spam-0.5) > 1e-9 {
-		t.Errorf("after a half-life %v is left of %v", b, a)
+	if at, _ := (Evidence{}).Entered(); !at.IsZero() {
+		t.Errorf("nobody entered at %v", at)
 	}
-	if !burst.Empty(epoch.Add(Slices*SliceWidth)) || burst.Empty(epoch) {
-		t.Error("evidence ends with its ring, no earlier and no later")
+}
+
+func TestEvidenceEndsWithItsRings(t *testing.T) {
+	e, _ := Evidence{}.Add(epoch, 1, 1)
+	start := time.Unix(epoch.Unix()/int64(PastWidth/time.Second)*int64(PastWidth/time.Second), 0)
+	if e.Empty(start.Add(Pasts*PastWidth-time.Second)) || !e.Empty(start.Add(Pasts*PastWidth)) {
+		t.Error("evidence ends with its rings, no earlier and no later")
 	}
-	if m := burst.Mass(epoch.Add(-48*time.Hour), 6*time.Hour, 10); m.Spam != 7.5 {
-		t.Errorf("a clock that steps back reads %v", m)
-	}
-	if e := (Evidence{}).Add(epoch, math.NaN(), math.Inf(-1)); e.Ring != [Slices]Count{} {
-		t.Error("weights that are no weights count")
+	if got := e.Since(); got.After(epoch) || epoch.Sub(got) > PastWidth {
+		t.Errorf("since %v", got)
 	}
 }

@@ -5,55 +5,176 @@ import (
 	"time"
 )
 
-// Params are the constants of the model.
+// Params are the parameters of the model that an operator may set.
 type Params struct {
-	// HalfLife is the time in which a host's own evidence loses half its weight.
-	HalfLife time.Duration
-	// NetworkHalfLife is the same for the evidence of its network.
+	// HalfLife is the time in which spam that a host sent loses half its weight, HamHalfLife the same for its ham.
+	HalfLife, HamHalfLife time.Duration
+	// NetworkHalfLife is the age at which what the neighbours sent weighs half.
 	NetworkHalfLife time.Duration
-	// Cap bounds the mass of one slice when it is read, in messages.
+	// Cap bounds what a host's own evidence weighs, and what its neighbours' does, in log-odds either way: 3 is odds of twenty to one.
 	Cap float64
-	// Prior is the share of spam that is expected of a client of whom nothing is known, between 0 and 1.
+	// Prior is the share of spammers that is expected among clients of whom nothing is known, between 0 and 1.
 	Prior float64
 }
 
 // DefaultParams are used where the configuration says nothing else.
-var DefaultParams = Params{HalfLife: 6 * time.Hour, NetworkHalfLife: 24 * time.Hour, Cap: 10, Prior: 0.25}
+var DefaultParams = Params{HalfLife: 45 * time.Minute, HamHalfLife: 72 * time.Hour, NetworkHalfLife: 12 * time.Hour, Cap: 3, Prior: 0.35}
 
 const (
-	// baseStrength is how many messages the prior weighs when nothing is known of the network.
-	baseStrength = 1.0
-	// likeness is how many more it weighs when all that is known of a well-known network points one way.
-	likeness = 2.0
-	// networkShrink is how many messages of neighbours it takes to outweigh the global prior.
+	// spamOdds and hamOdds are what one verdict tells, in log-odds: those of a filter that flags 78 % of a spammer's messages and 10.5 % of
+	// an honest host's, ln(0.78/0.105) and ln(0.895/0.22).
+	spamOdds, hamOdds = 2.0, 1.4
+	// hostVoice is how many messages a host speaks for in its network, in each slice.
+	hostVoice = 2
+	// networkShrink is how many messages of neighbours it takes to outweigh what was expected before.
 	networkShrink = 4.0
+	// missed is how much of the neighbours' ham is taken for spam that the filter missed, for each message of their spam: ranges that send
+	// spam by the clean message have up to half as much ham as spam.
+	missed = 0.5
+	// asShrink is networkShrink for an autonomous system, which is larger and less alike. asMost is the most that it may lead to expect: it
+	// makes a stranger's first spam weigh, and convicts nobody.
+	asShrink, asMost = 40.0, 0.6
 )
 
 // Judgement is a score with the terms that it was made of.
 type Judgement struct {
-	// Score is the log-odds of spam, ln((S + k·p) / (H + k·(1-p))): 0 is even, 2.2 is nine to one for spam.
+	// Score is the log-odds of spam, Own.LogOdds + Expected.LogOdds: 0 is even, 2.2 is nine to one for spam.
 	Score float64
-	// Own is the host's own evidence as it counts now, S and H.
-	Own Mass
-	// Neighbours is the evidence of its network without the host itself.
-	Neighbours Mass
-	// Expected is p, the share of spam expected of a host of this network.
-	Expected float64
-	// Strength is k, how many messages that expectation weighs.
-	Strength float64
+	Own   Own
+	// Expected is what is expected of a host of its network.
+	Expected Expectation
 }
 
-// Judge scores a host by its own evidence and its network's at a time. The result is finite for every input.
-func Judge(host, network Evidence, now time.Time, p Params) Judgement {
-	j := Judgement{
-		Own:        host.Mass(now, p.HalfLife, p.Cap),
-		Neighbours: network.Without(host).Mass(now, p.NetworkHalfLife, p.Cap),
-	}
-	known := j.Neighbours.Spam + j.Neighbours.Ham
-	j.Expected = (j.Neighbours.Spam + networkShrink*p.Prior) / (known + networkShrink)
-	// A network whose hosts are alike tells more of a host than a mixed one: its share of spam is near 0 or 1.
-	alike := (2*j.Expected - 1) * (2*j.Expected - 1)
-	j.Strength = baseStrength + likeness*alike*known/(known+networkShrink)
-	j.Score = math.Log((j.Own.Spam + j.Strength*j.Expected) / (j.Own.Ham + j.Strength*(1-j.Expected)))
+// Own is a host's own evidence.
+type Own struct {
+	// Spam and Ham are all messages on record, unfaded.
+	Mass
+	// LogOdds is what they weigh now, bounded and faded.
+	LogOdds float64
+}
+
+// Expectation is what is expected of a host before its own evidence.
+type Expectation struct {
+	// Neighbours is the evidence of its network without the host itself, and AS that of its autonomous system, as they count now.
+	Neighbours, AS Mass
+	// Start is the share of spammers expected before the neighbours: the prior, or what the autonomous system makes of it.
+	Start float64
+	// Share is the share expected after them, LogOdds the same as ln(Share / (1-Share)), bounded by Cap.
+	Share, LogOdds float64
+}
+
+// Judge scores a host by its own evidence, its network's and its autonomous system's at a time. The result is finite for every input.
+func Judge(host, network, as Evidence, now time.Time, p Params) Judgement {
+	j := Judgement{Own: Own{host.Total(), host.logOdds(now, &p)}, Expected: expect(&host, &network, &as, now, &p)}
+	j.Score = j.Own.LogOdds + j.Expected.LogOdds
 	return j
 }
+
+// expect is the share of spammers that the neighbours lead to expect, shrunk to the autonomous system's, itself shrunk to the prior.
+func expect(host, network, as *Evidence, now time.Time, p *Params) Expectation {
+	x := Expectation{Start: p.Prior}
+	if as.Newest != 0 {
+		x.AS = as.without(host, now, p.NetworkHalfLife)
+		start, _ := shrink(x.AS, asShrink, p.Prior)
+		x.Start = min(start, max(asMost, p.Prior))
+	}
+	x.Neighbours = network.without(host, now, p.NetworkHalfLife)
+	x.Share, x.LogOdds = shrink(x.Neighbours, networkShrink, x.Start)
+	// Neighbours weigh no more than a host's own evidence can, so that every host can prove itself.
+	x.LogOdds = min(max(x.LogOdds, -p.Cap), p.Cap)
+	return x
+}
+
+// shrink is the mean of a beta distribution with strength messages of the start share and the mass added to it, and its log-odds.
+func shrink(m Mass, strength, start float64) (share, logOdds float64) {
+	spam, ham := m.Spam+strength*start, max(0, m.Ham-missed*m.Spam)+strength*(1-start)
+	return spam / (spam + ham), math.Log(spam / ham)
+}
+
+// logOdds reads a host's evidence slice by slice in the order of time: verdicts add up, the sum stays within Cap, and what has passed
+// fades towards nothing.
+func (e *Evidence) logOdds(now time.Time, p *Params) float64 {
+	var odds float64
+	var until int64 // the time that odds stand for, in Unix seconds
+	today := now.Unix()
+	step := func(c Count, start, end int64) {
+		if c.Spam <= 0 && c.Ham <= 0 {
+			return
+		}
+		// What lies in the future, because a clock stepped back, fades nothing.
+		if start = min(start, today); start > until && odds != 0 {
+			odds = fade(odds, float64(start-until), p)
+		}
+		odds = min(max(odds+spamOdds*messages(c.Spam)-hamOdds*messages(c.Ham), -p.Cap), p.Cap)
+		until = end
+	}
+	const width, pastWidth = int64(SliceWidth / time.Second), int64(PastWidth / time.Second)
+	first := int64(e.Newest) - Slices + 1
+	for i := Pasts - 1; i >= 0; i-- {
+		m := int64(e.Newest/slicesPerPast) - int64(i)
+		if m < 0 {
+			continue
+		}
+		c := e.Past[m%Pasts]
+		// Less what the recent slices hold of it, which comes below in its own order.
+		for n := max(first, 0, m*int64(slicesPerPast)); n <= int64(e.Newest) && n < (m+1)*int64(slicesPerPast); n++ {
+			c.Spam -= e.Recent[n%Slices].Spam
+			c.Ham -= e.Recent[n%Slices].Ham
+		}
+		step(c, m*pastWidth, min((m+1)*pastWidth, first*width))
+	}
+	for n := max(first, 0); n <= int64(e.Newest); n++ {
+		step(e.Recent[n%Slices], n*width, (n+1)*width)
+	}
+	return fade(odds, seconds(now)-float64(until), p)
+}
+
+// fade is a host's log-odds some seconds later. It composes: fading twice is fading by the sum.
+func fade(odds, after float64, p *Params) float64 {
+	halfLife := p.HalfLife
+	if odds < 0 {
+		halfLife = p.HamHalfLife
+	}
+	if odds == 0 || !(after > 0) {
+		return odds
+	}
+	halvings := after * float64(time.Second) / float64(halfLife)
+	if halvings > 64 {
+		return 0
+	}
+	return odds * math.Exp(-halvings*math.Ln2)
+}
+
+// without reads a network's evidence, less what one of its hosts says there, at a time. A slice counts 1/(1 + age/halfLife): a burst
+// counts at once, and after three days an eighth is left where an exponential of the same half-life would leave less than a hundredth.
+func (e *Evidence) without(host *Evidence, now time.Time, halfLife time.Duration) (m Mass) {
+	at, half := seconds(now), halfLife.Seconds()
+	add := func(c, own *Count, age float64) {
+		if *c == (Count{}) {
+			return
+		}
+		others := *c
+		if own != nil {
+			voice := own.voice()
+			others.Spam -= voice.Spam
+			others.Ham -= voice.Ham
+		}
+		weight := half / (half + max(age, 0))
+		m.Spam += messages(others.Spam) * weight
+		m.Ham += messages(others.Ham) * weight
+	}
+	const width, pastWidth = float64(SliceWidth / time.Second), float64(PastWidth / time.Second)
+	for i := range min(Pasts, e.Newest/slicesPerPast+1) {
+		n := e.Newest/slicesPerPast - i
+		// A long slice is as old as the middle of what has passed of it.
+		start := float64(n) * pastWidth
+		add(&e.Past[n%Pasts], host.past(n), at-(start+min(start+pastWidth, max(at, start)))/2)
+	}
+	for i := range min(Slices, e.Newest+1) {
+		n := e.Newest - i
+		add(&e.Recent[n%Slices], host.recent(n), at-float64(n+1)*width)
+	}
+	return m
+}
+
+func seconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }

@@ -53,10 +53,10 @@ type Thresholds struct{ Good, Suspect, Bad Threshold }
 var DefaultThresholds = Thresholds{
 	Good:    Threshold{Enter: -1.5, Leave: -0.9},
 	Suspect: Threshold{Enter: 0.6, Leave: 0.3},
-	Bad:     Threshold{Enter: 1.1, Leave: 0.7},
+	Bad:     Threshold{Enter: 1.4, Leave: 1.1},
 }
 
-// provenHam is how many messages of ham of its own a client needs, as they count now, before it can be good: the neighbours' merit
+// provenHam is how many messages of ham of its own a client needs on record before it can be good: the neighbours' merit
 // does not prove a stranger.
 const provenHam = 2.0
 

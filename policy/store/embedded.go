@@ -8,7 +8,6 @@ package store
 import (
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -16,7 +15,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/gaissmai/bart"
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/ehlogate/ehlogate/policy"
@@ -27,7 +25,6 @@ import (
 const FileName = "reputation.db"
 
 const (
-	shards = 64
 	// retryAfter is the pause after a commit that failed: a full disk is asked again once a second.
 	retryAfter = time.Second
 	sweepEvery = 10 * time.Minute
@@ -46,30 +43,23 @@ type Stats struct {
 
 // Embedded is the embedded store. Open makes one.
 type Embedded struct {
+	*Memory
 	Stats Stats
 
-	now    func() time.Time
-	db     *bolt.DB
-	seed   maphash.Seed
-	shards [shards]shard
-	// overrides is replaced whole by writers, who hold writing.
-	overrides atomic.Pointer[bart.Table[policy.Override]]
-	writing   sync.Mutex
+	now func() time.Time
+	db  *bolt.DB
+	// writing is held by whoever changes the overrides.
+	writing sync.Mutex
 
 	queue   queue
 	closing chan struct{}
 	done    sync.WaitGroup
 }
 
-type shard struct {
-	sync.RWMutex
-	evidence map[netip.Prefix]reputation.Evidence
-}
-
 // queue is what the next commit has to write and whom it has to tell.
 type queue struct {
 	sync.Mutex
-	dirty   map[netip.Prefix]struct{}
+	dirty   map[key]struct{}
 	waiting []chan error
 	closed  bool
 	wake    chan struct{}
@@ -93,12 +83,8 @@ func Open(dir string, now func() time.Time) (*Embedded, error) {
 }
 
 func newEmbedded(now func() time.Time) *Embedded {
-	e := &Embedded{now: now, seed: maphash.MakeSeed(), closing: make(chan struct{})}
-	e.queue.dirty, e.queue.wake = map[netip.Prefix]struct{}{}, make(chan struct{}, 1)
-	for i := range e.shards {
-		e.shards[i].evidence = map[netip.Prefix]reputation.Evidence{}
-	}
-	e.overrides.Store(new(bart.Table[policy.Override]))
+	e := &Embedded{Memory: NewMemory(), now: now, closing: make(chan struct{})}
+	e.queue.dirty, e.queue.wake = map[key]struct{}{}, make(chan struct{}, 1)
 	return e
 }
 
@@ -117,44 +103,17 @@ func (e *Embedded) Close() error {
 	return errors.Join(err, e.db.Close())
 }
 
-// Recall returns what is known of an address, from memory.
-func (e *Embedded) Recall(addr netip.Addr, k policy.Keys) policy.Known {
-	known := policy.Known{Host: e.get(k.Host), Network: e.get(k.Network)}
-	known.Override, known.Overridden = e.overrides.Load().Lookup(addr)
-	return known
-}
-
-// Learn adds a lesson to the host and its network and sets the host's tier; see policy.Store.
-func (e *Embedded) Learn(k policy.Keys, l policy.Lesson, tier func(before, after policy.Known) reputation.Tier) <-chan error {
+// Learn adds a lesson; see policy.Store.
+func (e *Embedded) Learn(k policy.Keys, l policy.Lesson, settle func(before, after policy.Known) reputation.Evidence) <-chan error {
 	e.Stats.Learnt.Add(1)
-	var before, after policy.Known
-	e.update(k.Network, func(v reputation.Evidence) reputation.Evidence {
-		before.Network = v
-		after.Network = v.Add(l.At, l.Spam, l.Ham)
-		return after.Network
-	})
-	e.update(k.Host, func(v reputation.Evidence) reputation.Evidence {
-		before.Host = v
-		after.Host = v.Add(l.At, l.Spam, l.Ham)
-		after.Host.Tier = tier(before, after)
-		return after.Host
-	})
-	return e.enqueue(k.Host, k.Network)
+	e.Memory.Learn(k, l, settle)
+	return e.enqueue(keysOf(k)...)
 }
 
-// Forget removes the evidence of every host and network inside a network, takes a single host's part out of its network given in
-// keys, and removes the override on exactly that network. It returns how many records and overrides it removed.
-func (e *Embedded) Forget(n netip.Prefix, k policy.Keys) (removed int, err error) {
-	var changed []netip.Prefix
-	if n == k.Host {
-		host := e.get(k.Host)
-		e.update(k.Network, func(v reputation.Evidence) reputation.Evidence { return v.Without(host) })
-		changed = append(changed, k.Network)
-	}
-	gone := e.remove(func(key netip.Prefix, _ reputation.Evidence) bool {
-		return n.Bits() <= key.Bits() && n.Contains(key.Addr())
-	})
-	removed = len(gone)
+// Forget removes evidence and the override on exactly that network, as Memory.Forget does. It returns how many of both it removed.
+func (e *Embedded) Forget(n netip.Prefix, k policy.Keys) (int, error) {
+	gone, changed := e.forget(n, k)
+	removed := len(gone)
 	lifted, err := e.LiftOverride(n)
 	if lifted {
 		removed++
@@ -162,71 +121,7 @@ func (e *Embedded) Forget(n netip.Prefix, k policy.Keys) (removed int, err error
 	return removed, errors.Join(err, <-e.enqueue(append(changed, gone...)...))
 }
 
-// Len is the number of records kept.
-func (e *Embedded) Len() int {
-	n := 0
-	for i := range e.shards {
-		s := &e.shards[i]
-		s.RLock()
-		n += len(s.evidence)
-		s.RUnlock()
-	}
-	return n
-}
-
-// Each calls f for every record until it returns false. Records that change meanwhile may be seen before or after the change.
-func (e *Embedded) Each(f func(netip.Prefix, reputation.Evidence) bool) {
-	for i := range e.shards {
-		s := &e.shards[i]
-		s.RLock()
-		keys := make([]netip.Prefix, 0, len(s.evidence))
-		for k := range s.evidence {
-			keys = append(keys, k)
-		}
-		s.RUnlock()
-		for _, k := range keys {
-			if !f(k, e.get(k)) {
-				return
-			}
-		}
-	}
-}
-
-func (e *Embedded) shard(k netip.Prefix) *shard {
-	return &e.shards[maphash.Comparable(e.seed, k)%shards]
-}
-
-func (e *Embedded) get(k netip.Prefix) reputation.Evidence {
-	s := e.shard(k)
-	s.RLock()
-	defer s.RUnlock()
-	return s.evidence[k]
-}
-
-func (e *Embedded) update(k netip.Prefix, f func(reputation.Evidence) reputation.Evidence) {
-	s := e.shard(k)
-	s.Lock()
-	defer s.Unlock()
-	s.evidence[k] = f(s.evidence[k])
-}
-
-// remove deletes the records that match from memory and returns their keys, to be enqueued.
-func (e *Embedded) remove(match func(netip.Prefix, reputation.Evidence) bool) (gone []netip.Prefix) {
-	for i := range e.shards {
-		s := &e.shards[i]
-		s.Lock()
-		for k, v := range s.evidence {
-			if match(k, v) {
-				delete(s.evidence, k)
-				gone = append(gone, k)
-			}
-		}
-		s.Unlock()
-	}
-	return gone
-}
-
-func (e *Embedded) enqueue(keys ...netip.Prefix) <-chan error {
+func (e *Embedded) enqueue(keys ...key) <-chan error {
 	told := make(chan error, 1)
 	q := &e.queue
 	q.Lock()
@@ -273,7 +168,7 @@ func (e *Embedded) commit() error {
 	q := &e.queue
 	q.Lock()
 	dirty, waiting := q.dirty, q.waiting
-	q.dirty, q.waiting = map[netip.Prefix]struct{}{}, nil
+	q.dirty, q.waiting = map[key]struct{}{}, nil
 	q.Unlock()
 	if len(dirty) == 0 && len(waiting) == 0 {
 		return nil
@@ -319,7 +214,7 @@ func (e *Embedded) sweepLoop() {
 // Sweep removes records in which nothing counts any more, and overrides that have ended. The store does it by itself every ten minutes.
 func (e *Embedded) Sweep() {
 	now := e.now()
-	gone := e.remove(func(_ netip.Prefix, v reputation.Evidence) bool { return v.Empty(now) })
+	gone := e.remove(func(_ key, v reputation.Evidence) bool { return v.Empty(now) })
 	e.Stats.Expired.Add(uint64(len(gone)))
 	if len(gone) > 0 {
 		e.enqueue(gone...)

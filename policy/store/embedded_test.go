@@ -39,11 +39,11 @@ func keys(addr string) policy.Keys {
 
 func learn(e *Embedded, addr string, spam, ham float64) error {
 	return <-e.Learn(keys(addr), policy.Lesson{At: noon, Spam: spam, Ham: ham},
-		func(_, after policy.Known) reputation.Tier { return reputation.Suspect })
+		func(_, after policy.Known) reputation.Evidence { return after.Host.Enter(reputation.Suspect, noon, 1) })
 }
 
 func count(e *Embedded, n netip.Prefix) reputation.Count {
-	return e.get(n).Ring[reputation.Slice(noon)%reputation.Slices]
+	return e.get(key{network: n}).Recent[reputation.Slice(noon)%reputation.Slices]
 }
 
 func TestWhatIsLearntIsThereAfterReopening(t *testing.T) {
@@ -62,7 +62,7 @@ func TestWhatIsLearntIsThereAfterReopening(t *testing.T) {
 
 	e = open(t, dir)
 	known := e.Recall(netip.MustParseAddr("192.0.2.7"), keys("192.0.2.7"))
-	if known.Host.Tier != reputation.Suspect || count(e, keys("192.0.2.7").Network) != (reputation.Count{Spam: 32, Ham: 64}) {
+	if m := known.Host.Total(); known.Host.Tier != reputation.Suspect || m != (reputation.Mass{Spam: 1, Ham: 2}) || known.Network.Empty(noon) {
 		t.Errorf("after reopening: %+v", known)
 	}
 	if known := e.Recall(netip.MustParseAddr("198.51.100.9"), keys("198.51.100.9")); !known.Overridden || known.Override != deny {
@@ -73,11 +73,30 @@ func TestWhatIsLearntIsThereAfterReopening(t *testing.T) {
 	}
 }
 
+func TestAnAutonomousSystemIsKeptAndForgotten(t *testing.T) {
+	dir := t.TempDir()
+	e := open(t, dir)
+	k, addr := keys("192.0.2.7"), netip.MustParseAddr("192.0.2.7")
+	k.ASN = 64500
+	settle := func(_, after policy.Known) reputation.Evidence { return after.Host }
+	if err := <-e.Learn(k, policy.Lesson{At: noon, Spam: 1}, settle); err != nil {
+		t.Fatal(err)
+	}
+	e.Close()
+	e = open(t, dir)
+	if known := e.Recall(addr, k); known.AS.Total().Spam != 1 || known.AS.Recent != known.Network.Recent {
+		t.Errorf("after reopening: %+v", known)
+	}
+	if _, err := e.Forget(k.Host, k); err != nil || e.Recall(addr, k).AS.Total() != (reputation.Mass{}) {
+		t.Errorf("%v; forgotten, its system still knows %v", err, e.Recall(addr, k).AS)
+	}
+}
+
 func TestLearningTogetherSharesCommits(t *testing.T) {
 	e := open(t, t.TempDir())
-	var learners sync.WaitGroup
+	var all sync.WaitGroup
 	for i := range 50 {
-		learners.Go(func() {
+		all.Go(func() {
 			for range 10 {
 				if err := learn(e, fmt.Sprintf("192.0.2.%d", i), 1, 0); err != nil {
 					t.Error(err)
@@ -85,9 +104,12 @@ func TestLearningTogetherSharesCommits(t *testing.T) {
 			}
 		})
 	}
-	learners.Wait()
-	if got := count(e, keys("192.0.2.1").Network).Spam; got != 500*reputation.Unit {
-		t.Errorf("the network learnt %d units", got)
+	all.Wait()
+	if got := count(e, keys("192.0.2.1").Host).Spam; got != 10*reputation.Unit {
+		t.Errorf("a host learnt %d units", got)
+	}
+	if got := count(e, keys("192.0.2.1").Network).Spam; got != 50*2*reputation.Unit {
+		t.Errorf("the network learnt %d units, want the voices of 50 hosts", got)
 	}
 	if c := e.Stats.Commits.Load(); c >= 250 {
 		t.Errorf("%d commits for 500 lessons of 50 learners", c)
@@ -118,7 +140,7 @@ func TestSweepRemovesWhatNoLongerCounts(t *testing.T) {
 	e := open(t, dir)
 	learn(e, "192.0.2.7", 1, 0)
 	e.SetOverride(policy.Override{Network: netip.MustParsePrefix("192.0.2.0/24"), Until: noon.Add(time.Hour)})
-	e.now = func() time.Time { return noon.Add(reputation.Slices * reputation.SliceWidth) }
+	e.now = func() time.Time { return noon.Add(reputation.Pasts * reputation.PastWidth) }
 	e.Sweep()
 	e.Close()
 	if e = open(t, dir); e.Len() != 0 || len(e.Overrides()) != 0 {
@@ -177,7 +199,7 @@ func TestRefusedFiles(t *testing.T) {
 				return tx.Bucket(bucketMeta).Put(keyFormat, []byte("ehlogate evidence 9"))
 			})
 		}, `has format "ehlogate evidence 9"`},
-		"a flipped byte in a record": {func(t *testing.T) []byte { return flip(sound(t), "\xc0\x00\x07\x07\x20\x01\x02") }, "wrong checksum"},
+		"a flipped byte in a record": {func(t *testing.T) []byte { return flip(sound(t), "\xc0\x00\x07\x07\x20\x22") }, "wrong checksum"},
 		"a page overwritten": {func(t *testing.T) []byte {
 			b := sound(t)
 			copy(b[4096*3:], bytes.Repeat([]byte{0xff}, len(b)-4096*3))
@@ -236,19 +258,25 @@ func TestKilledAtAnyMomentNothingAcknowledgedIsLost(t *testing.T) {
 		cmd.Wait()
 		acknowledged += strings.Count(out.String(), "+")
 		e := open(t, dir)
-		if got := int(count(e, keys("192.0.2.1").Network).Ham); got < acknowledged || acknowledged == 0 {
+		got := 0
+		for i := range learners {
+			got += int(count(e, keys(fmt.Sprintf("192.0.2.%d", i)).Host).Ham)
+		}
+		if got < acknowledged || acknowledged == 0 {
 			t.Fatalf("round %d: %d lessons acknowledged, the file holds %d", round, acknowledged, got)
 		}
 		e.Close()
 	}
 }
 
+const learners = 8
+
 func learner(dir string) {
 	e, err := Open(dir, clock)
 	if err != nil {
 		panic(err)
 	}
-	for i := range 8 {
+	for i := range learners {
 		go func() {
 			for {
 				if learn(e, fmt.Sprintf("192.0.2.%d", i), 0, 1.0/reputation.Unit) == nil {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -19,7 +18,8 @@ import (
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
-// The file's buckets. An evidence key is the network's address and one byte of prefix length; its value is the record of package
+// The file's buckets. An evidence key is the network's address and one byte of prefix length, or "SA" and the
+// number of an autonomous system; its value is the record of package
 // reputation and a CRC-32C over key and record, because bbolt checks its own pages but not what is in them.
 var (
 	bucketMeta      = []byte("meta")
@@ -30,7 +30,7 @@ var (
 )
 
 // format names the file's schema. Another one is refused.
-const format = "ehlogate evidence 1"
+const format = "ehlogate evidence 2"
 
 // openFile reads the file into the store with a lock that lets nobody write, and only if all of it is sound opens it for writing.
 func openFile(path string, e *Embedded) (*bolt.DB, error) {
@@ -91,16 +91,16 @@ func load(path string, size int64, e *Embedded) error {
 	})
 }
 
-func (e *Embedded) loadEvidence(key, value []byte) error {
-	var n netip.Prefix
-	if err := n.UnmarshalBinary(key); err != nil {
-		return fmt.Errorf("key %x: %w", key, err)
+func (e *Embedded) loadEvidence(stored, value []byte) error {
+	var n key
+	if err := n.UnmarshalBinary(stored); err != nil {
+		return fmt.Errorf("key %x: %w", stored, err)
 	}
 	if len(value) < 4 {
 		return fmt.Errorf("record of %s: %d bytes", n, len(value))
 	}
 	record, sum := value[:len(value)-4], binary.BigEndian.Uint32(value[len(value)-4:])
-	if checksum(key, record) != sum {
+	if checksum(stored, record) != sum {
 		return fmt.Errorf("record of %s: wrong checksum", n)
 	}
 	var v reputation.Evidence
@@ -121,20 +121,20 @@ func (e *Embedded) loadOverride(key, value []byte) error {
 }
 
 // putEvidence writes a record, or removes it when it is zero.
-func putEvidence(tx *bolt.Tx, n netip.Prefix, v reputation.Evidence) error {
-	key, err := n.MarshalBinary()
+func putEvidence(tx *bolt.Tx, n key, v reputation.Evidence) error {
+	stored, err := n.AppendBinary(nil)
 	if err != nil {
 		return err
 	}
 	b := tx.Bucket(bucketEvidence)
 	if v == (reputation.Evidence{}) {
-		return b.Delete(key)
+		return b.Delete(stored)
 	}
 	record, err := v.AppendBinary(make([]byte, 0, reputation.RecordSize+4))
 	if err != nil {
 		return err
 	}
-	return b.Put(key, binary.BigEndian.AppendUint32(record, checksum(key, record)))
+	return b.Put(stored, binary.BigEndian.AppendUint32(record, checksum(stored, record)))
 }
 
 func checksum(key, record []byte) uint32 {

@@ -22,28 +22,62 @@ type Lookup struct {
 	Why      string  `json:"why"`
 }
 
-// Explanation is a Lookup term by term.
+// Explanation is a Lookup term by term: Score is Own.LogOdds + Expected.LogOdds.
 type Explanation struct {
 	Lookup
-	Mode string `json:"mode"`
-	// Own and Neighbours are evidence in messages as they count now; Since is the start of the oldest slice of the host's own.
-	Own        Weights   `json:"own"`
-	Neighbours Weights   `json:"neighbours"`
-	Since      time.Time `json:"since,omitzero"`
-	// Expected is the share of spam expected of a host of this network, Strength the messages that this weighs.
-	Expected   float64               `json:"expected"`
-	Strength   float64               `json:"strength"`
+	Mode     policy.Mode `json:"mode"`
+	Own      Own         `json:"own"`
+	Expected Expected    `json:"expected"`
+	// Stored is the tier that the client was in after its last message, Entered when it came there, to five minutes, and EnteredAt at
+	// which score. Tier is the one that it is in now.
+	Stored     string                `json:"stored_tier"`
+	Entered    time.Time             `json:"entered,omitzero"`
+	EnteredAt  float64               `json:"entered_at"`
 	Thresholds reputation.Thresholds `json:"thresholds"`
 	Exempt     bool                  `json:"exempt"`
 	Override   *policy.Override      `json:"override,omitempty"`
 	// Modes is what the MTA would be told in each mode.
 	Modes map[policy.Mode]string `json:"modes"`
+	// Outlook is what would change the answer.
+	Outlook Outlook `json:"outlook"`
+}
+
+// Own is a host's own evidence: all messages on record, since the start of the oldest slice of them, and what they weigh now, which is at
+// most Cap; spam fades by half in HalfLife, ham in HamHalfLife.
+type Own struct {
+	Spam        float64   `json:"spam"`
+	Ham         float64   `json:"ham"`
+	Since       time.Time `json:"since,omitzero"`
+	LogOdds     float64   `json:"log_odds"`
+	Cap         float64   `json:"cap"`
+	HalfLife    string    `json:"half_life"`
+	HamHalfLife string    `json:"ham_half_life"`
+}
+
+// Expected is what is expected of a host of its network before its own evidence.
+type Expected struct {
+	Prior float64 `json:"prior"`
+	// ASN is the autonomous system, 0 when none is known; AS is its evidence as it counts now, and Start the share of spammers expected after it.
+	ASN   uint32  `json:"asn,omitempty"`
+	AS    Weights `json:"as,omitzero"`
+	Start float64 `json:"start"`
+	// Neighbours is the evidence of the network without the host as it counts now, Share the share expected after it.
+	Neighbours Weights `json:"neighbours"`
+	Share      float64 `json:"share"`
+	LogOdds    float64 `json:"log_odds"`
 }
 
 // Weights are messages.
 type Weights struct {
 	Spam float64 `json:"spam"`
 	Ham  float64 `json:"ham"`
+}
+
+// Outlook is what would turn the answer: so many further messages, or so many seconds without any. 0 would not, as far as was looked.
+type Outlook struct {
+	Ham         int `json:"ham"`
+	Spam        int `json:"spam"`
+	WaitSeconds int `json:"wait_seconds"`
 }
 
 // Change is an operator's allow, deny or forget of a network.

@@ -23,7 +23,7 @@ type Store interface {
 	SetOverride(policy.Override) error
 	Overrides() []policy.Override
 	Forget(netip.Prefix, policy.Keys) (int, error)
-	Each(func(netip.Prefix, reputation.Evidence) bool)
+	EachNetwork(func(netip.Prefix, reputation.Evidence) bool)
 }
 
 // Server serves the API. Its fields are set before Handler.
@@ -87,15 +87,26 @@ func lookupOf(d policy.Decision) Lookup {
 
 func (s *Server) explain(addr netip.Addr) Explanation {
 	d, known := s.Judge.Explain(addr)
-	p := *s.Judge.Policy()
+	p, now := *s.Judge.Policy(), s.Now()
 	e := Explanation{
-		Lookup: lookupOf(d), Mode: string(d.Mode), Own: weights(d.Own), Neighbours: weights(d.Neighbours), Since: known.Host.Since(),
-		Expected: round(d.Expected), Strength: round(d.Strength), Thresholds: p.Thresholds, Exempt: d.Exempt, Override: d.Override,
-		Modes: map[policy.Mode]string{},
+		Lookup: lookupOf(d), Mode: d.Mode,
+		Own: Own{
+			Spam: round(d.Own.Spam), Ham: round(d.Own.Ham), Since: known.Host.Since(), LogOdds: round(d.Own.LogOdds),
+			Cap: p.Params.Cap, HalfLife: p.Params.HalfLife.String(), HamHalfLife: p.Params.HamHalfLife.String(),
+		},
+		Expected: Expected{
+			Prior: p.Params.Prior, ASN: d.ASN, AS: weights(d.Expected.AS), Start: round(d.Expected.Start),
+			Neighbours: weights(d.Expected.Neighbours), Share: round(d.Expected.Share), LogOdds: round(d.Expected.LogOdds),
+		},
+		Stored: known.Host.Tier.String(), Thresholds: p.Thresholds, Exempt: d.Exempt, Override: d.Override, Modes: map[policy.Mode]string{},
 	}
+	e.Entered, e.EnteredAt = known.Host.Entered()
+	e.EnteredAt = round(e.EnteredAt)
+	o := p.Outlook(addr, known, now)
+	e.Outlook = Outlook{Ham: o.Ham, Spam: o.Spam, WaitSeconds: int(o.Wait.Seconds())}
 	for _, m := range policy.Modes {
 		p.Mode = m
-		e.Modes[m] = p.Decide(addr, known, s.Now()).Verb()
+		e.Modes[m] = p.Decide(addr, known, now).Verb()
 	}
 	return e
 }
@@ -186,7 +197,7 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request) {
 			entries[n] = d.Keywords()
 		}
 	}
-	s.Store.Each(func(n netip.Prefix, _ reputation.Evidence) bool {
+	s.Store.EachNetwork(func(n netip.Prefix, _ reputation.Evidence) bool {
 		if p.Keys(n.Addr()).Host == n {
 			add(n, false)
 		}

@@ -1,0 +1,200 @@
+package store
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/maphash"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/gaissmai/bart"
+
+	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/reputation"
+)
+
+// Memory keeps evidence in memory and nowhere else: what the embedded store answers from, and what a replay needs.
+type Memory struct {
+	seed   maphash.Seed
+	shards [shards]shard
+	// overrides is replaced whole by writers, one at a time.
+	overrides atomic.Pointer[bart.Table[policy.Override]]
+}
+
+const shards = 64
+
+type shard struct {
+	sync.RWMutex
+	evidence map[key]reputation.Evidence
+}
+
+// key is what evidence is kept of: a host or a network, else an autonomous system.
+type key struct {
+	network netip.Prefix
+	asn     uint32
+}
+
+func (k key) String() string {
+	if k.asn != 0 {
+		return fmt.Sprintf("AS%d", k.asn)
+	}
+	return k.network.String()
+}
+
+// systemTag starts the stored key of an autonomous system; its four bytes of number follow. Together they are shorter than any other's.
+const systemTag = 'S'
+
+func (k key) AppendBinary(b []byte) ([]byte, error) {
+	if k.asn != 0 {
+		return binary.BigEndian.AppendUint32(append(b, systemTag, 'A'), k.asn), nil
+	}
+	return k.network.AppendBinary(b)
+}
+
+func (k *key) UnmarshalBinary(b []byte) error {
+	if len(b) == 6 && b[0] == systemTag && b[1] == 'A' {
+		k.asn = binary.BigEndian.Uint32(b[2:])
+		return nil
+	}
+	return k.network.UnmarshalBinary(b)
+}
+
+func keysOf(k policy.Keys) []key {
+	keys := []key{{network: k.Host}, {network: k.Network}}
+	if k.ASN != 0 {
+		keys = append(keys, key{asn: k.ASN})
+	}
+	return keys
+}
+
+// NewMemory returns an empty one.
+func NewMemory() *Memory {
+	m := &Memory{seed: maphash.MakeSeed()}
+	for i := range m.shards {
+		m.shards[i].evidence = map[key]reputation.Evidence{}
+	}
+	m.overrides.Store(new(bart.Table[policy.Override]))
+	return m
+}
+
+// Recall returns what is known of an address.
+func (m *Memory) Recall(addr netip.Addr, k policy.Keys) policy.Known {
+	known := policy.Known{Host: m.get(key{network: k.Host}), Network: m.get(key{network: k.Network})}
+	if k.ASN != 0 {
+		known.AS = m.get(key{asn: k.ASN})
+	}
+	known.Override, known.Overridden = m.overrides.Load().Lookup(addr)
+	return known
+}
+
+// durable is what a lesson yields that has nowhere else to go.
+var durable = func() <-chan error { c := make(chan error); close(c); return c }()
+
+// Learn adds a lesson; see policy.Store. The channel yields at once.
+func (m *Memory) Learn(k policy.Keys, l policy.Lesson, settle func(before, after policy.Known) reputation.Evidence) <-chan error {
+	var before, after policy.Known
+	var moved reputation.Move
+	m.update(key{network: k.Host}, func(v reputation.Evidence) reputation.Evidence {
+		before.Host = v
+		v, moved = v.Add(l.At, l.Spam, l.Ham)
+		return v
+	})
+	move := func(into key, before, after *reputation.Evidence) {
+		m.update(into, func(v reputation.Evidence) reputation.Evidence {
+			*before, *after = v, v.Apply(moved)
+			return *after
+		})
+	}
+	move(key{network: k.Network}, &before.Network, &after.Network)
+	if k.ASN != 0 {
+		move(key{asn: k.ASN}, &before.AS, &after.AS)
+	}
+	// Others may have learnt of the host meanwhile: the tier is that of all that is known now.
+	m.update(key{network: k.Host}, func(v reputation.Evidence) reputation.Evidence {
+		after.Host = v
+		return settle(before, after)
+	})
+	return durable
+}
+
+// forget removes the evidence of every host and network inside a network, and takes a single host's part out of its network and its
+// autonomous system, given in keys. It returns the keys that are gone and those that changed.
+func (m *Memory) forget(n netip.Prefix, k policy.Keys) (gone, changed []key) {
+	if n == k.Host {
+		host := m.get(key{network: k.Host})
+		changed = keysOf(k)[1:]
+		for _, around := range changed {
+			m.update(around, func(v reputation.Evidence) reputation.Evidence { return v.Without(host) })
+		}
+	}
+	gone = m.remove(func(inside key, _ reputation.Evidence) bool {
+		return inside.asn == 0 && n.Bits() <= inside.network.Bits() && n.Contains(inside.network.Addr())
+	})
+	return gone, changed
+}
+
+// Len is the number of records kept.
+func (m *Memory) Len() int {
+	n := 0
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.RLock()
+		n += len(s.evidence)
+		s.RUnlock()
+	}
+	return n
+}
+
+// EachNetwork calls f for the record of every host and network until it returns false. Records that change meanwhile may be seen before
+// or after the change.
+func (m *Memory) EachNetwork(f func(netip.Prefix, reputation.Evidence) bool) {
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.RLock()
+		keys := make([]key, 0, len(s.evidence))
+		for k := range s.evidence {
+			if k.asn == 0 {
+				keys = append(keys, k)
+			}
+		}
+		s.RUnlock()
+		for _, k := range keys {
+			if !f(k.network, m.get(k)) {
+				return
+			}
+		}
+	}
+}
+
+func (m *Memory) shard(k key) *shard { return &m.shards[maphash.Comparable(m.seed, k)%shards] }
+
+func (m *Memory) get(k key) reputation.Evidence {
+	s := m.shard(k)
+	s.RLock()
+	defer s.RUnlock()
+	return s.evidence[k]
+}
+
+func (m *Memory) update(k key, f func(reputation.Evidence) reputation.Evidence) {
+	s := m.shard(k)
+	s.Lock()
+	defer s.Unlock()
+	s.evidence[k] = f(s.evidence[k])
+}
+
+// remove deletes the records that match and returns their keys.
+func (m *Memory) remove(match func(key, reputation.Evidence) bool) (gone []key) {
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.Lock()
+		for k, v := range s.evidence {
+			if match(k, v) {
+				delete(s.evidence, k)
+				gone = append(gone, k)
+			}
+		}
+		s.Unlock()
+	}
+	return gone
+}
