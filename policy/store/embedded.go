@@ -214,7 +214,7 @@ func (e *Embedded) sweepLoop() {
 // Sweep removes records in which nothing counts any more, and overrides that have ended. The store does it by itself every ten minutes.
 func (e *Embedded) Sweep() {
 	now := e.now()
-	gone := e.remove(func(_ key, v reputation.Evidence) bool { return v.Empty(now) })
+	gone := e.expire(now)
 	e.Stats.Expired.Add(uint64(len(gone)))
 	if len(gone) > 0 {
 		e.enqueue(gone...)

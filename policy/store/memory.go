@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/gaissmai/bart"
 
@@ -165,6 +166,13 @@ func (m *Memory) EachNetwork(f func(netip.Prefix, reputation.Evidence) bool) {
 			}
 		}
 	}
+}
+
+// Expire removes records in which nothing counts any more and returns how many.
+func (m *Memory) Expire(now time.Time) int { return len(m.expire(now)) }
+
+func (m *Memory) expire(now time.Time) []key {
+	return m.remove(func(_ key, v reputation.Evidence) bool { return v.Empty(now) })
 }
 
 func (m *Memory) shard(k key) *shard { return &m.shards[maphash.Comparable(m.seed, k)%shards] }
