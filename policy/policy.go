@@ -210,7 +210,7 @@ func (d Decision) Why() string {
 	case d.Override != nil:
 		return fmt.Sprintf("operator's %s of %s%s", d.Override.Verb(), d.Override.Network, note(d.Override.Note))
 	}
-	s := fmt.Sprintf("mode %s, tier %s: score %.2f = %.2f from %.1f spam and %.1f ham of its own, %+.2f from %.1f spam and %.1f ham of its neighbours",
+	s := fmt.Sprintf("mode %s, tier %s: score %.2f = %.2f from %.1f spam and %.1f ham of its own, %+.2f from neighbours weighing %.1f spam and %.1f ham",
 		d.Mode, d.Tier, d.Score, d.Own.LogOdds, d.Own.Spam, d.Own.Ham, d.Expected.LogOdds, d.Expected.Neighbours.Spam, d.Expected.Neighbours.Ham)
 	if d.Would && !d.Withhold {
 		s += "; would be withheld outside observe"

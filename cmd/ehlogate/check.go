@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/postfix"
+	"github.com/ehlogate/ehlogate/policy/asn"
 	"github.com/ehlogate/ehlogate/policy/store"
 )
 
@@ -30,6 +31,11 @@ func check(c *cli.Context) error {
 		return err
 	}
 	found := []postfix.Finding{{OK: true, What: "the configuration is sound"}}
+	if err := new(asn.Database).Use(cfg.ASNDatabase); err != nil {
+		found = append(found, postfix.Finding{What: "autonomous systems are not judged", Mend: "mend or replace the file of reputation.asn_database: " + err.Error()})
+	} else if cfg.ASNDatabase != "" {
+		found = append(found, postfix.Finding{OK: true, What: "the database of autonomous systems is sound"})
+	}
 	running := daemon.Health(c.Context)
 	if running == nil {
 		found = append(found, postfix.Finding{OK: true, What: "the daemon answers, and holds its store"})

@@ -98,7 +98,7 @@ func explanation(e api.Explanation) string {
 	row("own evidence", "%s", ownText(e.Own))
 	row("prior", "%.0f %% of the clients of whom nothing is known are expected to be spammers", 100*e.Expected.Prior)
 	row("AS", "%s", systemText(e.Expected))
-	row("neighbours", "%.1f spam and %.1f ham as they count now, in %s without this host: %.0f %% spammers expected, %+.2f",
+	row("neighbours", "weighing %.1f spam and %.1f ham now, in %s without this host: %.0f %% spammers expected, %+.2f",
 		e.Expected.Neighbours.Spam, e.Expected.Neighbours.Ham, e.Network, 100*e.Expected.Share, e.Expected.LogOdds)
 	row("score", "%.2f = %.2f of its own %+.2f expected; 0 is even odds of spam, 2.2 nine to one, each term within ±%g",
 		e.Score, e.Own.LogOdds, e.Expected.LogOdds, e.Own.Cap)
@@ -123,7 +123,7 @@ func systemText(x api.Expected) string {
 	if x.ASN == 0 {
 		return "not known"
 	}
-	return fmt.Sprintf("AS%d, %.1f spam and %.1f ham as they count now: %.0f %% spammers expected before the neighbours", x.ASN, x.AS.Spam, x.AS.Ham, 100*x.Start)
+	return fmt.Sprintf("AS%d, weighing %.1f spam and %.1f ham now: %.0f %% spammers expected before the neighbours", x.ASN, x.AS.Spam, x.AS.Ham, 100*x.Start)
 }
 
 func tierText(e api.Explanation) string {

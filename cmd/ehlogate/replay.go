@@ -15,6 +15,7 @@ import (
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/replay"
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/asn"
 )
 
 func replayCommand() *cli.Command {
@@ -71,6 +72,11 @@ func replayTrace(c *cli.Context) (err error) {
 		defer func() { err = errors.Join(err, f.Close()) }()
 		opts.Decisions = f
 	}
+	var systems asn.Database
+	if err := systems.Use(cfg.ASNDatabase); err != nil {
+		return misused{err}
+	}
+	cfg.Policy.ASN = systems.Lookup
 	bar := progress(c.App.ErrWriter, size)
 	s, err := replay.Run(io.TeeReader(trace, bar), policy.New(cfg.Policy), opts)
 	bar.Close()

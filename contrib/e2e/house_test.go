@@ -13,6 +13,7 @@ func TestImportsPointDown(t *testing.T) {
 		"policy/reputation": {},
 		"policy":            {"policy/reputation"},
 		"policy/store":      {"policy", "policy/reputation"},
+		"policy/asn":        {},
 		"policy/table":      {"policy", "policy/reputation"},
 		"policy/ledger":     {"policy", "policy/reputation"},
 		"milter/verdict":    {"policy", "policy/reputation"},

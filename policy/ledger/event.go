@@ -34,6 +34,7 @@ type client struct {
 	Port uint16 `json:"port,omitempty"`
 	Name string `json:"name,omitempty"`
 	PTR  string `json:"ptr,omitempty"`
+	ASN  uint32 `json:"asn,omitempty"`
 }
 
 type reputation struct {
@@ -54,7 +55,7 @@ const anonymousIPv4, anonymousIPv6 = 24, 48
 func Encode(o *policy.Observation, node string, anonymize bool) ([]byte, error) {
 	e := event{
 		Time: o.Time.UTC().Format(timeFormat), Node: node, Event: "session", Session: o.Session, QueueID: o.QueueID,
-		Client: client{Port: o.Client.Port, Name: withoutLocalParts(o.Client.Name), PTR: withoutLocalParts(o.Client.PTR)},
+		Client: client{Port: o.Client.Port, Name: withoutLocalParts(o.Client.Name), PTR: withoutLocalParts(o.Client.PTR), ASN: o.Decision.ASN},
 		HELO:   withoutLocalParts(o.HELO), STARTTLS: o.STARTTLS, FromDomain: withoutLocalParts(o.FromDomain),
 		Rcpts: o.Rcpts, RcptsRejected: o.RcptsRejected, Authenticated: o.Authenticated, Verdict: o.Verdict,
 		Reputation: reputation{Score: math.Round(o.Decision.Score*100) / 100, Tier: o.Decision.Tier.String()},
@@ -76,7 +77,7 @@ func Encode(o *policy.Observation, node string, anonymize bool) ([]byte, error) 
 	}
 	e.Verdict.Reason = withoutLocalParts(e.Verdict.Reason)
 	if anonymize {
-		e.Client, e.HELO = client{Addr: anonymous(o.Client.Addr)}, ""
+		e.Client, e.HELO = client{Addr: anonymous(o.Client.Addr), ASN: o.Decision.ASN}, ""
 		e.Verdict.Reason = addresses.ReplaceAllString(e.Verdict.Reason, "[addr]")
 		if e.TLS != nil {
 			e.TLS.CertSubject = ""

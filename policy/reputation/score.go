@@ -55,7 +55,8 @@ type Own struct {
 
 // Expectation is what is expected of a host before its own evidence.
 type Expectation struct {
-	// Neighbours is the evidence of its network without the host itself, and AS that of its autonomous system, as they count now.
+	// Neighbours is what the evidence of its network without the host itself weighs now, and AS that of its autonomous system. The last
+	// hours weigh twice: by themselves, and in the days that they lie in.
 	Neighbours, AS Mass
 	// Start is the share of spammers expected before the neighbours: the prior, or what the autonomous system makes of it.
 	Start float64

@@ -147,6 +147,7 @@ type Event struct {
 	Client                     struct {
 		Addr, Name string
 		Port       int
+		ASN        uint32
 	}
 	HELO, STARTTLS string
 	TLS            *struct {

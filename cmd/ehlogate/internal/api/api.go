@@ -57,11 +57,11 @@ type Own struct {
 // Expected is what is expected of a host of its network before its own evidence.
 type Expected struct {
 	Prior float64 `json:"prior"`
-	// ASN is the autonomous system, 0 when none is known; AS is its evidence as it counts now, and Start the share of spammers expected after it.
+	// ASN is the autonomous system, 0 when none is known; AS is what its evidence weighs now, and Start the share of spammers expected after it.
 	ASN   uint32  `json:"asn,omitempty"`
 	AS    Weights `json:"as,omitzero"`
 	Start float64 `json:"start"`
-	// Neighbours is the evidence of the network without the host as it counts now, Share the share expected after it.
+	// Neighbours is what the evidence of the network without the host weighs now, Share the share expected after it.
 	Neighbours Weights `json:"neighbours"`
 	Share      float64 `json:"share"`
 	LogOdds    float64 `json:"log_odds"`

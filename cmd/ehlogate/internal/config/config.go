@@ -32,10 +32,12 @@ type Config struct {
 		TokenFile string
 	}
 	// Store is the directory of the embedded store.
-	Store   struct{ Dir string }
-	Policy  policy.Policy
-	Verdict verdict.Rules
-	Log     struct {
+	Store  struct{ Dir string }
+	Policy policy.Policy
+	// ASNDatabase is the file of autonomous systems, empty for none.
+	ASNDatabase string
+	Verdict     verdict.Rules
+	Log         struct {
 		// Events is the event log's path.
 		Events    string
 		Anonymize bool

@@ -41,6 +41,7 @@ var Settings = []Setting{
 	{"reputation.ipv4_network", "prefix length of an IPv4 client's network", integer(8, 32, func(c *Config) *int { return &c.Policy.IPv4Network })},
 	{"reputation.ipv6_host", "prefix length of an IPv6 client", integer(32, 128, func(c *Config) *int { return &c.Policy.IPv6Host })},
 	{"reputation.ipv6_network", "prefix length of an IPv6 client's network", integer(16, 128, func(c *Config) *int { return &c.Policy.IPv6Network })},
+	{"reputation.asn_database", "file in MaxMind's format with the autonomous systems of addresses, such as GeoLite2-ASN.mmdb", path(func(c *Config) *string { return &c.ASNDatabase })},
 	{"verdict.headers", "headers in which the filters before us write their verdict", func(c *Config, v value) error { return c.setHeaders(v) }},
 	{"verdict.silence", "class of an accepted message without a verdict header: none or ham", oneOf([]policy.Class{policy.None, policy.Ham}, func(c *Config) *policy.Class { return &c.Verdict.Silence })},
 	{"log.events", "file of the event log", path(func(c *Config) *string { return &c.Log.Events })},
@@ -50,7 +51,7 @@ var Settings = []Setting{
 }
 
 // reserved are keys of the design that this version has nothing behind. They are refused with a word that tells them from a typing error.
-var reserved = []string{"reputation.asn_database", "verdict.authserv_id", "verdict.traps", "verdict.log_file", "verdict.rspamd_feed"}
+var reserved = []string{"verdict.authserv_id", "verdict.traps", "verdict.log_file", "verdict.rspamd_feed"}
 
 // value is what a key was given: a value of TOML, or the text of a flag or a variable.
 type value struct {

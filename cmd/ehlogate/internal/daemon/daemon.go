@@ -22,6 +22,7 @@ import (
 	"github.com/ehlogate/ehlogate/milter"
 	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/asn"
 	"github.com/ehlogate/ehlogate/policy/ledger"
 	"github.com/ehlogate/ehlogate/policy/store"
 	"github.com/ehlogate/ehlogate/policy/table"
@@ -40,6 +41,7 @@ type Daemon struct {
 	cfg       atomic.Pointer[config.Config]
 	listeners *Listeners
 	store     *store.Embedded
+	systems   asn.Database
 	ledger    *ledger.Log
 	judge     *policy.Judge
 	tables    *table.Server
@@ -69,7 +71,7 @@ func New(cfg *config.Config, listeners *Listeners, log *slog.Logger) (d *Daemon,
 		return nil, err
 	}
 	told := table.NewTold()
-	d.judge = policy.NewJudge(policy.New(cfg.Policy), d.store, time.Now)
+	d.judge = policy.NewJudge(d.policyOf(cfg), d.store, time.Now)
 	d.tables = &table.Server{Decide: d.judge.Decide, Told: told.Put, Log: log}
 	d.milter = &milter.Server{
 		Decide: d.judge.Decide, Told: told.Get, Observe: d.observe, Now: time.Now, Log: log,
@@ -96,6 +98,16 @@ func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 		Handler: server.Handler(), ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute,
 		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelWarn),
 	}, nil
+}
+
+// policyOf is the policy of a configuration. Without its database of autonomous systems it does without them, and says so.
+func (d *Daemon) policyOf(cfg *config.Config) *policy.Policy {
+	if err := d.systems.Use(cfg.ASNDatabase); err != nil {
+		d.log.Error("autonomous systems are not judged until the file of reputation.asn_database is mended", "error", err)
+	}
+	p := cfg.Policy
+	p.ASN = d.systems.Lookup
+	return policy.New(p)
 }
 
 // treats reports whether any tier has an action that changes a message.
@@ -162,6 +174,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	answer(d.listeners.Socketmap, table.Socketmap)
 	answer(d.listeners.Memcache, table.Memcache)
+	watching, unwatch := context.WithCancel(ctx)
+	defer unwatch()
+	go d.systems.Watch(watching, asn.Every, d.log)
 	if l := d.listeners.Milter; l != nil {
 		go func() { failed <- d.milter.Serve(l) }()
 	}
@@ -209,7 +224,7 @@ func (d *Daemon) Reload(cfg *config.Config) error {
 		}
 	}
 	d.cfg.Store(cfg)
-	d.judge.SetPolicy(policy.New(cfg.Policy))
+	d.judge.SetPolicy(d.policyOf(cfg))
 	return d.ledger.Reopen()
 }
 
