@@ -178,6 +178,23 @@ func TestAVictimOfABreakInFallsAndRecovers(t *testing.T) {
 	}
 }
 
+// Who sends nothing but spam, however slowly, stays out: spam without any ham beside it fades eight times as slowly, because there is no
+// cleaned server to be fair to.
+func TestASlowSpammerStaysOut(t *testing.T) {
+	m := newMX(t)
+	const slow = "198.51.100.25"
+	through := 0
+	for range 30 {
+		if m.hear(slow, policy.Spam) {
+			through++
+		}
+		m.wait(4 * time.Hour)
+	}
+	if through > 5 {
+		t.Errorf("%d of 30 messages, one in four hours, were offered STARTTLS, want 5 at most", through)
+	}
+}
+
 // A session without mail is no evidence of anything: scanners and monitoring cost nobody his name, and no memory.
 func TestTenThousandProbesTeachNothing(t *testing.T) {
 	m := newMX(t)

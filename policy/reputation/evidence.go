@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	// SliceWidth is the length of a recent slice, Slices how many are kept: the last four to six hours.
-	SliceWidth = 2 * time.Hour
+	// SliceWidth is the length of a recent slice, Slices how many are kept: the last two to three hours.
+	SliceWidth = time.Hour
 	Slices     = 3
 	// PastWidth is the length of a long slice, Pasts how many are kept: the last four to eight days. Long slices hold the recent ones, too.
 	PastWidth = 96 * time.Hour
@@ -35,7 +35,7 @@ const (
 	slicesPerPast = uint32(PastWidth / SliceWidth)
 	// Counts stop at what the record holds: 4095 messages in a recent slice, a million in a long one.
 	mostRecent, mostPast = 1<<15 - 1, 1<<23 - 1
-	// mostSlice is the newest slice that the record holds: the year 5797.
+	// mostSlice is the newest slice that the record holds: the year 3883.
 	mostSlice = 1<<24 - 1
 	// tierClock is the resolution of Evidence.Since.
 	tierClock = 5 * time.Minute

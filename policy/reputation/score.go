@@ -7,7 +7,7 @@ import (
 
 // Params are the parameters of the model that an operator may set.
 type Params struct {
-	// HalfLife is the time in which spam that a host sent loses half its weight, HamHalfLife the same for its ham.
+	// HalfLife is the time in which spam that a host sent beside its ham loses half its weight, HamHalfLife the same for the ham.
 	HalfLife, HamHalfLife time.Duration
 	// NetworkHalfLife is the age at which what the neighbours sent weighs half.
 	NetworkHalfLife time.Duration
@@ -18,12 +18,15 @@ type Params struct {
 }
 
 // DefaultParams are used where the configuration says nothing else.
-var DefaultParams = Params{HalfLife: 45 * time.Minute, HamHalfLife: 72 * time.Hour, NetworkHalfLife: 12 * time.Hour, Cap: 3, Prior: 0.35}
+var DefaultParams = Params{HalfLife: time.Hour, HamHalfLife: 72 * time.Hour, NetworkHalfLife: 15 * time.Hour, Cap: 3, Prior: 0.35}
 
 const (
 	// spamOdds and hamOdds are what one verdict tells, in log-odds: those of a filter that flags 78 % of a spammer's messages and 10.5 % of
 	// an honest host's, ln(0.78/0.105) and ln(0.895/0.22).
 	spamOdds, hamOdds = 2.0, 1.4
+	// hamless is how much longer the spam of a host without any ham lasts: 1 + hamless half-lives. Who never sent anything else is no server
+	// that was broken into and cleaned.
+	hamless = 7.0
 	// hostVoice is how many messages a host speaks for in its network, in each slice.
 	hostVoice = 2
 	// networkShrink is how many messages of neighbours it takes to outweigh what was expected before.
@@ -49,8 +52,9 @@ type Judgement struct {
 type Own struct {
 	// Spam and Ham are all messages on record, unfaded.
 	Mass
-	// LogOdds is what they weigh now, bounded and faded.
-	LogOdds float64
+	// LogOdds is what they weigh now, bounded and faded; SpamHalfLife is the time in which its spam fades to half.
+	LogOdds      float64
+	SpamHalfLife time.Duration
 }
 
 // Expectation is what is expected of a host before its own evidence.
@@ -66,20 +70,25 @@ type Expectation struct {
 
 // Judge scores a host by its own evidence, its network's and its autonomous system's at a time. The result is finite for every input.
 func Judge(host, network, as Evidence, now time.Time, p Params) Judgement {
-	j := Judgement{Own: Own{host.Total(), host.logOdds(now, &p)}, Expected: expect(&host, &network, &as, now, &p)}
+	at := float64(now.UnixMilli()) / 1000
+	j := Judgement{Own: Own{Mass: host.Total()}, Expected: expect(&host, &network, &as, at, &p)}
+	n := 1 + j.Own.Ham
+	j.Own.SpamHalfLife = time.Duration(float64(p.HalfLife) * (1 + hamless/(n*n)))
+	p.HalfLife = j.Own.SpamHalfLife
+	j.Own.LogOdds = host.logOdds(at, &p)
 	j.Score = j.Own.LogOdds + j.Expected.LogOdds
 	return j
 }
 
 // expect is the share of spammers that the neighbours lead to expect, shrunk to the autonomous system's, itself shrunk to the prior.
-func expect(host, network, as *Evidence, now time.Time, p *Params) Expectation {
+func expect(host, network, as *Evidence, at float64, p *Params) Expectation {
 	x := Expectation{Start: p.Prior}
 	if as.Newest != 0 {
-		x.AS = as.without(host, now, p.NetworkHalfLife)
+		x.AS = as.without(host, at, p.NetworkHalfLife)
 		start, _ := shrink(x.AS, asShrink, p.Prior)
 		x.Start = min(start, max(asMost, p.Prior))
 	}
-	x.Neighbours = network.without(host, now, p.NetworkHalfLife)
+	x.Neighbours = network.without(host, at, p.NetworkHalfLife)
 	x.Share, x.LogOdds = shrink(x.Neighbours, networkShrink, x.Start)
 	// Neighbours weigh no more than a host's own evidence can, so that every host can prove itself.
 	x.LogOdds = min(max(x.LogOdds, -p.Cap), p.Cap)
@@ -94,10 +103,10 @@ func shrink(m Mass, strength, start float64) (share, logOdds float64) {
 
 // logOdds reads a host's evidence slice by slice in the order of time: verdicts add up, the sum stays within Cap, and what has passed
 // fades towards nothing.
-func (e *Evidence) logOdds(now time.Time, p *Params) float64 {
+func (e *Evidence) logOdds(at float64, p *Params) float64 {
 	var odds float64
 	var until int64 // the time that odds stand for, in Unix seconds
-	today := now.Unix()
+	today := int64(at)
 	step := func(c Count, start, end int64) {
 		if c.Spam <= 0 && c.Ham <= 0 {
 			return
@@ -127,7 +136,7 @@ func (e *Evidence) logOdds(now time.Time, p *Params) float64 {
 	for n := max(first, 0); n <= int64(e.Newest); n++ {
 		step(e.Recent[n%Slices], n*width, (n+1)*width)
 	}
-	return fade(odds, seconds(now)-float64(until), p)
+	return fade(odds, at-float64(until), p)
 }
 
 // fade is a host's log-odds some seconds later. It composes: fading twice is fading by the sum.
@@ -146,10 +155,10 @@ func fade(odds, after float64, p *Params) float64 {
 	return odds * math.Exp(-halvings*math.Ln2)
 }
 
-// without reads a network's evidence, less what one of its hosts says there, at a time. A slice counts 1/(1 + age/halfLife): a burst
+// without reads a network's evidence, less what one of its hosts says there, at a time in Unix seconds. A slice counts 1/(1 + age/halfLife): a burst
 // counts at once, and after three days an eighth is left where an exponential of the same half-life would leave less than a hundredth.
-func (e *Evidence) without(host *Evidence, now time.Time, halfLife time.Duration) (m Mass) {
-	at, half := seconds(now), halfLife.Seconds()
+func (e *Evidence) without(host *Evidence, at float64, halfLife time.Duration) (m Mass) {
+	half := float64(halfLife) / float64(time.Second)
 	add := func(c, own *Count, age float64) {
 		if *c == (Count{}) {
 			return
@@ -177,5 +186,3 @@ func (e *Evidence) without(host *Evidence, now time.Time, halfLife time.Duration
 	}
 	return m
 }
-
-func seconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }

@@ -43,7 +43,8 @@ type Explanation struct {
 }
 
 // Own is a host's own evidence: all messages on record, since the start of the oldest slice of them, and what they weigh now, which is at
-// most Cap; spam fades by half in HalfLife, ham in HamHalfLife.
+// most Cap; its spam fades by half in HalfLife,
+// which is longer the less ham there is, its ham in HamHalfLife.
 type Own struct {
 	Spam        float64   `json:"spam"`
 	Ham         float64   `json:"ham"`

@@ -92,7 +92,7 @@ func (s *Server) explain(addr netip.Addr) Explanation {
 		Lookup: lookupOf(d), Mode: d.Mode,
 		Own: Own{
 			Spam: round(d.Own.Spam), Ham: round(d.Own.Ham), Since: known.Host.Since(), LogOdds: round(d.Own.LogOdds),
-			Cap: p.Params.Cap, HalfLife: p.Params.HalfLife.String(), HamHalfLife: p.Params.HamHalfLife.String(),
+			Cap: p.Params.Cap, HalfLife: d.Own.SpamHalfLife.Round(time.Minute).String(), HamHalfLife: p.Params.HamHalfLife.String(),
 		},
 		Expected: Expected{
 			Prior: p.Params.Prior, ASN: d.ASN, AS: weights(d.Expected.AS), Start: round(d.Expected.Start),
