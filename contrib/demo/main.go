@@ -131,7 +131,16 @@ func show(ctx context.Context, postfix *mx.Postfix, daemon *mx.Daemon) error {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%.2f\t%s\t%s\n", c.addr, c.what, messages, overTLS, spam, ham, l.Score, l.Tier, next)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	const why = "127.10.0.3"
+	out, status := daemon.Command("explain", why)
+	if status != 0 {
+		return fmt.Errorf("explain: status %d: %s", status, out)
+	}
+	fmt.Printf("\n$ ehlogate explain %s\n%s", why, out)
+	return nil
 }
 
 func (c client) send(postfix *mx.Postfix, subject string) error {

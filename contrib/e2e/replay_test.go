@@ -81,6 +81,24 @@ func TestAMillionRowsAreReplayedInTenSeconds(t *testing.T) {
 	}
 }
 
+// TestProgressIsShownOnATerminal runs a replay under script(1), which gives it a terminal, and without.
+func TestProgressIsShownOnATerminal(t *testing.T) {
+	trace := filepath.Join(tempDir(t), "trace")
+	row := `{"time":"2026-11-24T08:00:00Z","client":{"addr":"192.0.2.7"},"verdict":{"class":"ham"}}` + "\n"
+	must(t, os.WriteFile(trace, []byte(strings.Repeat(row, 200_000)), 0o600))
+	command := plain + " replay --trace " + trace
+	out, err := exec.Command("script", "-qec", command, "/dev/null").CombinedOutput()
+	must(t, err)
+	if !bytes.Contains(out, []byte("replay ")) || !bytes.Contains(out, []byte("MB/s")) || !bytes.Contains(out, []byte("replayed 200000 connections")) {
+		t.Errorf("on a terminal:\n%q", out)
+	}
+	out, err = exec.Command("sh", "-c", command).CombinedOutput()
+	must(t, err)
+	if bytes.Contains(out, []byte("MB/s")) {
+		t.Errorf("into a pipe:\n%q", out)
+	}
+}
+
 type lineCounter int
 
 func (c *lineCounter) Write(b []byte) (int, error) {

@@ -86,11 +86,11 @@ func messagesCurve() string {
 		asciigraph.PlotMany(series, asciigraph.Height(14), asciigraph.Precision(1)) + "\n"
 }
 
-// fadingCurve draws the score over the hours after a burst of spam, and after as much ham.
+// fadingCurve draws the score over the hours after a burst of spam, without and with ham beside it, and after as much ham.
 func fadingCurve() string {
 	const hours, steps = 24, 4
 	var series [][]float64
-	for _, m := range []reputation.Mass{{Spam: 100}, {Ham: 100}} {
+	for _, m := range []reputation.Mass{{Spam: 100}, {Spam: 100, Ham: 10}, {Ham: 100}} {
 		host, net := sent(m.Spam, m.Ham)
 		var line []float64
 		for i := range hours*steps + 1 {
@@ -98,7 +98,7 @@ func fadingCurve() string {
 		}
 		series = append(series, line)
 	}
-	return "Score over the 24 hours after a hundred spam messages (above), and after a hundred ham (below).\n\n" +
+	return "Score over the 24 hours after a hundred spam messages (highest), after as many and ten ham (between), and after a hundred ham (lowest).\n\n" +
 		asciigraph.PlotMany(series, asciigraph.Height(12), asciigraph.Precision(1)) + "\n"
 }
 

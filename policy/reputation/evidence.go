@@ -170,15 +170,20 @@ func (e Evidence) Entered() (at time.Time, score float64) {
 	return time.Unix(int64(e.since)*int64(tierClock/time.Second), 0).UTC(), float64(e.at) / scoreUnit
 }
 
-// Since is the start of the oldest slice with something in it, or the zero time.
+// Since is the start of the oldest slice that knows something no other does, or the zero time.
 func (e Evidence) Since() time.Time {
-	start := time.Time{}
-	e.each(func(n uint32, width time.Duration, c Count) {
-		if at := time.Unix(int64(n)*int64(width/time.Second), 0).UTC(); c != (Count{}) && (start.IsZero() || at.Before(start)) {
-			start = at
+	start := func(n int64, width time.Duration) time.Time { return time.Unix(n*int64(width/time.Second), 0).UTC() }
+	for m := max(int64(e.Newest/slicesPerPast)-Pasts+1, 0); m <= int64(e.Newest/slicesPerPast); m++ {
+		if e.older(m) != (Count{}) {
+			return start(m, PastWidth)
 		}
-	})
-	return start
+	}
+	for n := max(int64(e.Newest)-Slices+1, 0); n <= int64(e.Newest); n++ {
+		if e.Recent[n%Slices] != (Count{}) {
+			return start(n, SliceWidth)
+		}
+	}
+	return time.Time{}
 }
 
 // Mass is evidence in messages.
@@ -193,18 +198,14 @@ func (e Evidence) Total() (m Mass) {
 	return m
 }
 
-// each calls f for every slice that the record holds, the long ones first, oldest first, with its number and width.
-func (e Evidence) each(f func(n uint32, width time.Duration, c Count)) {
-	for i := Pasts - 1; i >= 0; i-- {
-		if m := e.Newest / slicesPerPast; uint32(i) <= m {
-			f(m-uint32(i), PastWidth, *e.past(m - uint32(i)))
-		}
+// older is what a long slice that is kept knows of the time before the recent slices.
+func (e *Evidence) older(m int64) Count {
+	c := e.Past[m%Pasts]
+	for n := max(int64(e.Newest)-Slices+1, m*int64(slicesPerPast)); n <= int64(e.Newest) && n < (m+1)*int64(slicesPerPast); n++ {
+		c.Spam -= e.Recent[n%Slices].Spam
+		c.Ham -= e.Recent[n%Slices].Ham
 	}
-	for i := Slices - 1; i >= 0; i-- {
-		if uint32(i) <= e.Newest {
-			f(e.Newest-uint32(i), SliceWidth, *e.recent(e.Newest - uint32(i)))
-		}
-	}
+	return c
 }
 
 // recent is the place of a recent slice, nil if it is not kept.

@@ -179,7 +179,11 @@ func TestEvidenceEndsWithItsRings(t *testing.T) {
 	if e.Empty(start.Add(Pasts*PastWidth-time.Second)) || !e.Empty(start.Add(Pasts*PastWidth)) {
 		t.Error("evidence ends with its rings, no earlier and no later")
 	}
-	if got := e.Since(); got.After(epoch) || epoch.Sub(got) > PastWidth {
-		t.Errorf("since %v", got)
+	if got := e.Since(); !got.Equal(epoch) {
+		t.Errorf("since %v, want the start of its hour", got)
+	}
+	e, _ = e.Add(epoch.Add(10*time.Hour), 1, 1)
+	if got := e.Since(); !got.Equal(start) {
+		t.Errorf("ten hours later since %v, want the start of its four days", got)
 	}
 }

@@ -120,18 +120,9 @@ func (e *Evidence) logOdds(at float64, p *Params) float64 {
 	}
 	const width, pastWidth = int64(SliceWidth / time.Second), int64(PastWidth / time.Second)
 	first := int64(e.Newest) - Slices + 1
-	for i := Pasts - 1; i >= 0; i-- {
-		m := int64(e.Newest/slicesPerPast) - int64(i)
-		if m < 0 {
-			continue
-		}
-		c := e.Past[m%Pasts]
-		// Less what the recent slices hold of it, which comes below in its own order.
-		for n := max(first, 0, m*int64(slicesPerPast)); n <= int64(e.Newest) && n < (m+1)*int64(slicesPerPast); n++ {
-			c.Spam -= e.Recent[n%Slices].Spam
-			c.Ham -= e.Recent[n%Slices].Ham
-		}
-		step(c, m*pastWidth, min((m+1)*pastWidth, first*width))
+	newest := int64(e.Newest / slicesPerPast)
+	for m := max(newest-Pasts+1, 0); m <= newest; m++ {
+		step(e.older(m), m*pastWidth, min((m+1)*pastWidth, first*width))
 	}
 	for n := max(first, 0); n <= int64(e.Newest); n++ {
 		step(e.Recent[n%Slices], n*width, (n+1)*width)

@@ -169,6 +169,18 @@ func TestTiers(t *testing.T) {
 	}
 }
 
+func TestLearnAndScoreAllocateNothing(t *testing.T) {
+	host, network := sent(3, 2), neighbours(3, 2)
+	if n := testing.AllocsPerRun(100, func() {
+		h, m := host.Add(epoch, 1, 0)
+		if Judge(h, network.Apply(m), network, epoch, DefaultParams).Score > 100 {
+			t.Fatal("impossible")
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
 // BenchmarkLearn is a verdict learnt: into the host, and into its network.
 func BenchmarkLearn(b *testing.B) {
 	host, network := sent(3, 2), neighbours(3, 2)
