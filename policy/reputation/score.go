@@ -147,7 +147,7 @@ func fade(odds, after float64, p *Params) float64 {
 }
 
 // without reads a network's evidence, less what one of its hosts says there, at a time in Unix seconds. A slice counts 1/(1 + age/halfLife): a burst
-// counts at once, and after three days an eighth is left where an exponential of the same half-life would leave less than a hundredth.
+// counts at once, and with 15 hours a sixth is left after three days, where an exponential would leave a twenty-eighth.
 func (e *Evidence) without(host *Evidence, at float64, halfLife time.Duration) (m Mass) {
 	half := float64(halfLife) / float64(time.Second)
 	add := func(c, own *Count, age float64) {
