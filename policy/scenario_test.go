@@ -151,7 +151,7 @@ func TestBigProvidersAreNotHarmed(t *testing.T) {
 }
 
 // A server that is broken into loses its good name within a few messages, because a month of ham is bounded, and has it back within
-// hours of the clean-up, because spam fades by half in less than one: by the clock alone, or sooner with its own ham.
+// hours of the clean-up, because its spam fades by half in half of one: by the clock alone, or sooner with its own ham.
 func TestAVictimOfABreakInFallsAndRecovers(t *testing.T) {
 	m := newMX(t)
 	const victim = "198.51.100.25"
@@ -178,7 +178,7 @@ func TestAVictimOfABreakInFallsAndRecovers(t *testing.T) {
 	}
 }
 
-// Who sends nothing but spam, however slowly, stays out: spam without any ham beside it fades eight times as slowly, because there is no
+// Who sends nothing but spam, however slowly, stays out: spam without any ham beside it fades sixteen times as slowly, because there is no
 // cleaned server to be fair to.
 func TestASlowSpammerStaysOut(t *testing.T) {
 	m := newMX(t)

@@ -18,7 +18,7 @@ type Params struct {
 }
 
 // DefaultParams are used where the configuration says nothing else.
-var DefaultParams = Params{HalfLife: time.Hour, HamHalfLife: 72 * time.Hour, NetworkHalfLife: 15 * time.Hour, Cap: 3, Prior: 0.35}
+var DefaultParams = Params{HalfLife: 30 * time.Minute, HamHalfLife: 72 * time.Hour, NetworkHalfLife: 15 * time.Hour, Cap: 3, Prior: 0.35}
 
 const (
 	// spamOdds and hamOdds are what one verdict tells, in log-odds: those of a filter that flags 78 % of a spammer's messages and 10.5 % of
@@ -26,7 +26,7 @@ const (
 	spamOdds, hamOdds = 2.0, 1.4
 	// hamless is how much longer the spam of a host without any ham lasts: 1 + hamless half-lives. Who never sent anything else is no server
 	// that was broken into and cleaned.
-	hamless = 7.0
+	hamless = 15.0
 	// hostVoice is how many messages a host speaks for in its network, in each slice.
 	hostVoice = 2
 	// networkShrink is how many messages of neighbours it takes to outweigh what was expected before.

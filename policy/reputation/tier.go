@@ -53,7 +53,7 @@ type Thresholds struct{ Good, Suspect, Bad Threshold }
 var DefaultThresholds = Thresholds{
 	Good:    Threshold{Enter: -1.5, Leave: -0.9},
 	Suspect: Threshold{Enter: 0.6, Leave: 0.3},
-	Bad:     Threshold{Enter: 1.4, Leave: 1.1},
+	Bad:     Threshold{Enter: 1.4, Leave: 1.2},
 }
 
 // provenHam is how many messages of ham of its own a client needs on record before it can be good: the neighbours' merit

@@ -33,7 +33,7 @@ var Settings = []Setting{
 	{"store.url", "where evidence is kept: embedded:DIRECTORY", func(c *Config, v value) error { return c.setStore(v) }},
 	{"policy.mode", "observe, protect or earn", oneOf(policy.Modes, func(c *Config) *policy.Mode { return &c.Policy.Mode })},
 	{"policy.exempt", "networks that are always offered STARTTLS; 127.0.0.1 and ::1 are, in any case", func(c *Config, v value) error { return c.setExempt(v) }},
-	{"reputation.half_life", "time in which what a host's spam weighs fades to half, beside ham; without any ham it takes eight times as long", duration(time.Minute, 720*time.Hour, func(c *Config) *time.Duration { return &c.Policy.Params.HalfLife })},
+	{"reputation.half_life", "time in which what a host's spam weighs fades to half, beside ham; without any ham it takes sixteen times as long", duration(time.Minute, 720*time.Hour, func(c *Config) *time.Duration { return &c.Policy.Params.HalfLife })},
 	{"reputation.ham_half_life", "the same for its ham", duration(time.Minute, 8760*time.Hour, func(c *Config) *time.Duration { return &c.Policy.Params.HamHalfLife })},
 	{"reputation.network_half_life", "age at which what its neighbours sent weighs half", duration(time.Minute, 8760*time.Hour, func(c *Config) *time.Duration { return &c.Policy.Params.NetworkHalfLife })},
 	{"reputation.cap", "most that a host's own evidence weighs, and its neighbours' does, in log-odds: 3 is twenty to one", number(0.5, 10, func(c *Config) *float64 { return &c.Policy.Params.Cap })},
