@@ -39,6 +39,16 @@ func check(c *cli.Context) error {
 	running := daemon.Health(c.Context)
 	if running == nil {
 		found = append(found, postfix.Finding{OK: true, What: "the daemon answers, and holds its store"})
+		h, err := daemon.Heard(c.Context)
+		if err != nil {
+			return err
+		}
+		if h.OneSided() {
+			found = append(found, postfix.Finding{
+				What: fmt.Sprintf("spam was heard of %d times in %d messages and ham never: whoever sends some spam looks like a spammer", h.Spam, h.Messages),
+				Mend: `verdict.silence = "ham", where the filter marks only spam`,
+			})
+		}
 	} else {
 		found = append(found, postfix.Finding{What: "the daemon does not answer", Mend: "ehlogate serve (" + running.Error() + ")"})
 		if err := store.Verify(cfg.Store.Dir); err != nil {

@@ -175,3 +175,27 @@ func (x *exchanger) sendUntilWithheldOrRefused(client string) {
 	}
 	x.t.Fatal("10 spam messages changed nothing")
 }
+
+// TestAFilterThatMarksOnlySpamIsNoticed sends mail of which the filter says nothing, and some spam: without any ham, a provider with a
+// little spam would look as a spammer does.
+func TestAFilterThatMarksOnlySpamIsNoticed(t *testing.T) {
+	x := start(t, "")
+	check := func() string {
+		out, _ := x.daemon.Command("check", "--postfix-config", x.ConfigDir())
+		return out
+	}
+	for range 19 {
+		x.send("198.51.100.7", "mute")
+	}
+	x.send("192.0.2.7", "spam")
+	if out := check(); !strings.Contains(out, "ham never") || !strings.Contains(out, `verdict.silence = "ham"`) {
+		t.Errorf("checked as\n%s", out)
+	}
+	x.send("198.51.100.7", "hello")
+	if out := check(); strings.Contains(out, "ham never") {
+		t.Errorf("with ham checked as\n%s", out)
+	}
+	if !strings.Contains(x.daemon.Log(), "ham never") {
+		t.Errorf("logged\n%s", x.daemon.Log())
+	}
+}

@@ -81,6 +81,19 @@ type Outlook struct {
 	WaitSeconds int `json:"wait_seconds"`
 }
 
+// Heard counts what was heard since the daemon started: messages, and verdicts of spam and of ham on them.
+type Heard struct {
+	Messages uint64 `json:"messages"`
+	Spam     uint64 `json:"spam"`
+	Ham      uint64 `json:"ham"`
+}
+
+// enoughToTell is how many messages it takes to say that no ham among them is no chance.
+const enoughToTell = 20
+
+// OneSided says that spam is heard of and ham never: whoever sends some spam then looks as if he sent nothing else.
+func (h Heard) OneSided() bool { return h.Messages >= enoughToTell && h.Spam > 0 && h.Ham == 0 }
+
 // Change is an operator's allow, deny or forget of a network.
 type Change struct {
 	Verb    string `json:"verb"`

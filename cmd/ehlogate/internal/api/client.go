@@ -85,6 +85,11 @@ func (c *Client) Health(ctx context.Context) error {
 	return c.do(ctx, http.MethodGet, "/healthz", nil, func(io.Reader) error { return nil })
 }
 
+// Heard is what the daemon has heard.
+func (c *Client) Heard(ctx context.Context) (h Heard, err error) {
+	return h, c.get(ctx, "/api/v1/heard", &h)
+}
+
 func (c *Client) get(ctx context.Context, path string, answer any) error {
 	return c.do(ctx, http.MethodGet, path, nil, decodeInto(answer))
 }

@@ -34,6 +34,7 @@ type Server struct {
 	// Token is what writing needs; empty means nothing is needed.
 	Token   string
 	Metrics http.Handler
+	Heard   func() Heard
 }
 
 // maxBody bounds a request's body in bytes.
@@ -54,6 +55,7 @@ func (s *Server) Handler() http.Handler {
 		reply(w, http.StatusOK, append([]policy.Override{}, s.Store.Overrides()...))
 	})
 	mux.HandleFunc("GET /api/v1/export", s.export)
+	mux.HandleFunc("GET /api/v1/heard", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.Heard()) })
 	mux.HandleFunc("POST /api/v1/change", s.authorized(s.change))
 	return mux
 }

@@ -49,12 +49,13 @@ type Daemon struct {
 	http      *http.Server
 	late      atomic.Uint64
 	odd       rate.Sometimes
+	oneSided  rate.Sometimes
 }
 
 // New opens the store and the event log and listens on what the configuration names, or on what is passed on in listeners.
 // Nothing is served before Run.
 func New(cfg *config.Config, listeners *Listeners, log *slog.Logger) (d *Daemon, err error) {
-	d = &Daemon{log: log, listeners: listeners, odd: rate.Sometimes{First: 1, Interval: time.Minute}}
+	d = &Daemon{log: log, listeners: listeners, odd: rate.Sometimes{First: 1, Interval: time.Minute}, oneSided: rate.Sometimes{First: 1, Interval: time.Hour}}
 	d.cfg.Store(cfg)
 	defer func() {
 		if err != nil {
@@ -83,7 +84,7 @@ func New(cfg *config.Config, listeners *Listeners, log *slog.Logger) (d *Daemon,
 }
 
 func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
-	server := &api.Server{Judge: d.judge, Store: d.store, Now: time.Now}
+	server := &api.Server{Judge: d.judge, Store: d.store, Now: time.Now, Heard: d.heard}
 	if cfg.HTTP.Listen.Network != "unix" {
 		token, err := api.EnsureToken(cfg.HTTP.TokenFile)
 		if err != nil {
@@ -120,9 +121,19 @@ func (d *Daemon) treats() bool {
 	return false
 }
 
+func (d *Daemon) heard() api.Heard {
+	s := &d.milter.Stats
+	return api.Heard{Messages: s.Messages.Load(), Spam: s.Spam.Load(), Ham: s.Ham.Load()}
+}
+
 // observe learns and records. Both are queued at once and waited for together, no longer than recordWait.
 func (d *Daemon) observe(o *policy.Observation) {
 	cfg := d.cfg.Load()
+	if h := d.heard(); h.OneSided() {
+		d.oneSided.Do(func() {
+			d.log.Warn("spam is heard of and ham never, so whoever sends some spam looks like a spammer: if the filter marks only spam, set verdict.silence = \"ham\"", "messages", h.Messages, "spam", h.Spam)
+		})
+	}
 	learnt := d.judge.Learn(o)
 	line, err := ledger.Encode(o, cfg.Log.Node, cfg.Log.Anonymize)
 	if err != nil {
