@@ -12,8 +12,8 @@ import (
 type Store interface {
 	// Recall returns what is known of an address with such keys. It answers from memory.
 	Recall(addr netip.Addr, k Keys) Known
-	// Learn adds a lesson to the host, and what that moves to its network and its autonomous system. In the same step the host's
-	// evidence becomes what settle makes of the knowledge before and after. The channel yields once: nil when the lesson is durable,
+	// Learn adds a lesson to the host, and what that moves to its network and its autonomous system; then the host's evidence becomes
+	// what settle makes of the knowledge before and after. The channel yields once: nil when the lesson is durable,
 	// else why it is not yet.
 	Learn(k Keys, l Lesson, settle func(before, after Known) reputation.Evidence) <-chan error
 }

@@ -49,17 +49,25 @@ func (m *mx) spamOf(missed float64) policy.Class {
 	return policy.Spam
 }
 
+// spams hears so many spam messages, one every so often, of which the filter misses a share, and returns how many of the clients were
+// offered STARTTLS.
+func (m *mx) spams(messages int, every time.Duration, missed float64, client func(i int) string) (through int) {
+	for i := range messages {
+		if m.hear(client(i), m.spamOf(missed)) {
+			through++
+		}
+		m.wait(every)
+	}
+	return through
+}
+
+func always(addr string) func(int) string { return func(int) string { return addr } }
+
 // A hopper that takes a new address of its /64 for every message is one host: the /64 is the smallest network that a provider gives a
 // customer (RFC 6177), so that what one address did counts for all of them.
 func TestHoppingWithinA64IsOneHost(t *testing.T) {
 	m := newMX(t)
-	through := 0
-	for i := range 200 {
-		if m.hear(fmt.Sprintf("2001:db8:0:1::%x", i+1), policy.Spam) {
-			through++
-		}
-		m.wait(2 * time.Minute)
-	}
+	through := m.spams(200, 2*time.Minute, 0, func(i int) string { return fmt.Sprintf("2001:db8:0:1::%x", i+1) })
 	if through > 2 {
 		t.Errorf("%d of 200 messages were offered STARTTLS, want 2 at most", through)
 	}
@@ -68,13 +76,9 @@ func TestHoppingWithinA64IsOneHost(t *testing.T) {
 // Each /64 of a /48 speaks for two messages in it, so a handful of them makes the next one expected to spam before it has.
 func TestHoppingAcrossA48IsLearntFromTheNeighbours(t *testing.T) {
 	m := newMX(t)
-	through := 0
-	for range 300 {
-		if m.hear(fmt.Sprintf("2001:db8:7:%x::%x", m.rng.IntN(40), 1+m.rng.IntN(0xfffe)), m.spamOf(0.08)) {
-			through++
-		}
-		m.wait(2 * time.Minute)
-	}
+	through := m.spams(300, 2*time.Minute, 0.08, func(int) string {
+		return fmt.Sprintf("2001:db8:7:%x::%x", m.rng.IntN(40), 1+m.rng.IntN(0xfffe))
+	})
 	if through > 20 {
 		t.Errorf("%d of 300 messages were offered STARTTLS, want 20 at most", through)
 	}
@@ -87,13 +91,7 @@ func TestHoppingAcrossA48IsLearntFromTheNeighbours(t *testing.T) {
 // name; the network has, and its ham is taken for spam that was missed as long as there is not much more of it.
 func TestAFreshNetworkOfSnowshoeIsNoticed(t *testing.T) {
 	m := newMX(t)
-	through := 0
-	for range 540 {
-		if m.hear(fmt.Sprintf("198.51.100.%d", 2+m.rng.IntN(120)), m.spamOf(0.30)) {
-			through++
-		}
-		m.wait(80 * time.Second)
-	}
+	through := m.spams(540, 80*time.Second, 0.30, func(int) string { return fmt.Sprintf("198.51.100.%d", 2+m.rng.IntN(120)) })
 	if through > 80 {
 		t.Errorf("%d of 540 messages were offered STARTTLS, want 80 at most", through)
 	}
@@ -159,13 +157,7 @@ func TestAVictimOfABreakInFallsAndRecovers(t *testing.T) {
 		m.hear(victim, policy.Ham)
 		m.wait(12 * time.Hour)
 	}
-	through := 0
-	for range 150 {
-		if m.hear(victim, m.spamOf(0.08)) {
-			through++
-		}
-		m.wait(2 * time.Minute)
-	}
+	through := m.spams(150, 2*time.Minute, 0.08, always(victim))
 	if through > 8 {
 		t.Errorf("%d of 150 messages of the break-in were offered STARTTLS, want 8 at most", through)
 	}
@@ -183,13 +175,7 @@ func TestAVictimOfABreakInFallsAndRecovers(t *testing.T) {
 func TestASlowSpammerStaysOut(t *testing.T) {
 	m := newMX(t)
 	const slow = "198.51.100.25"
-	through := 0
-	for range 30 {
-		if m.hear(slow, policy.Spam) {
-			through++
-		}
-		m.wait(4 * time.Hour)
-	}
+	through := m.spams(30, 4*time.Hour, 0, always(slow))
 	if through > 5 {
 		t.Errorf("%d of 30 messages, one in four hours, were offered STARTTLS, want 5 at most", through)
 	}

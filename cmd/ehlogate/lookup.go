@@ -25,10 +25,7 @@ func lookup(c *cli.Context) error {
 	if !c.Args().Present() {
 		return misuseOf("lookup needs an address; usage: ehlogate lookup ADDR...")
 	}
-	if err := allAddresses(c.Args().Slice()); err != nil {
-		return err
-	}
-	daemon, err := client(c)
+	daemon, err := clientAbout(c)
 	if err != nil {
 		return err
 	}
@@ -49,13 +46,14 @@ func lookup(c *cli.Context) error {
 	return w.Flush()
 }
 
-func allAddresses(args []string) error {
-	for _, a := range args {
+// clientAbout returns a client of the running daemon for questions about the command's arguments, which must all be addresses.
+func clientAbout(c *cli.Context) (*api.Client, error) {
+	for _, a := range c.Args().Slice() {
 		if _, err := table.ParseAddr(a); err != nil {
-			return misuseOf("%w; want such as 192.0.2.7 or 2001:db8::7", err)
+			return nil, misuseOf("%w; want such as 192.0.2.7 or 2001:db8::7", err)
 		}
 	}
-	return nil
+	return client(c)
 }
 
 func explainCommand() *cli.Command {
@@ -69,10 +67,7 @@ func explain(c *cli.Context) error {
 	if c.NArg() != 1 {
 		return misuseOf("explain needs one address; usage: ehlogate explain ADDR")
 	}
-	if err := allAddresses(c.Args().Slice()); err != nil {
-		return err
-	}
-	daemon, err := client(c)
+	daemon, err := clientAbout(c)
 	if err != nil {
 		return err
 	}
@@ -116,7 +111,7 @@ func ownText(o api.Own) string {
 		return "none: the client is a stranger, 0.00"
 	}
 	return fmt.Sprintf("%.1f spam and %.1f ham since %s, weighing %+.2f now (spam fades by half in %s, ham in %s)",
-		o.Spam, o.Ham, o.Since.Format("2006-01-02 15:04Z"), o.LogOdds, o.HalfLife, o.HamHalfLife)
+		o.Spam, o.Ham, o.Since.Format(minuteFormat), o.LogOdds, o.HalfLife, o.HamHalfLife)
 }
 
 func systemText(x api.Expected) string {
@@ -134,9 +129,9 @@ func tierText(e api.Explanation) string {
 		s.WriteString(" by the override")
 	case e.Entered.IsZero():
 	case e.Tier == e.Stored:
-		fmt.Fprintf(&s, " since %s, entered at score %.2f", e.Entered.Format("2006-01-02 15:04Z"), e.EnteredAt)
+		fmt.Fprintf(&s, " since %s, entered at score %.2f", e.Entered.Format(minuteFormat), e.EnteredAt)
 	default:
-		fmt.Fprintf(&s, "; it was %s since %s, entered at score %.2f, and left it without a message of its own", e.Stored, e.Entered.Format("2006-01-02 15:04Z"), e.EnteredAt)
+		fmt.Fprintf(&s, "; it was %s since %s, entered at score %.2f, and left it without a message of its own", e.Stored, e.Entered.Format(minuteFormat), e.EnteredAt)
 	}
 	th := e.Thresholds
 	switch e.Tier {

@@ -179,6 +179,9 @@ var (
 	jsonFlag = &cli.BoolFlag{Name: "json", Usage: "print JSON, an object a line"}
 )
 
+// minuteFormat is how a time in UTC is printed for people.
+const minuteFormat = "2006-01-02 15:04Z"
+
 // unitToken is where the systemd unit's daemon keeps its token, whose STATE_DIRECTORY an operator's shell does not have.
 const unitToken = "/var/lib/ehlogate/api-token"
 

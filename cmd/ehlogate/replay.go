@@ -107,7 +107,7 @@ func replayText(s *replay.Summary, against bool) string {
 		return "replayed nothing: the trace is empty\n"
 	}
 	fmt.Fprintf(&b, "replayed %s in %s, %s to %s, mode %s\n", plural(s.Connections, "connection"), plural(s.Rows, "row"),
-		s.First.UTC().Format("2006-01-02 15:04Z"), s.Last.UTC().Format("2006-01-02 15:04Z"), s.Mode)
+		s.First.UTC().Format(minuteFormat), s.Last.UTC().Format(minuteFormat), s.Mode)
 	if s.Corrections > 0 {
 		fmt.Fprintf(&b, "%s, %d of rows that are not in the trace\n", plural(s.Corrections, "correction"), s.Orphans)
 	}

@@ -29,15 +29,15 @@ type Database struct {
 	seen    os.FileInfo
 }
 
-// Use reads a file in place of the one before; an empty path is none. The whole file is kept in memory, so that it may be replaced or
+// Use reads a file in place of the one before, unless it is the same and has not changed; an empty path is none. The whole file is kept in memory, so that it may be replaced or
 // overwritten at any time. After an error, what was read of the same file before stays in force; Watch notices when the file is mended.
 func (d *Database) Use(path string) error {
 	d.loading.Lock()
 	defer d.loading.Unlock()
 	if path != d.path {
 		d.reader.Store(nil)
+		d.path, d.seen = path, nil
 	}
-	d.path, d.seen = path, nil
 	return d.load()
 }
 

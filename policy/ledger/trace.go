@@ -112,18 +112,11 @@ func readBatches(r io.Reader, stop <-chan struct{}, work, ordered chan<- *batch)
 	number := 1
 	for more := true; more; {
 		b := &batch{first: number, done: make(chan struct{})}
-		var text []byte
 		for len(b.lines) < batchLines {
 			if more = lines.Scan(); !more {
 				break
 			}
-			// All lines of a batch share one piece of memory, which may move while it grows: they are cut out afterwards.
-			text = append(append(text, lines.Bytes()...), '\n')
-			b.lines = append(b.lines, nil)
-		}
-		for i := range b.lines {
-			end := bytes.IndexByte(text, '\n')
-			b.lines[i], text = text[:end], text[end+1:]
+			b.lines = append(b.lines, bytes.Clone(lines.Bytes()))
 		}
 		number += len(b.lines)
 		if err := lines.Err(); errors.Is(err, bufio.ErrTooLong) {

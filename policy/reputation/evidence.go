@@ -12,6 +12,7 @@
 package reputation
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -37,9 +38,9 @@ const (
 	mostRecent, mostPast = 1<<15 - 1, 1<<23 - 1
 	// mostSlice is the newest slice that the record holds: the year 3883.
 	mostSlice = 1<<24 - 1
-	// tierClock is the resolution of Evidence.Since.
+	// tierClock is the resolution of Evidence.since.
 	tierClock = 5 * time.Minute
-	// scoreUnit is the resolution of Evidence.At.
+	// scoreUnit is the resolution of Evidence.at: a sixteenth.
 	scoreUnit = 16
 )
 
@@ -116,39 +117,33 @@ func (e Evidence) Apply(m Move) Evidence {
 // Merge returns the sum of two pieces of evidence of the same key. It commutes and associates. The tier is that of the newer piece, or
 // the worse of the two when they are equally new.
 func Merge(a, b Evidence) Evidence {
-	if b.Newest > a.Newest || b.Newest == a.Newest && (b.Tier > a.Tier || b.Tier == a.Tier && (b.since > a.since || b.since == a.since && b.at > a.at)) {
+	if cmp.Or(cmp.Compare(a.Newest, b.Newest), cmp.Compare(a.Tier, b.Tier), cmp.Compare(a.since, b.since), cmp.Compare(a.at, b.at)) < 0 {
 		a, b = b, a
 	}
-	for i := range b.Recent {
-		n := b.Newest - uint32(i)
-		if c, d := a.recent(n), b.recent(n); c != nil && d != nil {
-			*c = c.plus(*d, mostRecent)
-		}
-	}
-	for i := range b.Past {
-		m := b.Newest/slicesPerPast - uint32(i)
-		if c, d := a.past(m), b.past(m); c != nil && d != nil {
-			*c = c.plus(*d, mostPast)
-		}
-	}
+	a.combine(&b, Count.plus)
 	return a
 }
 
 // Without returns a network's evidence less what one of its hosts says there.
 func (e Evidence) Without(host Evidence) Evidence {
-	for i := range host.Recent {
-		n := host.Newest - uint32(i)
-		if c, d := e.recent(n), host.recent(n); c != nil && d != nil {
-			*c = c.minus(d.voice(), mostRecent)
-		}
-	}
-	for i := range host.Past {
-		m := host.Newest/slicesPerPast - uint32(i)
-		if c, d := e.past(m), host.past(m); c != nil && d != nil {
-			*c = c.minus(d.voice(), mostPast)
-		}
-	}
+	e.combine(&host, func(c, d Count, most int32) Count { return c.minus(d.voice(), most) })
 	return e
+}
+
+// combine makes of each slice that both keep what f says of the two.
+func (e *Evidence) combine(other *Evidence, f func(c, d Count, most int32) Count) {
+	for i := range other.Recent {
+		n := other.Newest - uint32(i)
+		if c, d := e.recent(n), other.recent(n); c != nil && d != nil {
+			*c = f(*c, *d, mostRecent)
+		}
+	}
+	for i := range other.Past {
+		m := other.Newest/slicesPerPast - uint32(i)
+		if c, d := e.past(m), other.past(m); c != nil && d != nil {
+			*c = f(*c, *d, mostPast)
+		}
+	}
 }
 
 // Enter returns the evidence in a tier, entered at a time with a score if it was not in it before.

@@ -84,11 +84,11 @@ func Judge(host, network, as Evidence, now time.Time, p Params) Judgement {
 func expect(host, network, as *Evidence, at float64, p *Params) Expectation {
 	x := Expectation{Start: p.Prior}
 	if as.Newest != 0 {
-		x.AS = as.without(host, at, p.NetworkHalfLife)
+		x.AS = as.neighbours(host, at, p.NetworkHalfLife)
 		start, _ := shrink(x.AS, asShrink, p.Prior)
 		x.Start = min(start, max(asMost, p.Prior))
 	}
-	x.Neighbours = network.without(host, at, p.NetworkHalfLife)
+	x.Neighbours = network.neighbours(host, at, p.NetworkHalfLife)
 	x.Share, x.LogOdds = shrink(x.Neighbours, networkShrink, x.Start)
 	// Neighbours weigh no more than a host's own evidence can, so that every host can prove itself.
 	x.LogOdds = min(max(x.LogOdds, -p.Cap), p.Cap)
@@ -146,9 +146,10 @@ func fade(odds, after float64, p *Params) float64 {
 	return odds * math.Exp(-halvings*math.Ln2)
 }
 
-// without reads a network's evidence, less what one of its hosts says there, at a time in Unix seconds. A slice counts 1/(1 + age/halfLife): a burst
-// counts at once, and with 15 hours a sixth is left after three days, where an exponential would leave a twenty-eighth.
-func (e *Evidence) without(host *Evidence, at float64, halfLife time.Duration) (m Mass) {
+// neighbours reads a network's evidence, less what one of its hosts says there, at a time in Unix seconds. A slice counts
+// 1/(1 + age/halfLife): a burst counts at once, and with 15 hours a sixth is left after three days, where an exponential would leave a
+// twenty-eighth. It subtracts while it reads, which spares a score the copy that Without makes.
+func (e *Evidence) neighbours(host *Evidence, at float64, halfLife time.Duration) (m Mass) {
 	half := float64(halfLife) / float64(time.Second)
 	add := func(c, own *Count, age float64) {
 		if *c == (Count{}) {

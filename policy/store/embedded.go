@@ -110,7 +110,8 @@ func (e *Embedded) Learn(k policy.Keys, l policy.Lesson, settle func(before, aft
 	return e.enqueue(keysOf(k)...)
 }
 
-// Forget removes evidence and the override on exactly that network, as Memory.Forget does. It returns how many of both it removed.
+// Forget removes the evidence of every host and network inside a network, takes a single host's part out of what is around it, given in
+// keys, and removes the override on exactly that network. It returns how many records and overrides it removed.
 func (e *Embedded) Forget(n netip.Prefix, k policy.Keys) (int, error) {
 	gone, changed := e.forget(n, k)
 	removed := len(gone)
@@ -211,14 +212,20 @@ func (e *Embedded) sweepLoop() {
 	}
 }
 
-// Sweep removes records in which nothing counts any more, and overrides that have ended. The store does it by itself every ten minutes.
-func (e *Embedded) Sweep() {
-	now := e.now()
+// Expire removes records in which nothing counts any more, from memory and from disk, and returns how many.
+func (e *Embedded) Expire(now time.Time) int {
 	gone := e.expire(now)
 	e.Stats.Expired.Add(uint64(len(gone)))
 	if len(gone) > 0 {
 		e.enqueue(gone...)
 	}
+	return len(gone)
+}
+
+// Sweep removes records in which nothing counts any more, and overrides that have ended. The store does it by itself every ten minutes.
+func (e *Embedded) Sweep() {
+	now := e.now()
+	e.Expire(now)
 	for _, o := range e.Overrides() {
 		if o.Ended(now) {
 			e.LiftOverride(o.Network)

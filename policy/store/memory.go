@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/maphash"
@@ -43,19 +44,19 @@ func (k key) String() string {
 	return k.network.String()
 }
 
-// systemTag starts the stored key of an autonomous system; its four bytes of number follow. Together they are shorter than any other's.
-const systemTag = 'S'
+// systemTag starts the stored key of an autonomous system; four bytes of number follow. No network's key is six bytes long.
+const systemTag = "SA"
 
 func (k key) AppendBinary(b []byte) ([]byte, error) {
 	if k.asn != 0 {
-		return binary.BigEndian.AppendUint32(append(b, systemTag, 'A'), k.asn), nil
+		return binary.BigEndian.AppendUint32(append(b, systemTag...), k.asn), nil
 	}
 	return k.network.AppendBinary(b)
 }
 
 func (k *key) UnmarshalBinary(b []byte) error {
-	if len(b) == 6 && b[0] == systemTag && b[1] == 'A' {
-		k.asn = binary.BigEndian.Uint32(b[2:])
+	if number, ok := bytes.CutPrefix(b, []byte(systemTag)); ok && len(number) == 4 {
+		k.asn = binary.BigEndian.Uint32(number)
 		return nil
 	}
 	return k.network.UnmarshalBinary(b)

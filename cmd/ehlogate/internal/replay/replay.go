@@ -4,6 +4,7 @@ package replay
 import (
 	"bufio"
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -112,7 +113,7 @@ func Run(trace io.Reader, p *policy.Policy, opts Options) (*Summary, error) {
 			return nil, fmt.Errorf("line %d: %w", row.Line, err)
 		}
 	}
-	r.summary.Orphans += len(r.early)
+	r.summary.Orphans = len(r.early)
 	r.summary.Clients = r.changed()
 	if r.out != nil {
 		if err := r.out.Flush(); err != nil {
@@ -149,7 +150,7 @@ func (r *run) row(row *ledger.Row) error {
 			return fmt.Errorf("decisions: %w", err)
 		}
 	}
-	if err := r.compare(row, d); err != nil {
+	if err := r.count(row, d.Withhold); err != nil {
 		return err
 	}
 	r.learn(row)
@@ -207,58 +208,60 @@ func (r *run) replace(id int, v policy.Verdict) {
 	r.said[id] = was
 }
 
-// compare counts what changes for a connection.
-func (r *run) compare(row *ledger.Row, d policy.Decision) error {
+// count counts a connection by what it is told now and, with Against, by what that changes.
+func (r *run) count(row *ledger.Row, withheld bool) (err error) {
 	c := r.summary.Verdicts[row.Verdict.Class]
 	c.Connections++
-	then, now := row.STARTTLS == policy.Withheld, d.Withhold
 	if row.TLS {
 		c.TLS++
-		if !now {
-			c.TLSNow++
-		}
 	}
-	if now {
+	if row.TLS && !withheld {
+		c.TLSNow++
+	}
+	if withheld {
 		c.WithheldNow++
 	}
 	if r.opts.Against {
-		switch row.STARTTLS {
-		case policy.Offered, policy.Withheld:
-		case policy.Unasked:
-			c.Unasked++
-			then = now
-		default:
-			return fmt.Errorf(`no "starttls" to compare with; --against wants the daemon's own event log`)
-		}
-		if row.STARTTLS == policy.Withheld {
-			c.WithheldThen++
-		}
-		if now != then {
-			client := r.client(row.Addr)
-			if now {
-				c.NewlyWithheld++
-				client.NewlyWithheld++
-			} else {
-				c.NewlyOffered++
-				client.NewlyOffered++
-			}
-			switch row.Verdict.Class {
-			case policy.Spam:
-				client.Spam++
-			case policy.Ham:
-				client.Ham++
-			}
-		}
+		err = r.compare(row, withheld, &c)
 	}
 	r.summary.Verdicts[row.Verdict.Class] = c
+	return err
+}
+
+// compare counts what changes for a connection against what it was told then.
+func (r *run) compare(row *ledger.Row, withheld bool, c *Change) error {
+	switch row.STARTTLS {
+	case policy.Offered:
+		if withheld {
+			c.NewlyWithheld++
+			r.client(row).NewlyWithheld++
+		}
+	case policy.Withheld:
+		c.WithheldThen++
+		if !withheld {
+			c.NewlyOffered++
+			r.client(row).NewlyOffered++
+		}
+	case policy.Unasked:
+		c.Unasked++
+	default:
+		return errors.New(`no "starttls" to compare with; --against wants the daemon's own event log`)
+	}
 	return nil
 }
 
-func (r *run) client(addr netip.Addr) *Client {
-	c := r.clients[addr]
+// client is the one for whom this row changes something.
+func (r *run) client(row *ledger.Row) *Client {
+	c := r.clients[row.Addr]
 	if c == nil {
-		c = &Client{Addr: addr}
-		r.clients[addr] = c
+		c = &Client{Addr: row.Addr}
+		r.clients[row.Addr] = c
+	}
+	switch row.Verdict.Class {
+	case policy.Spam:
+		c.Spam++
+	case policy.Ham:
+		c.Ham++
 	}
 	return c
 }
