@@ -10,10 +10,10 @@ import (
 
 // Store is what the judgement needs of a keeper of evidence.
 type Store interface {
-	// Recall returns what is known of an address with such keys. It answers from memory.
+	// Recall returns what is known of an address with such keys. It answers within milliseconds, if need be with Known.Unread.
 	Recall(addr netip.Addr, k Keys) Known
 	// Learn adds a lesson to the host, and what that moves to its network and its autonomous system; then the host's evidence becomes
-	// what settle makes of the knowledge before and after. The channel yields once: nil when the lesson is durable,
+	// what settle makes of the knowledge before and after. Settle goes by the time at which it is called. The channel yields once: nil when the lesson is durable,
 	// else why it is not yet.
 	Learn(k Keys, l Lesson, settle func(before, after Known) reputation.Evidence) <-chan error
 }
@@ -68,8 +68,11 @@ func (j *Judge) learn(addr netip.Addr, l Lesson, ok bool) <-chan error {
 	if !ok {
 		return nil
 	}
-	p, now := j.policy.Load(), j.now()
-	return j.store.Learn(p.Keys(addr), l, func(before, after Known) reputation.Evidence { return p.settle(before, after, now) })
+	return j.store.Learn(j.policy.Load().Keys(addr), l, j.settle)
+}
+
+func (j *Judge) settle(before, after Known) reputation.Evidence {
+	return j.policy.Load().settle(before, after, j.now())
 }
 
 // settle is the host's evidence after a lesson, in the tier that it is in then.

@@ -145,6 +145,8 @@ type Known struct {
 	// Override is the operator's word on the address, if Overridden.
 	Override   Override
 	Overridden bool
+	// Unread says that the store did not answer in time, and that nothing is known of the evidence: not even that there is none.
+	Unread bool
 }
 
 // Override is the operator's word on a network: it goes before any score.

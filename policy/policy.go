@@ -129,7 +129,9 @@ type Decision struct {
 	// Exempt and Override say which rule went before the score; Override is nil when none did.
 	Exempt   bool
 	Override *Override
-	Mode     Mode
+	// Unread says that the store did not answer in time, and that STARTTLS is offered for that.
+	Unread bool
+	Mode   Mode
 }
 
 // Decide judges a valid address by what is known of it.
@@ -148,6 +150,9 @@ func (p *Policy) Decide(addr netip.Addr, known Known, now time.Time) Decision {
 		}
 		d.Tier = reputation.Bad
 		d.withhold(true)
+	case known.Unread:
+		d.Unread = true
+		return d
 	case p.Mode == Earn:
 		d.withhold(d.Tier != reputation.Good)
 	default:
@@ -209,6 +214,8 @@ func (d Decision) Why() string {
 		return "exempt network: STARTTLS is always offered"
 	case d.Override != nil:
 		return fmt.Sprintf("operator's %s of %s%s", d.Override.Verb(), d.Override.Network, note(d.Override.Note))
+	case d.Unread:
+		return "the store did not answer in time: STARTTLS is offered"
 	}
 	s := fmt.Sprintf("mode %s, tier %s: score %.2f = %.2f from %.1f spam and %.1f ham of its own, %+.2f from neighbours weighing %.1f spam and %.1f ham",
 		d.Mode, d.Tier, d.Score, d.Own.LogOdds, d.Own.Spam, d.Own.Ham, d.Expected.LogOdds, d.Expected.Neighbours.Spam, d.Expected.Neighbours.Ham)

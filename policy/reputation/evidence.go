@@ -32,10 +32,15 @@ const (
 	// RecordSize is the length of an encoded Evidence in bytes.
 	RecordSize = 32
 
-	recordVersion = 2
-	slicesPerPast = uint32(PastWidth / SliceWidth)
-	// Counts stop at what the record holds: 4095 messages in a recent slice, a million in a long one.
-	mostRecent, mostPast = 1<<15 - 1, 1<<23 - 1
+	// RecordVersion is in the first four bits of an encoded Evidence.
+	RecordVersion = 2
+	// MostRecent and MostPast are where counts stop, which is what the record holds: 4095 messages in a recent slice, a million in a long one.
+	MostRecent, MostPast = 1<<15 - 1, 1<<23 - 1
+	// SlicesPerPast is how many recent slices are as long as a long one.
+	SlicesPerPast = uint32(PastWidth / SliceWidth)
+	// HostVoice is how many messages a host speaks for in its network, in each slice.
+	HostVoice = 2
+
 	// mostSlice is the newest slice that the record holds: the year 3883.
 	mostSlice = 1<<24 - 1
 	// tierClock is the resolution of Evidence.since.
@@ -74,7 +79,7 @@ func Slice(t time.Time) uint32 {
 
 // Empty reports whether nothing is left that could count at the given time.
 func (e Evidence) Empty(now time.Time) bool {
-	if Slice(now)/slicesPerPast >= e.Newest/slicesPerPast+Pasts {
+	if Slice(now)/SlicesPerPast >= e.Newest/SlicesPerPast+Pasts {
 		return true
 	}
 	return e.Recent == [Slices]Count{} && e.Past == [Pasts]Count{}
@@ -82,34 +87,40 @@ func (e Evidence) Empty(now time.Time) bool {
 
 // Move is what a change of a host's evidence moves in its network's: what the host says there after less what it said before.
 type Move struct {
-	at           uint32
-	recent, past Count
+	// At is the recent slice of the change.
+	At uint32
+	// Recent and Past are for that slice and for the long one that it lies in.
+	Recent, Past Count
 }
 
 // Add returns the evidence with spam and ham, in messages, added at a time, and what that moves in the key's network. Taking back is
 // adding what is below zero. What is older than a ring is dropped from it, as it would have been had it come in order. Non-numbers
 // count as nothing.
 func (e Evidence) Add(at time.Time, spam, ham float64) (Evidence, Move) {
-	n, d := Slice(at), Count{units(spam), units(ham)}
+	return e.AddCount(Slice(at), CountOf(spam, ham))
+}
+
+// AddCount is Add with the slice and the count already made out.
+func (e Evidence) AddCount(n uint32, d Count) (Evidence, Move) {
 	e.advance(n)
-	m := Move{at: n}
-	if c := e.past(n / slicesPerPast); c != nil {
-		m.past = c.move(d, mostPast)
+	m := Move{At: n}
+	if c := e.past(n / SlicesPerPast); c != nil {
+		m.Past = c.move(d, MostPast)
 	}
 	if c := e.recent(n); c != nil {
-		m.recent = c.move(d, mostRecent)
+		m.Recent = c.move(d, MostRecent)
 	}
 	return e, m
 }
 
 // Apply returns a network's evidence after a move in one of its hosts: the sum, slice by slice, of what its hosts say there.
 func (e Evidence) Apply(m Move) Evidence {
-	e.advance(m.at)
-	if c := e.past(m.at / slicesPerPast); c != nil {
-		*c = c.plus(m.past, mostPast)
+	e.advance(m.At)
+	if c := e.past(m.At / SlicesPerPast); c != nil {
+		*c = c.plus(m.Past, MostPast)
 	}
-	if c := e.recent(m.at); c != nil {
-		*c = c.plus(m.recent, mostRecent)
+	if c := e.recent(m.At); c != nil {
+		*c = c.plus(m.Recent, MostRecent)
 	}
 	return e
 }
@@ -135,13 +146,13 @@ func (e *Evidence) combine(other *Evidence, f func(c, d Count, most int32) Count
 	for i := range other.Recent {
 		n := other.Newest - uint32(i)
 		if c, d := e.recent(n), other.recent(n); c != nil && d != nil {
-			*c = f(*c, *d, mostRecent)
+			*c = f(*c, *d, MostRecent)
 		}
 	}
 	for i := range other.Past {
-		m := other.Newest/slicesPerPast - uint32(i)
+		m := other.Newest/SlicesPerPast - uint32(i)
 		if c, d := e.past(m), other.past(m); c != nil && d != nil {
-			*c = f(*c, *d, mostPast)
+			*c = f(*c, *d, MostPast)
 		}
 	}
 }
@@ -168,7 +179,7 @@ func (e Evidence) Entered() (at time.Time, score float64) {
 // Since is the start of the oldest slice that knows something no other does, or the zero time.
 func (e Evidence) Since() time.Time {
 	start := func(n int64, width time.Duration) time.Time { return time.Unix(n*int64(width/time.Second), 0).UTC() }
-	for m := max(int64(e.Newest/slicesPerPast)-Pasts+1, 0); m <= int64(e.Newest/slicesPerPast); m++ {
+	for m := max(int64(e.Newest/SlicesPerPast)-Pasts+1, 0); m <= int64(e.Newest/SlicesPerPast); m++ {
 		if e.older(m) != (Count{}) {
 			return start(m, PastWidth)
 		}
@@ -193,10 +204,13 @@ func (e Evidence) Total() (m Mass) {
 	return m
 }
 
+// CountOf is spam and ham, in messages, as a count.
+func CountOf(spam, ham float64) Count { return Count{units(spam), units(ham)} }
+
 // older is what a long slice that is kept knows of the time before the recent slices.
 func (e *Evidence) older(m int64) Count {
 	c := e.Past[m%Pasts]
-	for n := max(int64(e.Newest)-Slices+1, m*int64(slicesPerPast)); n <= int64(e.Newest) && n < (m+1)*int64(slicesPerPast); n++ {
+	for n := max(int64(e.Newest)-Slices+1, m*int64(SlicesPerPast)); n <= int64(e.Newest) && n < (m+1)*int64(SlicesPerPast); n++ {
 		c.Spam -= e.Recent[n%Slices].Spam
 		c.Ham -= e.Recent[n%Slices].Ham
 	}
@@ -213,7 +227,7 @@ func (e *Evidence) recent(n uint32) *Count {
 
 // past is the place of a long slice, nil if it is not kept.
 func (e *Evidence) past(m uint32) *Count {
-	newest := e.Newest / slicesPerPast
+	newest := e.Newest / SlicesPerPast
 	if m > newest || m+Pasts <= newest {
 		return nil
 	}
@@ -228,7 +242,7 @@ func (e *Evidence) advance(n uint32) {
 	for i := max(e.Newest+1, max(n, Slices)-Slices+1); i <= n; i++ {
 		e.Recent[i%Slices] = Count{}
 	}
-	old, m := e.Newest/slicesPerPast, n/slicesPerPast
+	old, m := e.Newest/SlicesPerPast, n/SlicesPerPast
 	for i := max(old+1, max(m, Pasts)-Pasts+1); i <= m; i++ {
 		e.Past[i%Pasts] = Count{}
 	}
@@ -242,13 +256,13 @@ func (c *Count) move(d Count, most int32) Count {
 	return c.voice().minus(before, math.MaxInt32)
 }
 
-// voice is what a host with such a count says in its network: its count, scaled down to hostVoice where it is more, so that no host
+// voice is what a host with such a count says in its network: its count, scaled down to HostVoice where it is more, so that no host
 // speaks for its neighbours.
 func (c Count) voice() Count {
 	c.Spam, c.Ham = max(c.Spam, 0), max(c.Ham, 0)
-	if all := int64(c.Spam) + int64(c.Ham); all > hostVoice*Unit {
-		c.Spam = int32((int64(c.Spam)*hostVoice*Unit + all/2) / all)
-		c.Ham = hostVoice*Unit - c.Spam
+	if all := int64(c.Spam) + int64(c.Ham); all > HostVoice*Unit {
+		c.Spam = int32((int64(c.Spam)*HostVoice*Unit + all/2) / all)
+		c.Ham = HostVoice*Unit - c.Spam
 	}
 	return c
 }
@@ -266,7 +280,7 @@ func units(messages float64) int32 {
 	if math.IsNaN(messages) {
 		return 0
 	}
-	return int32(math.Round(min(max(messages*Unit, -mostPast), mostPast)))
+	return int32(math.Round(min(max(messages*Unit, -MostPast), MostPast)))
 }
 
 // messages is a count in messages; what is owed counts as nothing.
@@ -276,7 +290,7 @@ func messages(n int32) float64 { return float64(max(n, 0)) / Unit }
 // when the tier was entered (3 bytes) and the score then (1 byte), spam and ham of the recent ring (2 bytes each) and of the long one
 // (3 bytes each).
 func (e Evidence) AppendBinary(b []byte) ([]byte, error) {
-	b = append24(append(b, recordVersion<<4|byte(e.Tier)), int32(e.Newest))
+	b = append24(append(b, RecordVersion<<4|byte(e.Tier)), int32(e.Newest))
 	b = append(append24(b, int32(e.since)), byte(e.at))
 	for _, c := range e.Recent {
 		b = binary.BigEndian.AppendUint16(b, uint16(c.Spam))
@@ -290,7 +304,7 @@ func (e Evidence) AppendBinary(b []byte) ([]byte, error) {
 
 // UnmarshalBinary reads a record. It refuses another length, another version and an unknown tier with ErrRecord.
 func (e *Evidence) UnmarshalBinary(b []byte) error {
-	if len(b) == 0 || b[0]>>4 != recordVersion {
+	if len(b) == 0 || b[0]>>4 != RecordVersion {
 		return fmt.Errorf("%w: it starts with %x", ErrRecord, b[:min(1, len(b))])
 	}
 	if len(b) != RecordSize || Tier(b[0]&15) > Bad {

@@ -155,7 +155,7 @@ func TestRecordsRoundTripAndForeignOnesAreRefused(t *testing.T) {
 			t.Fatalf("a record of a future version: %v, and left %v", err, got)
 		}
 	})
-	for _, b := range [][]byte{nil, {recordVersion << 4}, make([]byte, RecordSize), append([]byte{recordVersion<<4 | 9}, make([]byte, RecordSize-1)...)} {
+	for _, b := range [][]byte{nil, {RecordVersion << 4}, make([]byte, RecordSize), append([]byte{RecordVersion<<4 | 9}, make([]byte, RecordSize-1)...)} {
 		if err := new(Evidence).UnmarshalBinary(b); !errors.Is(err, ErrRecord) {
 			t.Errorf("record %x: %v", b, err)
 		}

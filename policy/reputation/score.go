@@ -27,8 +27,6 @@ const (
 	// hamless is how much longer the spam of a host without any ham lasts: 1 + hamless half-lives. Who never sent anything else is no server
 	// that was broken into and cleaned.
 	hamless = 15.0
-	// hostVoice is how many messages a host speaks for in its network, in each slice.
-	hostVoice = 2
 	// networkShrink is how many messages of neighbours it takes to outweigh what was expected before.
 	networkShrink = 4.0
 	// missed is how much of the neighbours' ham is taken for spam that the filter missed, for each message of their spam: ranges that send
@@ -120,7 +118,7 @@ func (e *Evidence) logOdds(at float64, p *Params) float64 {
 	}
 	const width, pastWidth = int64(SliceWidth / time.Second), int64(PastWidth / time.Second)
 	first := int64(e.Newest) - Slices + 1
-	newest := int64(e.Newest / slicesPerPast)
+	newest := int64(e.Newest / SlicesPerPast)
 	for m := max(newest-Pasts+1, 0); m <= newest; m++ {
 		step(e.older(m), m*pastWidth, min((m+1)*pastWidth, first*width))
 	}
@@ -166,8 +164,8 @@ func (e *Evidence) neighbours(host *Evidence, at float64, halfLife time.Duration
 		m.Ham += messages(others.Ham) * weight
 	}
 	const width, pastWidth = float64(SliceWidth / time.Second), float64(PastWidth / time.Second)
-	for i := range min(Pasts, e.Newest/slicesPerPast+1) {
-		n := e.Newest/slicesPerPast - i
+	for i := range min(Pasts, e.Newest/SlicesPerPast+1) {
+		n := e.Newest/SlicesPerPast - i
 		// A long slice is as old as the middle of what has passed of it.
 		start := float64(n) * pastWidth
 		add(&e.Past[n%Pasts], host.past(n), at-(start+min(start+pastWidth, max(at, start)))/2)

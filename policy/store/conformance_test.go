@@ -1,0 +1,425 @@
+package store_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ehlogate/ehlogate/contrib/e2e/redisd"
+	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/reputation"
+	"github.com/ehlogate/ehlogate/policy/store"
+	"github.com/ehlogate/ehlogate/policy/store/shared"
+)
+
+// keeper is what the daemon needs of a store.
+type keeper interface {
+	policy.Store
+	SetOverride(policy.Override) error
+	LiftOverride(netip.Prefix) (bool, error)
+	Overrides() []policy.Override
+	Forget(netip.Prefix, policy.Keys) (int, error)
+	EachNetwork(func(netip.Prefix, reputation.Evidence) bool)
+	Close() error
+}
+
+// form is a form of store: open opens it, again after it was closed, and another node's where there may be several at once.
+type form struct {
+	name   string
+	shared bool
+	start  func(t *testing.T) (open func(t *testing.T) keeper)
+}
+
+// forms are the embedded store and Redis in every form that a URL can name, on real servers.
+var forms = []form{
+	{"embedded", false, func(t *testing.T) func(*testing.T) keeper {
+		dir := t.TempDir()
+		return func(t *testing.T) keeper {
+			e, err := store.Open(dir, time.Now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return e
+		}
+	}},
+	{"redis", true, func(t *testing.T) func(*testing.T) keeper {
+		s := server(t)
+		return shares("redis://" + s.Addr())
+	}},
+	{"redis over TLS, with a user and a password in a file", true, func(t *testing.T) func(*testing.T) keeper {
+		dir := t.TempDir()
+		certificate(t, dir)
+		write(t, filepath.Join(dir, "users.acl"), aclFile(t, "a password"))
+		write(t, filepath.Join(dir, "password"), "apassword\n")
+		s := server(t, "--tls-cert-file", dir+"/cert.pem", "--tls-key-file", dir+"/key.pem", "--tls-ca-cert-file", dir+"/cert.pem", "--tls-auth-clients", "no", "--aclfile", dir+"/users.acl")
+		return shares(fmt.Sprintf("rediss://ehlogate@%s?password_file=%s/password&ca_file=%s/cert.pem", s.Addr(), dir, dir))
+	}},
+	{"redis on a unix socket", true, func(t *testing.T) func(*testing.T) keeper {
+		socket := filepath.Join(t.TempDir(), "redis.sock")
+		server(t, "--unixsocket", socket)
+		return shares("redis+unix://" + socket + "?db=3")
+	}},
+	{"redis behind Sentinel", true, func(t *testing.T) func(*testing.T) keeper {
+		s, err := redisd.NewSentinels(t.TempDir())
+		t.Cleanup(s.Stop)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return shares("redis+sentinel://" + strings.Join(s.Addrs(), ",") + "/mymaster")
+	}},
+	{"Redis Cluster", true, func(t *testing.T) func(*testing.T) keeper {
+		c, err := redisd.NewCluster(t.TempDir())
+		t.Cleanup(c.Stop)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return shares("redis+cluster://" + strings.Join(c.Addrs()[:2], ","))
+	}},
+}
+
+func server(t *testing.T, args ...string) *redisd.Server {
+	t.Helper()
+	s, err := redisd.New(t.TempDir(), args...)
+	if err == nil {
+		s.TLS = slices.Contains(args, "--tls-cert-file")
+		err = s.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Stop)
+	return s
+}
+
+// shares returns an opener of the Redis store at a URL.
+func shares(url string) func(*testing.T) keeper {
+	shared.LogLibrary(slog.New(slog.DiscardHandler))
+	return func(t *testing.T) keeper {
+		t.Helper()
+		target, err := shared.ParseURL(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := policy.Default()
+		s, err := shared.Open(shared.Options{
+			Target: target, SpoolDir: t.TempDir(), SpoolLimit: 1 << 20, IPv4Network: p.IPv4Network, IPv6Host: p.IPv6Host, IPv6Network: p.IPv6Network,
+			Now: time.Now, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !s.Up() {
+			t.Fatal("Redis is not up")
+		}
+		return s
+	}
+}
+
+func aclFile(t *testing.T, password string) string {
+	return "user default off\nuser ehlogate on >" + strings.ReplaceAll(password, " ", "") + " ~ehlogate:* &ehlogate:* +@all\n"
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// certificate makes cert.pem and key.pem for 127.0.0.1.
+func certificate(t *testing.T, dir string) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "redis"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, _ := x509.MarshalPKCS8PrivateKey(key)
+	write(t, filepath.Join(dir, "cert.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})))
+	write(t, filepath.Join(dir, "key.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
+}
+
+func keysOf(addr string) (netip.Addr, policy.Keys) {
+	a := netip.MustParseAddr(addr)
+	return a, policy.New(policy.Default()).Keys(a)
+}
+
+// judge is the policy over a store, with a clock that stands still.
+func judge(k keeper, now time.Time) *policy.Judge {
+	p := policy.Default()
+	p.ASN = func(a netip.Addr) uint32 {
+		if a.Is4() {
+			return 64500
+		}
+		return 0
+	}
+	return policy.NewJudge(policy.New(p), k, func() time.Time { return now })
+}
+
+func observe(t *testing.T, j *policy.Judge, addr string, class policy.Class, at time.Time) {
+	t.Helper()
+	o := &policy.Observation{Time: at, Client: policy.Client{Addr: netip.MustParseAddr(addr)}, Verdict: policy.Verdict{Class: class}, Mail: true}
+	select {
+	case err := <-j.Learn(o):
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("nothing came of a lesson")
+	}
+}
+
+// explain judges a client.
+func explain(j *policy.Judge, addr string) (policy.Decision, policy.Known) {
+	return j.Explain(netip.MustParseAddr(addr))
+}
+
+// soon holds a store to what it says as soon as it answers in time, which on a busy machine it may not do at once.
+func soon(t *testing.T, check func() error) {
+	t.Helper()
+	var err error
+	for range 100 {
+		if err = check(); err == nil {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Error(err)
+}
+
+// TestConformance is what every store promises.
+func TestConformance(t *testing.T) {
+	for _, f := range forms {
+		t.Run(f.name, func(t *testing.T) {
+			open := f.start(t)
+			t.Run("what was learnt is there, also after reopening", func(t *testing.T) { keepsWhatWasLearnt(t, open) })
+			t.Run("overrides hold, the longest network first", func(t *testing.T) { overridesHold(t, open) })
+			t.Run("forget", func(t *testing.T) { forgets(t, open) })
+			t.Run("learners together leave what one leaves", func(t *testing.T) { commutes(t, open, f.shared) })
+			if f.shared {
+				t.Run("what one node learns the others judge by within a second", func(t *testing.T) { tells(t, open) })
+			}
+		})
+	}
+}
+
+// base is the time of all lessons: the start of this hour, so that none of them falls into the next.
+func base() time.Time { return time.Now().Truncate(time.Hour) }
+
+func keepsWhatWasLearnt(t *testing.T, open func(*testing.T) keeper) {
+	k := open(t)
+	at := base()
+	for _, addr := range []string{"192.0.2.7", "192.0.2.8", "2001:db8:1:2::7"} {
+		observe(t, judge(k, at), addr, policy.Spam, at)
+		observe(t, judge(k, at), addr, policy.Ham, at.Add(-100*time.Hour))
+	}
+	want := reputation.Mass{Spam: 1, Ham: 1}
+	check := func() error {
+		for _, addr := range []string{"192.0.2.7", "2001:db8:1:2::99"} {
+			_, known := explain(judge(k, at), addr)
+			if got := known.Host.Total(); got != want || known.Unread {
+				return fmt.Errorf("%s: %+v, want %+v", addr, known, want)
+			}
+		}
+		d, known := explain(judge(k, at), "192.0.2.8")
+		if n := known.Network.Total(); n != (reputation.Mass{Spam: 2, Ham: 2}) || known.AS.Total() != n {
+			return fmt.Errorf("network %v, system %v", n, known.AS.Total())
+		}
+		if d.Tier == reputation.Unknown || known.Host.Tier != d.Tier {
+			return fmt.Errorf("judged %s, kept as %s", d.Tier, known.Host.Tier)
+		}
+		if _, known := explain(judge(k, at), "192.0.3.7"); known.Unread || known.Network != (reputation.Evidence{}) {
+			return fmt.Errorf("a stranger: %+v", known)
+		}
+		return nil
+	}
+	soon(t, check)
+	if err := k.Close(); err != nil {
+		t.Fatal(err)
+	}
+	k = open(t)
+	defer k.Close()
+	soon(t, check)
+	seen := map[netip.Prefix]bool{}
+	k.EachNetwork(func(n netip.Prefix, e reputation.Evidence) bool { seen[n] = true; return true })
+	for _, n := range []string{"192.0.2.7/32", "192.0.2.0/24", "2001:db8:1:2::/64", "2001:db8:1::/48"} {
+		if !seen[netip.MustParsePrefix(n)] {
+			t.Errorf("%s is not among the %d that are listed", n, len(seen))
+		}
+	}
+}
+
+func overridesHold(t *testing.T, open func(*testing.T) keeper) {
+	k := open(t)
+	deny := policy.Override{Network: netip.MustParsePrefix("198.51.100.0/24"), Note: "a note", Set: time.Now().UTC().Truncate(time.Second)}
+	allow := policy.Override{Network: netip.MustParsePrefix("198.51.100.9/32"), Allow: true, Set: deny.Set}
+	for _, o := range []policy.Override{deny, allow} {
+		if err := k.SetOverride(o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.Close()
+	k = open(t)
+	defer k.Close()
+	for addr, want := range map[string]policy.Override{"198.51.100.7": deny, "198.51.100.9": allow} {
+		a, keys := keysOf(addr)
+		if known := k.Recall(a, keys); !known.Overridden || known.Override != want {
+			t.Errorf("%s: %+v, want %+v", addr, known.Override, want)
+		}
+	}
+	if lifted, err := k.LiftOverride(allow.Network); !lifted || err != nil {
+		t.Errorf("lifted %v, %v", lifted, err)
+	}
+	if all := k.Overrides(); len(all) != 1 || all[0] != deny {
+		t.Errorf("overrides %v", all)
+	}
+}
+
+func forgets(t *testing.T, open func(*testing.T) keeper) {
+	k := open(t)
+	defer k.Close()
+	at := base()
+	for _, addr := range []string{"203.0.113.7", "203.0.113.8", "203.0.113.200"} {
+		observe(t, judge(k, at), addr, policy.Spam, at)
+	}
+	_, keys := keysOf("203.0.113.7")
+	keys.ASN = 64500
+	var before policy.Known
+	soon(t, func() error {
+		if _, before = explain(judge(k, at), "203.0.113.7"); before.Network.Total().Spam != 3 || before.AS.Total().Spam < 3 {
+			return fmt.Errorf("before: %+v", before)
+		}
+		return nil
+	})
+	if n, err := k.Forget(keys.Host, keys); n != 1 || err != nil {
+		t.Errorf("forgot %d, %v", n, err)
+	}
+	soon(t, func() error {
+		_, after := explain(judge(k, at), "203.0.113.7")
+		if after.Unread || after.Host.Total() != (reputation.Mass{}) || after.Network != before.Network.Without(before.Host) || after.AS != before.AS.Without(before.Host) {
+			return fmt.Errorf("forgotten, but %+v, before %+v", after, before)
+		}
+		return nil
+	})
+	if n, err := k.Forget(netip.MustParsePrefix("203.0.113.128/25"), policy.Keys{}); n != 1 || err != nil {
+		t.Errorf("forgot %d of the half, %v", n, err)
+	}
+	if n, err := k.Forget(netip.MustParsePrefix("203.0.0.0/16"), policy.Keys{}); n != 2 || err != nil {
+		t.Errorf("forgot %d of the rest, %v; want a host and its network", n, err)
+	}
+	soon(t, func() error {
+		if _, known := explain(judge(k, at), "203.0.113.8"); known.Unread || known.Network != (reputation.Evidence{}) {
+			return fmt.Errorf("the network is still known: %+v", known)
+		}
+		return nil
+	})
+}
+
+// commutes lets several learners, on nodes of their own where the store is shared, learn at once, and wants the sums of one learner.
+func commutes(t *testing.T, open func(*testing.T) keeper, shared bool) {
+	const learners, rounds, hosts = 4, 60, 7
+	at := base()
+	memory := store.NewMemory()
+	alone := policy.NewJudge(policy.New(policy.Default()), memory, func() time.Time { return at })
+	nodes := []keeper{open(t)}
+	for range learners - 1 {
+		if n := nodes[0]; !shared {
+			nodes = append(nodes, n)
+		} else {
+			nodes = append(nodes, open(t))
+		}
+	}
+	observation := func(i, j int) (string, policy.Class, time.Time) {
+		class := policy.Spam
+		if (i+j)%3 == 0 {
+			class = policy.Ham
+		}
+		return fmt.Sprintf("100.64.%d.%d", j%3, j%hosts), class, at.Add(-time.Duration(j%5) * time.Hour)
+	}
+	var all sync.WaitGroup
+	for i, n := range nodes {
+		all.Go(func() {
+			for j := range rounds {
+				addr, class, when := observation(i, j)
+				observe(t, judge(n, at), addr, class, when)
+			}
+		})
+		for j := range rounds {
+			addr, class, when := observation(i, j)
+			observe(t, alone, addr, class, when)
+		}
+	}
+	all.Wait()
+	if shared {
+		for _, n := range nodes {
+			n.Close()
+		}
+		nodes[0] = open(t)
+	}
+	defer nodes[0].Close()
+	got := map[netip.Prefix]reputation.Evidence{}
+	nodes[0].EachNetwork(func(n netip.Prefix, e reputation.Evidence) bool { got[n] = e; return true })
+	records := 0
+	memory.EachNetwork(func(n netip.Prefix, e reputation.Evidence) bool {
+		records++
+		if g := got[n]; g.Recent != e.Recent || g.Past != e.Past || g.Newest != e.Newest {
+			t.Errorf("%s: %+v, alone %+v", n, g, e)
+		}
+		return true
+	})
+	if records == 0 {
+		t.Error("nothing was learnt")
+	}
+}
+
+// tells holds a second node to what the first one learns, which the second has looked up before and so remembers otherwise.
+func tells(t *testing.T, open func(*testing.T) keeper) {
+	one, other := open(t), open(t)
+	defer one.Close()
+	defer other.Close()
+	at := base()
+	addr := netip.MustParseAddr("192.88.99.7")
+	if d := judge(other, at).Decide(addr); d.Withhold {
+		t.Fatalf("a stranger: %s", d.Why())
+	}
+	for range 3 {
+		observe(t, judge(one, at), addr.String(), policy.Spam, at)
+	}
+	learnt := time.Now()
+	for !judge(other, at).Decide(addr).Withhold {
+		if time.Since(learnt) > time.Second {
+			t.Fatalf("a second later: %s", judge(other, at).Decide(addr).Why())
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Logf("the other node withholds after %v", time.Since(learnt))
+	if err := one.SetOverride(policy.Override{Network: netip.PrefixFrom(addr, 32), Allow: true, Set: at}); err != nil {
+		t.Fatal(err)
+	}
+	for set := time.Now(); judge(other, at).Decide(addr).Withhold; time.Sleep(time.Millisecond) {
+		if time.Since(set) > time.Second {
+			t.Fatal("a second later the operator's word has not come")
+		}
+	}
+}

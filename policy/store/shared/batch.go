@@ -1,0 +1,201 @@
+package shared
+
+import (
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/reputation"
+)
+
+// buckets is how many hash tags the keys are spread over, and so how many pieces a Redis Cluster can share out. The networks of one bucket
+// are in one slot: their changes of one moment go in one call, and one mark says which batches the bucket has had.
+const buckets = 1024
+
+// prefix starts every key and channel.
+const prefix = "ehlogate:"
+
+// bucketOf is the bucket of a network or an autonomous system, given as text.
+func bucketOf(key string) int { return int(crc32.ChecksumIEEE([]byte(key)) % buckets) }
+
+// redisKey is the key of a network or an autonomous system, such as "ehlogate:{1a2}:192.0.2.0/24" or "ehlogate:{0f3}:AS64500".
+func redisKey(key string) string { return fmt.Sprintf(prefix+"{%03x}:%s", bucketOf(key), key) }
+
+func systemKey(asn uint32) string { return fmt.Sprintf("AS%d", asn) }
+
+// field is a host's field in its network's hash: the bytes of its address that the network leaves open, at least one.
+func field(host, network netip.Prefix) string {
+	if !host.IsValid() {
+		return ""
+	}
+	last := (host.Bits() + 7) / 8
+	first := min(network.Bits()/8, last-1)
+	return string(host.Addr().AsSlice()[first:last])
+}
+
+// The words of a change; batch.lua says what they do.
+const (
+	learn = "learn"
+	move  = "move"
+	enter = "enter"
+	leave = "leave"
+	less  = "less"
+)
+
+// change is one change of one key. It is kept on disk as JSON while Redis is away.
+type change struct {
+	Word string `json:"do"`
+	// Key is the network or the autonomous system.
+	Key string `json:"key"`
+	// Host is whom it is about, if it is about a host.
+	Host netip.Prefix `json:"host,omitzero"`
+	// ASN is the autonomous system that the host's part moves, too, 0 for none.
+	ASN   uint32           `json:"asn,omitempty"`
+	Slice uint32           `json:"slice,omitempty"`
+	Count reputation.Count `json:"count,omitzero"`
+	Past  reputation.Count `json:"past,omitzero"`
+	// Record is a host's: all of it for less, the part that says its tier for learn and enter.
+	Record []byte `json:"record,omitempty"`
+
+	waiting []chan<- error
+}
+
+func (c *change) field() string {
+	network, _ := netip.ParsePrefix(c.Key)
+	return field(c.Host, network)
+}
+
+func (c *change) keys() policy.Keys {
+	network, _ := netip.ParsePrefix(c.Key)
+	return policy.Keys{Host: c.Host, Network: network, ASN: c.ASN}
+}
+
+// tell tells those who wait for the change.
+func (c *change) tell(err error) {
+	for _, w := range c.waiting {
+		w <- err
+	}
+	c.waiting = nil
+}
+
+// batch is what a bucket is sent at once. Its number is the last one's of its lane plus one, and stays the same however often it is sent.
+type batch struct {
+	Stream  string   `json:"stream"`
+	Bucket  int      `json:"bucket"`
+	Number  uint64   `json:"number"`
+	Changes []change `json:"changes"`
+
+	// since is when the first change came in, done when Redis had the batch.
+	since, done time.Time
+	// stored is its key in the spool, 0 for none.
+	stored uint64
+}
+
+// mostChanges is how many changes a batch takes: what one call of the script can read at once, and how long it may hold up Redis.
+const mostChanges = 256
+
+// add merges a change into an open batch. Lessons of a host in one slice are one change, and so are moves of an autonomous system.
+func (b *batch) add(c change) {
+	same := func(o change) bool {
+		return o.Word == c.Word && o.Key == c.Key && o.Host == c.Host && o.Slice == c.Slice && o.ASN == c.ASN
+	}
+	i := -1
+	if c.Word == learn || c.Word == move {
+		i = slices.IndexFunc(b.Changes, same)
+	}
+	if i < 0 {
+		b.Changes = append(b.Changes, c)
+		return
+	}
+	o := &b.Changes[i]
+	o.Count.Spam += c.Count.Spam
+	o.Count.Ham += c.Count.Ham
+	o.Past.Spam += c.Past.Spam
+	o.Past.Ham += c.Past.Ham
+	o.waiting = append(o.waiting, c.waiting...)
+	o.Record = c.Record
+}
+
+func (b *batch) tell(err error) {
+	for i := range b.Changes {
+		b.Changes[i].tell(err)
+	}
+}
+
+func (b *batch) mark() string { return laneID{b.Stream, b.Bucket}.mark() }
+
+// laneID names a lane: a sender and a bucket.
+type laneID struct {
+	stream string
+	bucket int
+}
+
+// mark is the key of what the bucket has had of the sender.
+func (id laneID) mark() string { return fmt.Sprintf(prefix+"{%03x}:had:%s", id.bucket, id.stream) }
+
+// lane is the way of one sender's batches to one bucket. They are applied in the order of their numbers, each once, whatever gets lost on the
+// way: Redis keeps the last number beside the evidence, and the lane keeps what it sent for a while, and sends it again where Redis has lost it.
+type lane struct {
+	laneID
+	// number is the last batch's, acked the last one's that Redis said it had.
+	number, acked uint64
+	// kept are batches that Redis said it had, queue those that it has not, disk those of them that are in the spool only, and open takes
+	// what comes in. All are in the order of their numbers.
+	kept  []*batch
+	queue []*batch
+	disk  []uint64
+	open  *batch
+	// busy says that the queue is being sent, failing that the last try failed, and retry when the next is due.
+	busy, failing bool
+	retry         time.Time
+	// gap says that earlier batches are lost, so that the next is applied all the same.
+	gap bool
+}
+
+// idle reports whether there is nothing to do.
+func (l *lane) idle() bool { return l.open == nil && len(l.queue) == 0 && len(l.disk) == 0 }
+
+// spooling reports whether what comes in has to go through the spool, behind what is there.
+func (l *lane) spooling() bool {
+	return l.failing || len(l.disk) > 0 || len(l.queue) > 0 && l.queue[0].stored != 0
+}
+
+// seal gives the open batch its number and takes it out of the lane.
+func (l *lane) seal() *batch {
+	b := l.open
+	l.number++
+	b.Number, l.open = l.number, nil
+	return b
+}
+
+// rewind takes back batches after a number, which Redis has lost. It reports whether some are lost for good.
+func (l *lane) rewind(last uint64) (lost bool) {
+	i := slices.IndexFunc(l.kept, func(b *batch) bool { return b.Number > last })
+	if i >= 0 {
+		for _, b := range l.kept[i:] {
+			b.done = time.Time{}
+		}
+		l.queue = append(slices.Clone(l.kept[i:]), l.queue...)
+		l.kept = l.kept[:i]
+	}
+	l.acked = last
+	l.gap = len(l.queue) > 0 && l.queue[0].Number > last+1
+	return l.gap
+}
+
+func encodeBatch(b *batch) ([]byte, error) { return json.Marshal(b) }
+
+func decodeBatch(v []byte) (*batch, error) {
+	b := new(batch)
+	if err := json.Unmarshal(v, b); err != nil {
+		return nil, err
+	}
+	if b.Bucket < 0 || b.Bucket >= buckets || b.Number == 0 || b.Stream == "" {
+		return nil, fmt.Errorf("no batch: %.80s", v)
+	}
+	return b, nil
+}

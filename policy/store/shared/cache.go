@@ -1,0 +1,277 @@
+package shared
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/reputation"
+)
+
+const (
+	// mostCached is how many hosts the cache holds; the network that was not asked for longest goes first. A host takes some 200 bytes.
+	mostCached = 200_000
+	// renewAfter is how old an answer may be before it is read again, while it is still given. A change of tier is told at once; this is for
+	// what moves slowly, like the neighbours' weight.
+	renewAfter = 10 * time.Second
+)
+
+// freshness is what a recollection is worth.
+type freshness int
+
+const (
+	// absent: nothing is remembered. stale: what is remembered may have changed since, and is good only while Redis does not answer.
+	// ageing: good, and to be read again. fresh: good.
+	absent freshness = iota
+	stale
+	ageing
+	fresh
+)
+
+// cache remembers what Redis said, by networks, because what one host did changes what is expected of its neighbours.
+type cache struct {
+	mu sync.Mutex
+	// networks are all entries, systems those of autonomous systems.
+	networks *simplelru.LRU[netip.Prefix, *networkEntry]
+	systems  *simplelru.LRU[uint32, *systemEntry]
+	// hosts counts those of all entries.
+	hosts int
+	// generation rises whenever changes of others may have been missed: what was remembered before is stale.
+	generation uint64
+	// reading are networks that are being read, and whether they changed meanwhile.
+	reading map[netip.Prefix]*reading
+}
+
+// unread is the generation of what Redis never said: it is only what was learnt here.
+const unread = ^uint64(0)
+
+type networkEntry struct {
+	sum        reputation.Evidence
+	generation uint64
+	// hosts are few, so that a walk is the fastest way.
+	hosts []hostEntry
+}
+
+type hostEntry struct {
+	host       netip.Prefix
+	evidence   reputation.Evidence
+	at         time.Time
+	generation uint64
+}
+
+type systemEntry struct {
+	sum        reputation.Evidence
+	at         time.Time
+	generation uint64
+}
+
+type reading struct {
+	readers int
+	changed bool
+}
+
+func newCache() *cache {
+	c := &cache{reading: map[netip.Prefix]*reading{}}
+	c.networks, _ = simplelru.NewLRU(mostCached, func(_ netip.Prefix, e *networkEntry) { c.hosts -= len(e.hosts) })
+	c.systems, _ = simplelru.NewLRU[uint32, *systemEntry](mostCached, nil)
+	return c
+}
+
+// recall returns what is remembered of a client, and what that is worth.
+func (c *cache) recall(k policy.Keys, now time.Time) (known policy.Known, f freshness) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, ok := c.networks.Get(k.Network)
+	if !ok {
+		return known, absent
+	}
+	known.Network = e.sum
+	host := e.host(k.Host)
+	if host != nil {
+		known.Host = host.evidence
+	}
+	switch {
+	case host == nil || host.generation != c.generation || e.generation != c.generation:
+		f = stale
+	case now.Sub(host.at) > renewAfter:
+		f = ageing
+	default:
+		f = fresh
+	}
+	if k.ASN == 0 {
+		return known, f
+	}
+	s, ok := c.systems.Get(k.ASN)
+	switch {
+	case !ok || s.generation != c.generation:
+		f = min(f, stale)
+	case now.Sub(s.at) > renewAfter:
+		f = min(f, ageing)
+	}
+	if ok {
+		known.AS = s.sum
+	}
+	return known, f
+}
+
+func (e *networkEntry) host(h netip.Prefix) *hostEntry {
+	for i := range e.hosts {
+		if e.hosts[i].host == h {
+			return &e.hosts[i]
+		}
+	}
+	return nil
+}
+
+// begin says that a network is about to be read; end takes what was read, and keeps it unless it has changed since.
+func (c *cache) begin(network netip.Prefix) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.reading[network]
+	if r == nil {
+		r = new(reading)
+		c.reading[network] = r
+	}
+	r.readers++
+}
+
+func (c *cache) end(k policy.Keys, known policy.Known, ok bool, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.reading[k.Network]
+	changed := r.changed
+	if r.readers--; r.readers == 0 {
+		delete(c.reading, k.Network)
+	}
+	if !ok || changed {
+		return
+	}
+	c.put(k, known, now, true)
+}
+
+// settled takes what Redis said of a host and its network after a change of ours. It is as good as read.
+func (c *cache) settled(k policy.Keys, host, network reputation.Evidence, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.touch(k.Network)
+	c.put(k, policy.Known{Host: host, Network: network}, now, false)
+}
+
+// touch spoils what is being read of a network.
+func (c *cache) touch(network netip.Prefix) {
+	if r := c.reading[network]; r != nil {
+		r.changed = true
+	}
+}
+
+func (c *cache) put(k policy.Keys, known policy.Known, now time.Time, system bool) {
+	e := c.network(k.Network)
+	e.sum, e.generation = known.Network, c.generation
+	h := c.host(e, k.Host)
+	h.evidence, h.at, h.generation = known.Host, now, c.generation
+	if system && k.ASN != 0 {
+		c.systems.Add(k.ASN, &systemEntry{sum: known.AS, at: now, generation: c.generation})
+	}
+	c.trim()
+}
+
+func (c *cache) trim() {
+	for c.hosts > mostCached {
+		c.networks.RemoveOldest()
+	}
+}
+
+// network is the entry of a network, made unread if there is none.
+func (c *cache) network(n netip.Prefix) *networkEntry {
+	e, ok := c.networks.Get(n)
+	if !ok {
+		e = &networkEntry{generation: unread}
+		c.networks.Add(n, e)
+	}
+	return e
+}
+
+// host is the entry of a host, made unread if there is none.
+func (c *cache) host(e *networkEntry, host netip.Prefix) *hostEntry {
+	if h := e.host(host); h != nil {
+		return h
+	}
+	if len(e.hosts) >= hostsPerNetwork {
+		e.hosts = slices.Delete(e.hosts, 0, 1)
+		c.hosts--
+	}
+	e.hosts = append(e.hosts, hostEntry{host: host, generation: unread})
+	c.hosts++
+	return &e.hosts[len(e.hosts)-1]
+}
+
+// learn adds a lesson to what is remembered, before Redis has it, and returns the host's evidence with the tier that comes of it; sure is
+// false where that is a guess, because what is remembered is not fresh.
+func (c *cache) learn(k policy.Keys, l policy.Lesson, settle func(before, after policy.Known) reputation.Evidence) (host reputation.Evidence, sure bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.touch(k.Network)
+	e := c.network(k.Network)
+	h := c.host(e, k.Host)
+	before := policy.Known{Host: h.evidence, Network: e.sum}
+	after := before
+	var m reputation.Move
+	after.Host, m = before.Host.Add(l.At, l.Spam, l.Ham)
+	after.Network = before.Network.Apply(m)
+	if s, ok := c.systems.Get(k.ASN); ok && k.ASN != 0 {
+		before.AS = s.sum
+		s.sum = s.sum.Apply(m)
+		after.AS = s.sum
+	}
+	h.evidence, e.sum = settle(before, after), after.Network
+	defer c.trim()
+	return h.evidence, h.generation == c.generation && e.generation == c.generation
+}
+
+// system is what is remembered of an autonomous system.
+func (c *cache) system(asn uint32) (v reputation.Evidence) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s, ok := c.systems.Peek(asn); ok && asn != 0 {
+		v = s.sum
+	}
+	return v
+}
+
+// doubtNetwork makes what is remembered of a network stale: somebody changed a tier in it.
+func (c *cache) doubtNetwork(n netip.Prefix) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.touch(n)
+	if e, ok := c.networks.Peek(n); ok {
+		e.generation = unread
+	}
+}
+
+// drop forgets a network.
+func (c *cache) drop(n netip.Prefix) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.touch(n)
+	c.networks.Remove(n)
+}
+
+// doubt makes all that is remembered stale.
+func (c *cache) doubt() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.generation++
+	for _, r := range c.reading {
+		r.changed = true
+	}
+}
+
+func (c *cache) len() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hosts
+}

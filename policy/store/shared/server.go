@@ -1,0 +1,159 @@
+package shared
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/sony/gobreaker/v2"
+)
+
+// server is the way to Redis, with a breaker for each server behind it: one that does not answer is asked again a few times a second, and in between
+// nobody waits for it.
+type server struct {
+	client redis.UniversalClient
+	// cluster is the client if it is one of a cluster.
+	cluster *redis.ClusterClient
+	log     *slog.Logger
+	// back is called when a server answers again.
+	back func()
+
+	mu       sync.Mutex
+	breakers map[string]*gobreaker.TwoStepCircuitBreaker[any]
+	// lost is when the layout of a cluster could not be had.
+	lost time.Time
+}
+
+const (
+	// tripAfter is how many failures in a row open a breaker, probeAfter when it lets one call through again.
+	tripAfter  = 3
+	probeAfter = 250 * time.Millisecond
+	// layoutWait is how long to wait for the layout of a cluster.
+	layoutWait = 100 * time.Millisecond
+)
+
+func newServer(client redis.UniversalClient, log *slog.Logger, back func()) *server {
+	s := &server{client: client, log: log, back: back, breakers: map[string]*gobreaker.TwoStepCircuitBreaker[any]{}}
+	s.cluster, _ = client.(*redis.ClusterClient)
+	return s
+}
+
+// master is the address of the server that holds a key, empty where there is only one.
+func (s *server) master(key string) (addr string, ok bool) {
+	if s.cluster == nil {
+		return "", true
+	}
+	s.mu.Lock()
+	lost := s.lost
+	s.mu.Unlock()
+	if time.Since(lost) < probeAfter {
+		return "", false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), layoutWait)
+	defer cancel()
+	c, err := s.cluster.MasterForKey(ctx, key)
+	if err != nil {
+		s.mu.Lock()
+		s.lost = time.Now()
+		s.mu.Unlock()
+		return "", false
+	}
+	return c.Options().Addr, true
+}
+
+func (s *server) breaker(addr string) *gobreaker.TwoStepCircuitBreaker[any] {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.breakers[addr]
+	if b == nil {
+		name := addr
+		if name == "" {
+			name = "redis"
+		}
+		b = gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
+			Name: name, MaxRequests: 1, Timeout: probeAfter,
+			ReadyToTrip:   func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= tripAfter },
+			IsSuccessful:  func(err error) bool { return !down(err) },
+			OnStateChange: s.changed,
+		})
+		s.breakers[addr] = b
+	}
+	return b
+}
+
+func (s *server) changed(name string, from, to gobreaker.State) {
+	switch {
+	case from == gobreaker.StateClosed && to == gobreaker.StateOpen:
+		s.log.Warn("Redis does not answer: lookups are answered from memory or offer STARTTLS, observations wait on disk", "server", name)
+	case to == gobreaker.StateClosed:
+		s.log.Info("Redis answers again", "server", name)
+		s.back()
+	}
+}
+
+// open reports whether a server's breaker keeps calls away now.
+func (s *server) open(addr string) bool { return s.breaker(addr).State() == gobreaker.StateOpen }
+
+// up reports whether all servers that were ever asked answer.
+func (s *server) up() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range s.breakers {
+		if b.State() != gobreaker.StateClosed {
+			return false
+		}
+	}
+	return true
+}
+
+// refusals are the beginnings of Redis's errors of a server that cannot serve now, or does not let us in. Such a server is left alone for a while.
+var refusals = []string{"LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH", "WRONGPASS", "NOPERM", "BUSY ", "ERR max number of clients", "MISCONF"}
+
+// down reports whether an error means that the server does not serve, as against one about a single command.
+func down(err error) bool {
+	var reply redis.Error
+	switch {
+	case err == nil || errors.Is(err, redis.Nil):
+		return false
+	case errors.As(err, &reply):
+		for _, r := range refusals {
+			if strings.HasPrefix(reply.Error(), r) {
+				return true
+			}
+		}
+		return false
+	}
+	return true
+}
+
+// transient reports whether a batch that failed so may be sent again: Redis did not do it, or nobody knows.
+func transient(err error) bool {
+	if down(err) {
+		return true
+	}
+	for _, r := range []string{"READONLY", "MOVED", "ASK", "TRYAGAIN", "OOM", "NOREPLICAS", "NOSCRIPT", "UNBLOCKED", "EXECABORT"} {
+		if strings.HasPrefix(err.Error(), r) {
+			return true
+		}
+	}
+	return false
+}
+
+// firstError is the first error of commands that says that their server is down, else their first error.
+func firstError(cmds []redis.Cmder) (err error) {
+	for _, c := range cmds {
+		if e := c.Err(); e != nil && !errors.Is(e, redis.Nil) {
+			if down(e) {
+				return e
+			}
+			if err == nil {
+				err = e
+			}
+		}
+	}
+	return err
+}

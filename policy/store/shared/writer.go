@@ -1,0 +1,515 @@
+package shared
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/time/rate"
+)
+
+const (
+	// window is how long lessons are gathered before they are sent together.
+	window = 2 * time.Millisecond
+	// spoolAfter is how long a lesson waits for Redis before it goes to disk.
+	spoolAfter = 50 * time.Millisecond
+	// lookEvery is how often is looked what has waited so long.
+	lookEvery = 10 * time.Millisecond
+	// keepSent is how long a batch that Redis had is kept, to be sent again should Redis lose it: by a fail-over to a replica that lags,
+	// or a restart from an older copy.
+	keepSent = time.Minute
+	// confirmEvery is how often the marks of batches that are to be kept no longer are looked at.
+	confirmEvery = time.Second
+	// mostAtOnce is how many batches one pipeline takes.
+	mostAtOnce = 256
+	// retryFirst and retryMost bound the pause after a failure.
+	retryFirst, retryMost = 50 * time.Millisecond, time.Second
+	// mostQueued is how many batches a lane holds in memory when the disk does not take them.
+	mostQueued = 64
+)
+
+// writer sends batches to Redis, each applied once. One loop owns what goes out; calls run beside it, one at a time for each server.
+type writer struct {
+	server *server
+	spool  *spool
+	now    func() time.Time
+	log    *slog.Logger
+	stats  *Stats
+	// ready says whether Redis may be written to: its schema is ours.
+	ready func() bool
+	// took is told what came of a batch, with mu held; what it returns is sent next.
+	took func(*batch, reply) []change
+
+	script *redis.Script
+	stream string
+	wake   chan struct{}
+	odd    rate.Sometimes
+	lost   rate.Sometimes
+
+	mu      sync.Mutex
+	lanes   map[laneID]*lane
+	dirty   map[*lane]struct{}
+	sending map[string]*sending
+	// finished are keys in the spool that Redis has had.
+	finished []uint64
+	closed   bool
+}
+
+// sending is the state of the way to one server.
+type sending struct {
+	busy  bool
+	retry time.Time
+	pause time.Duration
+}
+
+// add queues a change; who waits for it is told once: nil when it is in Redis or in the spool.
+func (w *writer) add(c change) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		c.tell(ErrClosed)
+		return
+	}
+	w.addLocked(c)
+}
+
+func (w *writer) addLocked(c change) {
+	l := w.lane(laneID{w.stream, bucketOf(c.Key)})
+	if l.open == nil {
+		l.open = &batch{Stream: l.stream, Bucket: l.bucket, since: w.now()}
+	}
+	l.open.add(c)
+	w.dirty[l] = struct{}{}
+	w.poke()
+}
+
+func (w *writer) lane(id laneID) *lane {
+	l := w.lanes[id]
+	if l == nil {
+		l = &lane{laneID: id}
+		w.lanes[id] = l
+	}
+	return l
+}
+
+func (w *writer) poke() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// loop works until the context ends.
+func (w *writer) loop(ctx context.Context) {
+	look, confirm := time.NewTicker(lookEvery), time.NewTicker(confirmEvery)
+	defer look.Stop()
+	defer confirm.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.wake:
+			time.Sleep(window)
+		case <-look.C:
+		case <-confirm.C:
+			go w.confirm(ctx, keepSent)
+		}
+		w.step(ctx)
+	}
+}
+
+// step puts on disk what has to go there, and sends what can be sent.
+func (w *writer) step(ctx context.Context) {
+	w.mu.Lock()
+	idle, finished := len(w.dirty) == 0, w.finished
+	w.finished = nil
+	w.mu.Unlock()
+	if len(finished) > 0 {
+		if err := w.spool.remove(finished); err != nil {
+			w.complain("the spool cannot be cleared; Redis knows what it has had", err)
+		}
+		w.stats.Spooled.Store(w.spool.batches)
+	}
+	if idle {
+		return
+	}
+	ways := w.ways()
+	w.save(ways)
+	w.send(ctx, ways)
+}
+
+// way is where a lane's batches go now.
+type way struct {
+	addr string
+	down bool
+}
+
+// ways finds the server of every lane that has something to send.
+func (w *writer) ways() map[*lane]way {
+	w.mu.Lock()
+	lanes := make([]*lane, 0, len(w.dirty))
+	for l := range w.dirty {
+		lanes = append(lanes, l)
+	}
+	w.mu.Unlock()
+	ready := w.ready()
+	ways := make(map[*lane]way, len(lanes))
+	for _, l := range lanes {
+		addr, ok := w.server.master(l.mark())
+		ways[l] = way{addr, !ok || !ready || w.server.open(addr)}
+	}
+	return ways
+}
+
+// save puts on disk what Redis does not take, or has not taken for too long, in one transaction.
+func (w *writer) save(ways map[*lane]way) {
+	w.mu.Lock()
+	late := w.now().Add(-spoolAfter)
+	var batches []*batch
+	var opened []*lane
+	for l, way := range ways {
+		for _, b := range l.queue {
+			if b.stored == 0 && (way.down || l.failing || b.since.Before(late)) {
+				batches, opened = append(batches, b), append(opened, nil)
+			}
+		}
+		if l.open != nil && (way.down || l.spooling() || l.open.since.Before(late)) {
+			batches, opened = append(batches, l.seal()), append(opened, l)
+		}
+	}
+	w.mu.Unlock()
+	if len(batches) == 0 {
+		return
+	}
+	keys, err := w.spool.put(batches)
+	if err != nil {
+		w.complain("observations cannot be kept on disk while Redis is away", err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stats.Spooled.Store(w.spool.batches)
+	for i, b := range batches {
+		switch l := opened[i]; {
+		case keys[i] == 0:
+			b.tell(err)
+			w.unsaved(l, b, err)
+			continue
+		case l != nil:
+			l.disk = append(l.disk, keys[i])
+		case !b.done.IsZero():
+			w.finished = append(w.finished, keys[i])
+		default:
+			b.stored = keys[i]
+		}
+		b.tell(nil)
+	}
+}
+
+// unsaved deals with a batch that could not be put on disk: it stays in memory as long as there is room. l is nil for one that is in the queue.
+func (w *writer) unsaved(l *lane, b *batch, err error) {
+	switch {
+	case l == nil:
+	case !errors.Is(err, errFull) && len(l.disk) == 0 && len(l.queue) < mostQueued:
+		l.queue = append(l.queue, b)
+	default:
+		w.stats.Dropped.Add(uint64(len(b.Changes)))
+		l.gap = true
+	}
+}
+
+// send starts a call to every server that is free and has something to get.
+func (w *writer) send(ctx context.Context, ways map[*lane]way) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := w.now()
+	calls := map[string][]*lane{}
+	room := map[string]int{}
+	for l, way := range ways {
+		if way.down || l.busy || now.Before(l.retry) {
+			continue
+		}
+		s := w.sending[way.addr]
+		if s == nil {
+			s = &sending{}
+			w.sending[way.addr] = s
+		}
+		if s.busy || now.Before(s.retry) || room[way.addr] >= mostAtOnce {
+			continue
+		}
+		w.load(l)
+		if l.open != nil && !l.spooling() {
+			l.queue = append(l.queue, l.seal())
+		}
+		if len(l.queue) == 0 {
+			if l.idle() {
+				delete(w.dirty, l)
+			}
+			continue
+		}
+		l.busy = true
+		room[way.addr] += len(l.queue)
+		calls[way.addr] = append(calls[way.addr], l)
+	}
+	for addr, lanes := range calls {
+		w.sending[addr].busy = true
+		queues := make([][]*batch, len(lanes))
+		gaps := make([]bool, len(lanes))
+		for i, l := range lanes {
+			queues[i], gaps[i] = slices.Clone(l.queue), l.gap
+		}
+		go w.call(ctx, addr, lanes, queues, gaps)
+	}
+}
+
+// load brings batches back from disk when nothing else is under way in a lane.
+func (w *writer) load(l *lane) {
+	if len(l.queue) > 0 || len(l.disk) == 0 {
+		return
+	}
+	n := min(len(l.disk), mostQueued)
+	batches, err := w.spool.get(l.disk[:n])
+	if err != nil {
+		w.complain("the spool cannot be read; what it holds there is lost", err)
+		w.stats.Dropped.Add(1)
+		w.finished = append(w.finished, l.disk[len(batches)])
+		l.disk = slices.Delete(l.disk, len(batches), len(batches)+1)
+		l.gap = len(batches) == 0
+	}
+	l.queue = batches
+	l.disk = l.disk[len(batches):]
+}
+
+// call sends lanes' batches in one pipeline and takes the replies.
+func (w *writer) call(ctx context.Context, addr string, lanes []*lane, queues [][]*batch, gaps []bool) {
+	results := make([][]*redis.Cmd, len(lanes))
+	err := errors.New("the breaker is open")
+	if done, refused := w.server.breaker(addr).Allow(); refused == nil {
+		err = w.run(ctx, queues, gaps, results)
+		done(err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.sending[addr]
+	s.busy = false
+	if down(err) {
+		s.pause = min(max(2*s.pause, retryFirst), retryMost)
+		s.retry = w.now().Add(s.pause)
+	} else {
+		s.pause = 0
+	}
+	for i, l := range lanes {
+		l.busy = false
+		w.results(l, queues[i], results[i], err)
+	}
+	w.poke()
+}
+
+// run calls the script for every batch. A server that does not know the script yet is sent it.
+func (w *writer) run(ctx context.Context, queues [][]*batch, gaps []bool, results [][]*redis.Cmd) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	var all []redis.Cmder
+	source := false
+	for range 2 {
+		pipe := w.server.client.Pipeline()
+		for i, q := range queues {
+			results[i] = results[i][:0]
+			for j, b := range q {
+				keys, args := b.arguments(w.now(), gaps[i] && j == 0)
+				call := w.script.EvalSha
+				if source && i == 0 && j == 0 {
+					call = w.script.Eval
+				}
+				results[i] = append(results[i], call(ctx, pipe, keys, args...))
+			}
+		}
+		all, _ = pipe.Exec(ctx)
+		w.stats.Trips.Add(1)
+		if source || !slices.ContainsFunc(all, func(c redis.Cmder) bool { return c.Err() != nil && strings.HasPrefix(c.Err().Error(), "NOSCRIPT") }) {
+			break
+		}
+		source = true
+	}
+	return firstError(all)
+}
+
+// results takes what came of a lane's batches, in their order.
+func (w *writer) results(l *lane, sent []*batch, results []*redis.Cmd, err error) {
+	for i, b := range sent {
+		if len(results) > i {
+			err = results[i].Err()
+		}
+		var r reply
+		if err == nil {
+			r, err = b.parse(results[i].Val())
+		}
+		switch {
+		case err != nil && !transient(err):
+			w.complain("Redis does not take what it was sent; it is left out", err)
+			w.stats.Refused.Add(uint64(len(b.Changes)))
+			b.tell(err)
+			w.pass(l, b)
+			l.gap = true
+		case err != nil:
+			w.failed(l, err)
+			return
+		case r.status == behind:
+			if l.rewind(r.last) && w.now().Sub(b.since) < lifetime {
+				w.stats.Lost.Add(1)
+				w.lost.Do(func() {
+					w.log.Error("Redis has lost evidence that it had taken: it was restarted without its data, or a replica took over that lagged far behind", "bucket", l.bucket, "had", r.last)
+				})
+			}
+			w.dirty[l] = struct{}{}
+			return
+		default:
+			l.failing, l.gap, l.retry = false, false, time.Time{}
+			w.stats.Batches.Add(1)
+			w.pass(l, b)
+			l.acked = b.Number
+			b.done = w.now()
+			if b.stored != 0 {
+				w.finished = append(w.finished, b.stored)
+				b.stored = 0
+				w.stats.Replayed.Add(1)
+			}
+			l.kept = append(l.kept, b)
+			for _, c := range w.took(b, r) {
+				w.addLocked(c)
+			}
+		}
+	}
+}
+
+// pass removes a batch from the head of the queue.
+func (w *writer) pass(l *lane, b *batch) {
+	if len(l.queue) > 0 && l.queue[0] == b {
+		l.queue = l.queue[1:]
+	}
+}
+
+// failed puts a lane off. What is on disk is left there.
+func (w *writer) failed(l *lane, err error) {
+	if !l.failing {
+		w.odd.Do(func() {
+			w.log.Warn("Redis does not take observations; they wait on disk", "bucket", l.bucket, "error", err)
+		})
+	}
+	w.stats.Failed.Add(1)
+	l.failing = true
+	l.retry = w.now().Add(retryFirst)
+	var back []uint64
+	for len(l.queue) > 0 && l.queue[0].stored != 0 {
+		back = append(back, l.queue[0].stored)
+		l.queue = l.queue[1:]
+	}
+	l.disk = append(back, l.disk...)
+}
+
+// confirm looks whether Redis still has what it said it had in lanes with something of an age, and sends it again where it has not.
+func (w *writer) confirm(ctx context.Context, age time.Duration) {
+	if !w.ready() {
+		return
+	}
+	w.mu.Lock()
+	old := w.now().Add(-age)
+	var lanes []*lane
+	var acked []uint64
+	for _, l := range w.lanes {
+		if !l.busy && !l.failing && len(l.kept) > 0 && !l.kept[0].done.After(old) {
+			lanes, acked = append(lanes, l), append(acked, l.acked)
+		}
+	}
+	w.mu.Unlock()
+	if len(lanes) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	pipe := w.server.client.Pipeline()
+	marks := make([]*redis.StringCmd, len(lanes))
+	for i, l := range lanes {
+		marks[i] = pipe.GetRange(ctx, l.mark(), 0, 7)
+	}
+	pipe.Exec(ctx)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i, l := range lanes {
+		if marks[i].Err() != nil || l.busy || l.acked != acked[i] {
+			continue
+		}
+		if last := parseMark(marks[i].Val()); last < l.acked {
+			w.log.Warn("Redis has lost evidence that it had taken; it is sent again", "bucket", l.bucket, "had", last, "of", l.acked)
+			l.rewind(last)
+			w.dirty[l] = struct{}{}
+			w.poke()
+			continue
+		}
+		l.kept = slices.DeleteFunc(l.kept, func(b *batch) bool { return w.now().Sub(b.done) >= keepSent })
+	}
+}
+
+// complain logs what should not happen, once a minute.
+func (w *writer) complain(what string, err error) {
+	w.odd.Do(func() { w.log.Error(what, "error", err) })
+}
+
+// close sends what it can in a short time and puts the rest on disk.
+func (w *writer) close() error {
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	deadline := time.Now().Add(callTimeout)
+	for time.Now().Before(deadline) && !w.drained() {
+		w.step(context.Background())
+		time.Sleep(window)
+	}
+	ways := w.ways()
+	for l := range ways {
+		ways[l] = way{down: true}
+	}
+	w.save(ways)
+	w.step(context.Background())
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for l := range w.dirty {
+		if l.open != nil || slices.ContainsFunc(l.queue, func(b *batch) bool { return b.stored == 0 }) {
+			return fmt.Errorf("observations of bucket %d could not be kept", l.bucket)
+		}
+	}
+	return nil
+}
+
+func (w *writer) drained() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for l := range w.dirty {
+		if l.open != nil || len(l.queue) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// Stats are counts since the start; read them at any time.
+type Stats struct {
+	// Learnt counts lessons, Batches batches that Redis took, Trips pipelines sent, Failed batches that were put off.
+	Learnt, Batches, Trips, Failed atomic.Uint64
+	// Spooled is how many batches are in the spool now, Replayed how many came out of it.
+	Spooled  atomic.Int64
+	Replayed atomic.Uint64
+	// Dropped counts changes for which the spool had no room, Refused those that Redis cannot take, Lost the times that Redis had lost what
+	// could not be sent again.
+	Dropped, Refused, Lost atomic.Uint64
+	// Hits counts lookups answered from memory, Misses those that asked Redis, Late those that it did not answer in time.
+	Hits, Misses, Late atomic.Uint64
+	// Told counts changes of tier heard from other nodes.
+	Told atomic.Uint64
+}
