@@ -1,15 +1,19 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	server "github.com/ehlogate/ehlogate/cmd/ehlogate/internal/daemon"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/postfix"
 	"github.com/ehlogate/ehlogate/policy/asn"
 	"github.com/ehlogate/ehlogate/policy/store"
+	"github.com/ehlogate/ehlogate/policy/store/shared"
 )
 
 var postfixFlag = &cli.StringFlag{Name: "postfix-config", Usage: "Postfix's config_`DIRECTORY` (default: the host's own)"}
@@ -38,7 +42,7 @@ func check(c *cli.Context) error {
 	}
 	running := daemon.Health(c.Context)
 	if running == nil {
-		found = append(found, postfix.Finding{OK: true, What: "the daemon answers, and holds its store"})
+		found = append(found, postfix.Finding{OK: true, What: "the daemon answers"})
 		h, err := daemon.Heard(c.Context)
 		if err != nil {
 			return err
@@ -51,12 +55,8 @@ func check(c *cli.Context) error {
 		}
 	} else {
 		found = append(found, postfix.Finding{What: "the daemon does not answer", Mend: "ehlogate serve (" + running.Error() + ")"})
-		if err := store.Verify(cfg.Store.Dir); err != nil {
-			found = append(found, postfix.Finding{What: "the store cannot be opened", Mend: err.Error()})
-		} else {
-			found = append(found, postfix.Finding{OK: true, What: "the store in " + cfg.Store.Dir + " is sound"})
-		}
 	}
+	found = append(found, storeFindings(c.Context, cfg, running == nil)...)
 	p, err := postfix.Find(c.Context, c.String("postfix-config"), cfg)
 	switch {
 	case errors.Is(err, postfix.ErrMissing):
@@ -71,6 +71,25 @@ func check(c *cli.Context) error {
 		found = append(found, more...)
 	}
 	return report(c, found)
+}
+
+// storeFindings looks at the store. The embedded one is the daemon's alone while that runs.
+func storeFindings(ctx context.Context, cfg *config.Config, running bool) (found []postfix.Finding) {
+	switch {
+	case cfg.Store.Redis != nil:
+		for _, f := range shared.Inspect(ctx, server.SharedOptions(cfg, nil)) {
+			found = append(found, postfix.Finding(f))
+		}
+	case running:
+		found = append(found, postfix.Finding{OK: true, What: "the daemon holds the store in " + cfg.Store.Dir})
+	default:
+		f := postfix.Finding{OK: true, What: "the store in " + cfg.Store.Dir + " is sound"}
+		if err := store.Verify(cfg.Store.Dir); err != nil {
+			f = postfix.Finding{What: "the store cannot be opened", Mend: err.Error()}
+		}
+		found = append(found, f)
+	}
+	return found
 }
 
 // errWanting makes the exit status 1 without another word.

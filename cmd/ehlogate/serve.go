@@ -52,7 +52,7 @@ func serve(c *cli.Context) error {
 	go feedWatchdog(ctx, d)
 	context.AfterFunc(ctx, func() { daemon.SdNotify(false, daemon.SdNotifyStopping) })
 	log.Info("serving", "version", version, "milter", addr(listeners.Milter), "socketmap", addr(listeners.Socketmap),
-		"memcache", addr(listeners.Memcache), "http", addr(listeners.HTTP), "store", cfg.Store.Dir, "events", cfg.Log.Events, "mode", cfg.Policy.Mode)
+		"memcache", addr(listeners.Memcache), "http", addr(listeners.HTTP), "store", cfg.StoreName(), "events", cfg.Log.Events, "mode", cfg.Policy.Mode)
 	daemon.SdNotify(false, daemon.SdNotifyReady)
 	err = d.Run(ctx)
 	log.Info("stopped")

@@ -95,11 +95,12 @@ type batch struct {
 	stored uint64
 }
 
-// mostChanges is how many changes a batch takes: what one call of the script can read at once, and how long it may hold up Redis.
-const mostChanges = 256
+// mostChanges is how many changes a batch takes: what one call of the script can read at once. It takes a flood into one bucket to come to it,
+// and what is beyond is dropped.
+const mostChanges = 2000
 
-// add merges a change into an open batch. Lessons of a host in one slice are one change, and so are moves of an autonomous system.
-func (b *batch) add(c change) {
+// add merges a change into an open batch, if there is room. Lessons of a host in one slice are one change, and so are moves of an autonomous system.
+func (b *batch) add(c change) bool {
 	same := func(o change) bool {
 		return o.Word == c.Word && o.Key == c.Key && o.Host == c.Host && o.Slice == c.Slice && o.ASN == c.ASN
 	}
@@ -108,8 +109,11 @@ func (b *batch) add(c change) {
 		i = slices.IndexFunc(b.Changes, same)
 	}
 	if i < 0 {
+		if len(b.Changes) == mostChanges {
+			return false
+		}
 		b.Changes = append(b.Changes, c)
-		return
+		return true
 	}
 	o := &b.Changes[i]
 	o.Count.Spam += c.Count.Spam
@@ -118,6 +122,7 @@ func (b *batch) add(c change) {
 	o.Past.Ham += c.Past.Ham
 	o.waiting = append(o.waiting, c.waiting...)
 	o.Record = c.Record
+	return true
 }
 
 func (b *batch) tell(err error) {
@@ -147,7 +152,7 @@ type lane struct {
 	// what comes in. All are in the order of their numbers.
 	kept  []*batch
 	queue []*batch
-	disk  []uint64
+	disk  []stored
 	open  *batch
 	// busy says that the queue is being sent, failing that the last try failed, and retry when the next is due.
 	busy, failing bool
@@ -155,6 +160,9 @@ type lane struct {
 	// gap says that earlier batches are lost, so that the next is applied all the same.
 	gap bool
 }
+
+// stored is a batch on disk: its key there, and its number.
+type stored struct{ key, number uint64 }
 
 // idle reports whether there is nothing to do.
 func (l *lane) idle() bool { return l.open == nil && len(l.queue) == 0 && len(l.disk) == 0 }
@@ -183,8 +191,21 @@ func (l *lane) rewind(last uint64) (lost bool) {
 		l.kept = l.kept[:i]
 	}
 	l.acked = last
-	l.gap = len(l.queue) > 0 && l.queue[0].Number > last+1
+	l.gap = l.first() > last+1
 	return l.gap
+}
+
+// first is the number of the first batch that Redis has not had, 0 for none.
+func (l *lane) first() uint64 {
+	switch {
+	case len(l.disk) == 0 && len(l.queue) == 0:
+		return 0
+	case len(l.disk) == 0:
+		return l.queue[0].Number
+	case len(l.queue) == 0:
+		return l.disk[0].number
+	}
+	return min(l.queue[0].Number, l.disk[0].number)
 }
 
 func encodeBatch(b *batch) ([]byte, error) { return json.Marshal(b) }

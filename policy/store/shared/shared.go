@@ -96,14 +96,18 @@ func Open(o Options) (*Store, error) {
 		odd: rate.Sometimes{First: 1, Interval: time.Minute}, lost: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
 	s.writer = w
-	w.spool, err = openSpool(o.SpoolDir, o.SpoolLimit, func(b *batch) {
+	var aside string
+	w.spool, aside, err = openSpool(o.SpoolDir, o.SpoolLimit, o.Now(), func(b *batch) {
 		l := w.lane(laneID{b.Stream, b.Bucket})
-		l.disk = append(l.disk, b.stored)
+		l.disk = append(l.disk, stored{b.stored, b.Number})
 		w.dirty[l] = struct{}{}
 	})
 	if err != nil {
 		client.Close()
 		return nil, err
+	}
+	if aside != "" {
+		o.Log.Error("the spool was damaged; what waited there for Redis is not replayed, and was moved aside", "file", aside)
 	}
 	if n := w.spool.damaged; n > 0 {
 		o.Log.Error("batches in the spool are damaged and left out", "batches", n)
@@ -147,8 +151,8 @@ func (s *Store) Recall(addr netip.Addr, k policy.Keys) policy.Known {
 		s.Stats.Hits.Add(1)
 		s.ask(k)
 	default:
-		s.Stats.Misses.Add(1)
 		if read, ok := s.read(k); ok {
+			s.Stats.Read.Add(1)
 			known = read
 		} else {
 			s.Stats.Late.Add(1)

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -35,21 +36,47 @@ type spool struct {
 }
 
 // openSpool opens the spool in a directory, which it makes if it is missing, and shows each batch that is in it. A file that cannot be read is
-// moved aside, and another begun: what is in it is old observations, and new ones are not to be lost for them.
-func openSpool(dir string, limit int64, each func(*batch)) (*spool, error) {
+// moved aside, its new name returned, and another begun: what is in it is old observations, and new ones are not to be lost for them.
+func openSpool(dir string, limit int64, now time.Time, each func(*batch)) (s *spool, aside string, err error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return nil, fmt.Errorf("spool: %w", err)
+		return nil, "", fmt.Errorf("spool: %w", err)
 	}
 	path := filepath.Join(dir, SpoolName)
-	s := &spool{limit: limit}
-	var err error
-	if s.db, err = bolt.Open(path, 0o640, &bolt.Options{Timeout: time.Second}); err != nil {
-		if errors.Is(err, bolterrors.ErrTimeout) {
-			return nil, fmt.Errorf("spool: %s is in use by another process; stop the other ehlogate, or choose another directory in store.spool", path)
+	s = &spool{limit: limit}
+	err = s.open(path, each)
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		err = fmt.Errorf("spool: %s is in use by another process; stop the other ehlogate, or choose another directory in store.spool", path)
+	case errors.Is(err, errDamaged):
+		aside = path + now.Format(".damaged-20060102T150405")
+		if err = os.Rename(path, aside); err == nil {
+			s = &spool{limit: limit}
+			err = s.open(path, each)
 		}
-		return nil, fmt.Errorf("spool: %s: %w; move it away to start with an empty one", path, err)
 	}
-	err = s.db.Update(func(tx *bolt.Tx) error {
+	if err != nil {
+		return nil, aside, fmt.Errorf("spool: %w", err)
+	}
+	return s, aside, nil
+}
+
+var errDamaged = errors.New("damaged")
+
+// open reads the whole file. bbolt panics on a page that is damaged, and faults on one that is cut off.
+func (s *spool) open(path string, each func(*batch)) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%s: %w: %v", path, errDamaged, p)
+		}
+	}()
+	if s.db, err = bolt.Open(path, 0o640, &bolt.Options{Timeout: time.Second}); err != nil {
+		if errors.Is(err, bolterrors.ErrInvalid) || errors.Is(err, bolterrors.ErrChecksum) || errors.Is(err, bolterrors.ErrVersionMismatch) {
+			err = fmt.Errorf("%w: %w", errDamaged, err)
+		}
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return s.db.Update(func(tx *bolt.Tx) error {
 		b, err := tx.CreateBucketIfNotExists(spoolBucket)
 		if err != nil {
 			return err
@@ -67,11 +94,6 @@ func openSpool(dir string, limit int64, each func(*batch)) (*spool, error) {
 			return nil
 		})
 	})
-	if err != nil {
-		s.db.Close()
-		return nil, fmt.Errorf("spool: %s: %w", path, err)
-	}
-	return s, nil
 }
 
 // put writes batches and returns the key of each. What there is no room for has key 0; err is errFull then.
@@ -113,20 +135,17 @@ func (s *spool) put(batches []*batch) ([]uint64, error) {
 	return keys, nil
 }
 
-// get reads batches by their keys.
-func (s *spool) get(keys []uint64) (batches []*batch, err error) {
-	err = s.db.View(func(tx *bolt.Tx) error {
-		for _, k := range keys {
-			b, err := decodeStored(tx.Bucket(spoolBucket).Get(binary.BigEndian.AppendUint64(nil, k)))
-			if err != nil {
-				return fmt.Errorf("spool: batch %d: %w", k, err)
-			}
-			b.stored = k
-			batches = append(batches, b)
-		}
-		return nil
+// get reads a batch by its key.
+func (s *spool) get(key uint64) (b *batch, err error) {
+	err = s.db.View(func(tx *bolt.Tx) (err error) {
+		b, err = decodeStored(tx.Bucket(spoolBucket).Get(binary.BigEndian.AppendUint64(nil, key)))
+		return err
 	})
-	return batches, err
+	if err != nil {
+		return nil, fmt.Errorf("spool: batch %d: %w", key, err)
+	}
+	b.stored = key
+	return b, nil
 }
 
 // remove deletes batches.

@@ -85,7 +85,11 @@ func (w *writer) addLocked(c change) {
 	if l.open == nil {
 		l.open = &batch{Stream: l.stream, Bucket: l.bucket, since: w.now()}
 	}
-	l.open.add(c)
+	if !l.open.add(c) {
+		w.stats.Dropped.Add(1)
+		c.tell(errFull)
+		return
+	}
 	w.dirty[l] = struct{}{}
 	w.poke()
 }
@@ -175,9 +179,12 @@ func (w *writer) save(ways map[*lane]way) {
 	var batches []*batch
 	var opened []*lane
 	for l, way := range ways {
-		for _, b := range l.queue {
-			if b.stored == 0 && (way.down || l.failing || b.since.Before(late)) {
-				batches, opened = append(batches, b), append(opened, nil)
+		// The queue goes as a whole, so that what is on disk comes before what is not.
+		if len(l.queue) > 0 && (way.down || l.failing || l.queue[0].since.Before(late)) {
+			for _, b := range l.queue {
+				if b.stored == 0 {
+					batches, opened = append(batches, b), append(opened, nil)
+				}
 			}
 		}
 		if l.open != nil && (way.down || l.spooling() || l.open.since.Before(late)) {
@@ -202,7 +209,7 @@ func (w *writer) save(ways map[*lane]way) {
 			w.unsaved(l, b, err)
 			continue
 		case l != nil:
-			l.disk = append(l.disk, keys[i])
+			l.disk = append(l.disk, stored{keys[i], b.Number})
 		case !b.done.IsZero():
 			w.finished = append(w.finished, keys[i])
 		default:
@@ -220,7 +227,8 @@ func (w *writer) unsaved(l *lane, b *batch, err error) {
 		l.queue = append(l.queue, b)
 	default:
 		w.stats.Dropped.Add(uint64(len(b.Changes)))
-		l.gap = true
+		// Its number was the last that was given.
+		l.number--
 	}
 }
 
@@ -268,22 +276,25 @@ func (w *writer) send(ctx context.Context, ways map[*lane]way) {
 	}
 }
 
-// load brings batches back from disk when nothing else is under way in a lane.
+// load brings batches back from disk when it is their turn.
 func (w *writer) load(l *lane) {
-	if len(l.queue) > 0 || len(l.disk) == 0 {
+	if len(l.disk) == 0 || len(l.queue) > 0 && l.queue[0].Number < l.disk[0].number {
 		return
 	}
 	n := min(len(l.disk), mostQueued)
-	batches, err := w.spool.get(l.disk[:n])
-	if err != nil {
-		w.complain("the spool cannot be read; what it holds there is lost", err)
-		w.stats.Dropped.Add(1)
-		w.finished = append(w.finished, l.disk[len(batches)])
-		l.disk = slices.Delete(l.disk, len(batches), len(batches)+1)
-		l.gap = len(batches) == 0
+	batches := make([]*batch, 0, n)
+	for _, d := range l.disk[:n] {
+		b, err := w.spool.get(d.key)
+		if err != nil {
+			w.complain("a batch in the spool cannot be read and is left out", err)
+			w.stats.Dropped.Add(1)
+			w.finished = append(w.finished, d.key)
+			continue
+		}
+		batches = append(batches, b)
 	}
-	l.queue = batches
-	l.disk = l.disk[len(batches):]
+	l.disk = l.disk[n:]
+	l.queue = append(batches, l.queue...)
 }
 
 // call sends lanes' batches in one pipeline and takes the replies.
@@ -405,9 +416,9 @@ func (w *writer) failed(l *lane, err error) {
 	w.stats.Failed.Add(1)
 	l.failing = true
 	l.retry = w.now().Add(retryFirst)
-	var back []uint64
+	var back []stored
 	for len(l.queue) > 0 && l.queue[0].stored != 0 {
-		back = append(back, l.queue[0].stored)
+		back = append(back, stored{l.queue[0].stored, l.queue[0].Number})
 		l.queue = l.queue[1:]
 	}
 	l.disk = append(back, l.disk...)
@@ -453,6 +464,9 @@ func (w *writer) confirm(ctx context.Context, age time.Duration) {
 			continue
 		}
 		l.kept = slices.DeleteFunc(l.kept, func(b *batch) bool { return w.now().Sub(b.done) >= keepSent })
+		if l.stream != w.stream && len(l.kept) == 0 && l.idle() {
+			delete(w.lanes, l.laneID)
+		}
 	}
 }
 
@@ -508,8 +522,8 @@ type Stats struct {
 	// Dropped counts changes for which the spool had no room, Refused those that Redis cannot take, Lost the times that Redis had lost what
 	// could not be sent again.
 	Dropped, Refused, Lost atomic.Uint64
-	// Hits counts lookups answered from memory, Misses those that asked Redis, Late those that it did not answer in time.
-	Hits, Misses, Late atomic.Uint64
+	// Hits counts recollections from memory, Read those from Redis, Late those that it did not answer in time.
+	Hits, Read, Late atomic.Uint64
 	// Told counts changes of tier heard from other nodes.
 	Told atomic.Uint64
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/reputation"
+	"github.com/ehlogate/ehlogate/policy/store/shared"
 )
 
 // DefaultFile is read when no file is named and it exists.
@@ -31,8 +32,16 @@ type Config struct {
 		Listen    Address
 		TokenFile string
 	}
-	// Store is the directory of the embedded store.
-	Store  struct{ Dir string }
+	Store struct {
+		// Dir is the directory of the embedded store, and in any case of whatever else is kept on this host.
+		Dir string
+		// Redis is where evidence is kept instead, if not nil; URL is as it was written.
+		Redis *shared.Target
+		URL   string
+		// Spool is the directory in which observations wait while Redis is away, SpoolLimit how many bytes of them.
+		Spool      string
+		SpoolLimit int64
+	}
 	Policy policy.Policy
 	// ASNDatabase is the file of autonomous systems, empty for none.
 	ASNDatabase string
@@ -140,6 +149,7 @@ func defaults(env func(string) (string, bool)) *Config {
 	c.Table.Memcache = Address{"tcp", "127.0.0.1:8899"}
 	c.HTTP.Listen = Address{"tcp", "127.0.0.1:8896"}
 	c.Store.Dir = "ehlogate-data"
+	c.Store.SpoolLimit = 256 << 20
 	// systemd.exec(5): several directories are separated by a colon.
 	if dirs, ok := env("STATE_DIRECTORY"); ok && dirs != "" {
 		c.Store.Dir, _, _ = strings.Cut(dirs, ":")
@@ -153,7 +163,16 @@ func defaults(env func(string) (string, bool)) *Config {
 // derive fills in what depends on other values.
 func (c *Config) derive() {
 	c.HTTP.TokenFile = cmp.Or(c.HTTP.TokenFile, filepath.Join(c.Store.Dir, "api-token"))
+	c.Store.Spool = cmp.Or(c.Store.Spool, c.Store.Dir)
 	c.Log.Events = cmp.Or(c.Log.Events, filepath.Join(c.Store.Dir, "events.ndjson"))
+}
+
+// StoreName says where evidence is kept, without a password.
+func (c *Config) StoreName() string {
+	if c.Store.Redis != nil {
+		return c.Store.Redis.String()
+	}
+	return "embedded:" + c.Store.Dir
 }
 
 // checkTogether finds values that are allowed alone but not together.

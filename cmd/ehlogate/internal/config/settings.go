@@ -13,6 +13,7 @@ import (
 
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/reputation"
+	"github.com/ehlogate/ehlogate/policy/store/shared"
 )
 
 // Setting is a key of the configuration, "section.name".
@@ -30,7 +31,9 @@ var Settings = []Setting{
 	{"table.memcache", "where the memcache table listens", address(func(c *Config) *Address { return &c.Table.Memcache })},
 	{"http.listen", "where metrics, health and the API are served", address(func(c *Config) *Address { return &c.HTTP.Listen })},
 	{"http.token_file", "file with the token that writing through the API needs; made if missing", path(func(c *Config) *string { return &c.HTTP.TokenFile })},
-	{"store.url", "where evidence is kept: embedded:DIRECTORY", func(c *Config, v value) error { return c.setStore(v) }},
+	{"store.url", "where evidence is kept: embedded:DIRECTORY, redis://, rediss://, redis+unix://, redis+sentinel:// or redis+cluster://", func(c *Config, v value) error { return c.setStore(v) }},
+	{"store.spool", "directory in which observations wait while Redis is away", path(func(c *Config) *string { return &c.Store.Spool })},
+	{"store.spool_limit", "most that waits there, in MiB", func(c *Config, v value) error { return c.setSpoolLimit(v) }},
 	{"policy.mode", "observe, protect or earn", oneOf(policy.Modes, func(c *Config) *policy.Mode { return &c.Policy.Mode })},
 	{"policy.exempt", "networks that are always offered STARTTLS; 127.0.0.1 and ::1 are, in any case", func(c *Config, v value) error { return c.setExempt(v) }},
 	{"reputation.half_life", "time in which what a host's spam weighs fades to half, beside ham; without any ham it takes sixteen times as long", duration(time.Minute, 720*time.Hour, func(c *Config) *time.Duration { return &c.Policy.Params.HalfLife })},
@@ -228,12 +231,23 @@ func (c *Config) setStore(v value) error {
 	scheme, dir, _ := strings.Cut(s, ":")
 	switch {
 	case scheme == "embedded" && dir != "":
-		c.Store.Dir = filepath.Clean(dir)
+		c.Store.Dir, c.Store.Redis = filepath.Clean(dir), nil
 		return nil
-	case slices.Contains([]string{"redis", "rediss", "redis+sentinel", "redis+cluster"}, scheme):
-		return fmt.Errorf("%s: this version keeps evidence in the embedded store only; want embedded:DIRECTORY", scheme)
+	case slices.Contains(shared.Schemes, scheme):
+		c.Store.URL = s
+		if c.Store.Redis, err = shared.ParseURL(s); err != nil {
+			err = fmt.Errorf("%s: %w", scheme, err)
+		}
+		return err
 	}
-	return fmt.Errorf("%q is no store; want embedded:DIRECTORY", s)
+	return fmt.Errorf("%q is no store; want embedded:DIRECTORY, or a URL of %s", s, strings.Join(shared.Schemes, ", "))
+}
+
+func (c *Config) setSpoolLimit(v value) error {
+	var mebibytes int
+	err := integer(1, 1<<20, func(*Config) *int { return &mebibytes })(c, v)
+	c.Store.SpoolLimit = int64(mebibytes) << 20
+	return err
 }
 
 func (c *Config) setExempt(v value) error {

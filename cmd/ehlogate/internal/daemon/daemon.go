@@ -24,7 +24,6 @@ import (
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/asn"
 	"github.com/ehlogate/ehlogate/policy/ledger"
-	"github.com/ehlogate/ehlogate/policy/store"
 	"github.com/ehlogate/ehlogate/policy/table"
 )
 
@@ -40,7 +39,7 @@ type Daemon struct {
 	log       *slog.Logger
 	cfg       atomic.Pointer[config.Config]
 	listeners *Listeners
-	store     *store.Embedded
+	store     keeper
 	systems   asn.Database
 	ledger    *ledger.Log
 	judge     *policy.Judge
@@ -62,7 +61,7 @@ func New(cfg *config.Config, listeners *Listeners, log *slog.Logger) (d *Daemon,
 			d.close()
 		}
 	}()
-	if d.store, err = store.Open(cfg.Store.Dir, time.Now); err != nil {
+	if d.store, err = openStore(cfg, log); err != nil {
 		return nil, err
 	}
 	if d.ledger, err = ledger.Open(cfg.Log.Events, cfg.Log.Retain, time.Now, log); err != nil {
@@ -228,11 +227,15 @@ func (d *Daemon) Reload(cfg *config.Config) error {
 		changed bool
 	}{
 		{"milter.listen", cfg.Milter != old.Milter}, {"table", cfg.Table != old.Table}, {"http", cfg.HTTP != old.HTTP},
-		{"store.url", cfg.Store != old.Store}, {"log.events", cfg.Log.Events != old.Log.Events}, {"log.retain", cfg.Log.Retain != old.Log.Retain},
+		{"store", !sameStore(cfg, old)}, {"log.events", cfg.Log.Events != old.Log.Events}, {"log.retain", cfg.Log.Retain != old.Log.Retain},
 	} {
 		if c.changed {
 			d.log.Warn("this key changes with the next restart", "key", c.key)
 		}
+	}
+	if old.Store.Redis != nil {
+		// The other nodes cut addresses so, and what is in Redis is cut so.
+		cfg.Policy.IPv4Network, cfg.Policy.IPv6Host, cfg.Policy.IPv6Network = old.Policy.IPv4Network, old.Policy.IPv6Host, old.Policy.IPv6Network
 	}
 	d.cfg.Store(cfg)
 	d.judge.SetPolicy(d.policyOf(cfg))

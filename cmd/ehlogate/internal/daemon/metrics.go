@@ -5,18 +5,15 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/ehlogate/ehlogate/policy/store"
+	"github.com/ehlogate/ehlogate/policy/store/shared"
 )
 
 // register makes the parts' counters visible at /metrics. The parts count by themselves and know nothing of Prometheus.
 func (d *Daemon) register(r prometheus.Registerer) {
-	counter := func(name, help, label, value string, n *atomic.Uint64) {
-		opts := prometheus.CounterOpts{Namespace: "ehlogate", Name: name, Help: help}
-		if label != "" {
-			opts.ConstLabels = prometheus.Labels{label: value}
-		}
-		r.MustRegister(prometheus.NewCounterFunc(opts, func() float64 { return float64(n.Load()) }))
-	}
-	t, m, s, l := &d.tables.Stats, &d.milter.Stats, &d.store.Stats, &d.ledger.Stats
+	counter := counters(r)
+	t, m, l := &d.tables.Stats, &d.milter.Stats, &d.ledger.Stats
 	const lookups = "Lookups answered, by what the MTA was told of STARTTLS."
 	counter("lookups_total", lookups, "answer", "offered", &t.Offered)
 	counter("lookups_total", lookups, "answer", "withheld", &t.Withheld)
@@ -39,17 +36,68 @@ func (d *Daemon) register(r prometheus.Registerer) {
 	counter("verdicts_total", verdicts, "class", "spam", &m.Spam)
 	counter("verdicts_total", verdicts, "class", "ham", &m.Ham)
 	counter("actions_total", "Messages to which a tier's action was applied.", "", "", &m.Actions)
-	counter("lessons_total", "Verdicts learnt.", "", "", &s.Learnt)
-	counter("store_commits_total", "Commits of the embedded store.", "", "", &s.Commits)
-	counter("store_commits_failed_total", "Commits that failed and are tried again.", "", "", &s.Failed)
-	counter("store_expired_total", "Records removed because nothing in them counts any more.", "", "", &s.Expired)
 	counter("events_written_total", "Lines written to the event log.", "", "", &l.Written)
 	counter("events_dropped_total", "Lines that could not be written to the event log.", "", "", &l.Dropped)
 	counter("observations_late_total", "Observations not durable when their message was answered; they were queued or dropped.", "", "", &d.late)
+	switch s := d.store.(type) {
+	case *store.Embedded:
+		registerEmbedded(r, s)
+	case *shared.Store:
+		registerShared(r, s)
+	}
 	r.MustRegister(
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "ehlogate", Name: "store_records", Help: "Hosts and networks of which something is known."},
-			func() float64 { return float64(d.store.Len()) }),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
+}
+
+const lessons = "Verdicts learnt."
+
+func registerEmbedded(r prometheus.Registerer, e *store.Embedded) {
+	counter, s := counters(r), &e.Stats
+	counter("lessons_total", lessons, "", "", &s.Learnt)
+	counter("store_commits_total", "Commits of the embedded store.", "", "", &s.Commits)
+	counter("store_commits_failed_total", "Commits that failed and are tried again.", "", "", &s.Failed)
+	counter("store_expired_total", "Records removed because nothing in them counts any more.", "", "", &s.Expired)
+	gauge(r, "store_records", "Hosts and networks of which something is known.", func() float64 { return float64(e.Len()) })
+}
+
+func registerShared(r prometheus.Registerer, k *shared.Store) {
+	counter, s := counters(r), &k.Stats
+	counter("lessons_total", lessons, "", "", &s.Learnt)
+	const recalls = "Questions to the store, by where the answer came from: memory, Redis, or none in time."
+	counter("store_recalls_total", recalls, "from", "memory", &s.Hits)
+	counter("store_recalls_total", recalls, "from", "redis", &s.Read)
+	counter("store_recalls_total", recalls, "from", "none", &s.Late)
+	counter("store_round_trips_total", "Calls that took batches of changes to Redis.", "", "", &s.Trips)
+	counter("store_batches_total", "Batches of changes that Redis took.", "", "", &s.Batches)
+	counter("store_batches_failed_total", "Batches that Redis did not take and that are sent again.", "", "", &s.Failed)
+	counter("store_replayed_total", "Batches that came out of the spool into Redis.", "", "", &s.Replayed)
+	counter("store_dropped_total", "Changes for which the spool had no room.", "", "", &s.Dropped)
+	counter("store_refused_total", "Changes that Redis could not take, because its key holds something else.", "", "", &s.Refused)
+	counter("store_lost_total", "Times that Redis was found to lack what it had taken and what could not be sent again.", "", "", &s.Lost)
+	counter("store_told_total", "Networks in which another node changed a tier.", "", "", &s.Told)
+	gauge(r, "store_spooled", "Batches that wait on disk for Redis.", func() float64 { return float64(s.Spooled.Load()) })
+	gauge(r, "store_cached", "Hosts remembered in memory.", func() float64 { return float64(k.Cached()) })
+	gauge(r, "store_up", "1 while Redis answers and may be written to.", func() float64 {
+		if k.Up() {
+			return 1
+		}
+		return 0
+	})
+}
+
+// counters returns what registers a counter, with a label where that has a name.
+func counters(r prometheus.Registerer) func(name, help, label, value string, n *atomic.Uint64) {
+	return func(name, help, label, value string, n *atomic.Uint64) {
+		opts := prometheus.CounterOpts{Namespace: "ehlogate", Name: name, Help: help}
+		if label != "" {
+			opts.ConstLabels = prometheus.Labels{label: value}
+		}
+		r.MustRegister(prometheus.NewCounterFunc(opts, func() float64 { return float64(n.Load()) }))
+	}
+}
+
+func gauge(r prometheus.Registerer, name, help string, f func() float64) {
+	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "ehlogate", Name: name, Help: help}, f))
 }

@@ -1,0 +1,86 @@
+package shared
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Finding is something about Redis that is as it should be, or how to mend it.
+type Finding struct {
+	OK         bool
+	What, Mend string
+}
+
+// oldest is the oldest version of Redis that works: sharded publish and subscribe came with 7.0. Valkey has it from the start.
+const oldest = 7
+
+// Inspect looks at a Redis without changing anything in it.
+func Inspect(ctx context.Context, o Options) []Finding {
+	client, err := o.Target.connect()
+	if err != nil {
+		return []Finding{{What: fmt.Sprintf("%s cannot be used", o.Target), Mend: err.Error()}}
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, walkTimeout)
+	defer cancel()
+	found, err := client.Get(ctx, schemaKey).Result()
+	switch {
+	case err != nil && err != redis.Nil:
+		return []Finding{{What: fmt.Sprintf("%s does not serve: lookups offer STARTTLS, observations wait on disk", o.Target), Mend: err.Error()}}
+	case err == nil && found != o.schema():
+		return []Finding{{
+			What: fmt.Sprintf("%s holds reputation of another version or layout (%s); nothing is read or written there", o.Target, found),
+			Mend: fmt.Sprintf("give all nodes the same version and prefix lengths (this one: %s), or this one another database", o.schema()),
+		}}
+	}
+	all := []Finding{{OK: true, What: fmt.Sprintf("%s serves, and holds reputation of this version or none", o.Target)}}
+	cluster, ok := client.(*redis.ClusterClient)
+	if !ok {
+		return append(all, inspectServer(ctx, "Redis", client)...)
+	}
+	servers := make(chan []Finding)
+	go func() {
+		defer close(servers)
+		cluster.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error {
+			servers <- inspectServer(ctx, c.Options().Addr, c)
+			return nil
+		})
+	}()
+	for s := range servers {
+		all = append(all, s...)
+	}
+	return all
+}
+
+func inspectServer(ctx context.Context, name string, c redis.Cmdable) []Finding {
+	text, err := c.Info(ctx, "everything").Result()
+	if err != nil {
+		return []Finding{{What: name + " does not say how it is set up", Mend: "allow the user +info: " + err.Error()}}
+	}
+	info := map[string]string{}
+	for line := range strings.Lines(text) {
+		if k, v, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+			info[k] = v
+		}
+	}
+	var found []Finding
+	wrong := func(bad bool, what, mend string) {
+		if bad {
+			found = append(found, Finding{What: name + " " + what, Mend: mend})
+		}
+	}
+	major, _ := strconv.Atoi(strings.SplitN(info["redis_version"], ".", 2)[0])
+	wrong(major < oldest, "is version "+info["redis_version"]+": changes of other nodes are not heard", "Redis 7.0 or later, or Valkey")
+	wrong(info["maxmemory"] == "0", "has no limit on memory: a flood can take all of the host's", "maxmemory, and maxmemory-policy volatile-ttl; contrib/redis/README.md has a table of sizes")
+	wrong(info["maxmemory"] != "0" && info["maxmemory_policy"] != "volatile-ttl", "has maxmemory-policy "+info["maxmemory_policy"],
+		"maxmemory-policy volatile-ttl: what was not heard of for longest goes first, and the operator's overrides never")
+	wrong(info["aof_enabled"] == "0" && info["connected_slaves"] == "0", "keeps nothing when it ends: no append-only file, no replica", "appendonly yes, or a replica")
+	if len(found) == 0 {
+		found = append(found, Finding{OK: true, What: name + " is version " + info["redis_version"] + ", with a limit on memory and its data kept"})
+	}
+	return found
+}
