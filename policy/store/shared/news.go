@@ -100,7 +100,7 @@ func (s *Store) listen(ctx context.Context) {
 		s.news.heard.Store(false)
 		s.cache.doubt()
 		if ctx.Err() == nil && !down(err) {
-			s.odd.Do(func() { s.opt.Log.Error("changes of other nodes are not heard", "error", err) })
+			s.odd.about("news", func() { s.opt.Log.Error("changes of other nodes are not heard", "error", err) })
 		}
 		select {
 		case <-ctx.Done():
@@ -187,13 +187,13 @@ func (s *Store) look(ctx context.Context) {
 	case err != nil:
 		// What was known of it still holds, unless it was never known.
 		if was == schemaUnknown {
-			s.odd.Do(func() {
+			s.odd.about("unusable "+kind(err), func() {
 				s.opt.Log.Error("Redis cannot be used yet: lookups offer STARTTLS, observations wait on disk", "redis", s.opt.Target, "error", err)
 			})
 		}
 	case found != ours:
 		s.schema.Store(schemaOther)
-		s.odd.Do(func() {
+		s.odd.about("schema", func() {
 			s.opt.Log.Error("Redis holds reputation of another version or layout; nothing is read or written there, and observations wait on disk: give this node the same version and prefix lengths, or another database",
 				"redis", s.opt.Target, "holds", found, "this_node", ours)
 		})

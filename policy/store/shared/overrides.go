@@ -34,7 +34,7 @@ func (s *Store) LiftOverride(n netip.Prefix) (lifted bool, err error) {
 
 func (s *Store) changeOverride(n netip.Prefix, change func(context.Context) error) error {
 	if !s.ready() {
-		return fmt.Errorf("store: override of %s: Redis cannot be used now; nothing was changed", n)
+		return fmt.Errorf("%w; nothing was changed", errAway)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
@@ -69,7 +69,7 @@ func (s *Store) loadOverrides(ctx context.Context) error {
 	for n, value := range fields {
 		var o policy.Override
 		if err := json.Unmarshal([]byte(value), &o); err != nil || !o.Network.IsValid() {
-			s.odd.Do(func() { s.opt.Log.Error("an override in Redis cannot be read and does not hold", "network", n) })
+			s.odd.about("override", func() { s.opt.Log.Error("an override in Redis cannot be read and does not hold", "network", n) })
 			continue
 		}
 		table.Insert(o.Network, o)

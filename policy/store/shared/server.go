@@ -95,6 +95,24 @@ func (s *server) changed(name string, from, to gobreaker.State) {
 	}
 }
 
+// errOpen is what a call gets that the breaker keeps away.
+var errOpen = errors.New("the server did not answer lately")
+
+// call makes a call to a server if its breaker lets it.
+func (s *server) call(addr string, f func() error) error {
+	done, refused := s.breaker(addr).Allow()
+	if refused != nil {
+		return errOpen
+	}
+	err := f()
+	done(err)
+	if s.cluster != nil && down(err) {
+		// Its place may have been taken, which the library finds out only from a server that answers.
+		s.cluster.ReloadState(context.Background())
+	}
+	return err
+}
+
 // open reports whether a server's breaker keeps calls away now.
 func (s *server) open(addr string) bool { return s.breaker(addr).State() == gobreaker.StateOpen }
 
@@ -111,7 +129,7 @@ func (s *server) up() bool {
 }
 
 // refusals are the beginnings of Redis's errors of a server that cannot serve now, or does not let us in. Such a server is left alone for a while.
-var refusals = []string{"LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH", "WRONGPASS", "NOPERM", "BUSY ", "ERR max number of clients", "MISCONF"}
+var refusals = []string{"LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH", "WRONGPASS", "NOPERM", "BUSY ", "ERR max number of clients"}
 
 // down reports whether an error means that the server does not serve, as against one about a single command.
 func down(err error) bool {
@@ -135,7 +153,7 @@ func transient(err error) bool {
 	if down(err) {
 		return true
 	}
-	for _, r := range []string{"READONLY", "MOVED", "ASK", "TRYAGAIN", "OOM", "NOREPLICAS", "NOSCRIPT", "UNBLOCKED", "EXECABORT"} {
+	for _, r := range []string{"READONLY", "MOVED", "ASK", "TRYAGAIN", "OOM", "NOREPLICAS", "NOSCRIPT", "MISCONF"} {
 		if strings.HasPrefix(err.Error(), r) {
 			return true
 		}
@@ -156,4 +174,36 @@ func firstError(cmds []redis.Cmder) (err error) {
 		}
 	}
 	return err
+}
+
+// kind is what sort of error one is: Redis's own first word, or that it was not Redis's.
+func kind(err error) string {
+	var reply redis.Error
+	if errors.As(err, &reply) {
+		word, _, _ := strings.Cut(reply.Error(), " ")
+		return word
+	}
+	return "network"
+}
+
+// complaints says each kind of thing once a minute.
+type complaints struct {
+	mu   sync.Mutex
+	said map[string]time.Time
+}
+
+func (c *complaints) about(kind string, say func()) {
+	c.mu.Lock()
+	if c.said == nil {
+		c.said = map[string]time.Time{}
+	}
+	last, ok := c.said[kind]
+	due := !ok || time.Since(last) >= time.Minute
+	if due {
+		c.said[kind] = time.Now()
+	}
+	c.mu.Unlock()
+	if due {
+		say()
+	}
 }

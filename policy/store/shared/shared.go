@@ -26,7 +26,6 @@ import (
 	"github.com/gaissmai/bart"
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/singleflight"
-	"golang.org/x/time/rate"
 
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/reputation"
@@ -64,7 +63,7 @@ type Store struct {
 	cache   *cache
 	writer  *writer
 	reading singleflight.Group
-	odd     rate.Sometimes
+	odd     complaints
 
 	// schema is what is known of what Redis is filled with.
 	schema atomic.Int32
@@ -84,7 +83,7 @@ func Open(o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: %s: %w", o.Target, err)
 	}
-	s := &Store{opt: o, cache: newCache(), odd: rate.Sometimes{First: 1, Interval: time.Minute}}
+	s := &Store{opt: o, cache: newCache()}
 	s.overrides.Store(new(bart.Table[policy.Override]))
 	s.news.wake = make(chan struct{}, 1)
 	s.server = newServer(client, o.Log, s.back)
@@ -93,7 +92,7 @@ func Open(o Options) (*Store, error) {
 	w := &writer{
 		server: s.server, now: o.Now, log: o.Log, stats: &s.Stats, ready: s.ready, took: s.took, script: newScript(),
 		stream: hex.EncodeToString(stream), wake: make(chan struct{}, 1), lanes: map[laneID]*lane{}, dirty: map[*lane]struct{}{}, sending: map[string]*sending{},
-		odd: rate.Sometimes{First: 1, Interval: time.Minute}, lost: rate.Sometimes{First: 1, Interval: time.Minute},
+		odd: &s.odd,
 	}
 	s.writer = w
 	var aside string
@@ -165,10 +164,10 @@ func (s *Store) Recall(addr netip.Addr, k policy.Keys) policy.Known {
 
 // read asks Redis and waits, but not for long.
 func (s *Store) read(k policy.Keys) (policy.Known, bool) {
-	answer := s.ask(k)
-	if answer == nil {
+	if !s.ready() {
 		return policy.Known{}, false
 	}
+	answer := s.ask(k)
 	wait := time.NewTimer(readWait)
 	defer wait.Stop()
 	select {
@@ -182,26 +181,22 @@ func (s *Store) read(k policy.Keys) (policy.Known, bool) {
 	}
 }
 
-// ask reads a client's evidence into the cache. Who asks for the same meanwhile gets the same answer. It returns nil where Redis is not to be asked.
+// ask reads a client's evidence into the cache. Who asks for the same meanwhile gets the same answer.
 func (s *Store) ask(k policy.Keys) <-chan singleflight.Result {
-	if !s.ready() {
-		return nil
-	}
-	addr, ok := s.server.master(redisKey(k.Network.String()))
-	if !ok || s.server.open(addr) {
-		return nil
-	}
 	return s.reading.DoChan(fmt.Sprint(k.Host, k.Network, k.ASN), func() (any, error) {
-		done, err := s.server.breaker(addr).Allow()
-		if err != nil {
-			return nil, err
+		addr, ok := s.server.master(redisKey(k.Network.String()))
+		if !ok {
+			return nil, errAway
 		}
 		s.cache.begin(k.Network)
-		known, err := s.fetch(k)
-		done(err)
+		var known policy.Known
+		err := s.server.call(addr, func() (err error) {
+			known, err = s.fetch(k)
+			return err
+		})
 		s.cache.end(k, known, err == nil, s.opt.Now())
 		if err != nil && !down(err) {
-			s.odd.Do(func() {
+			s.odd.about("unreadable", func() {
 				s.opt.Log.Error("Redis holds what cannot be read; its clients are offered STARTTLS", "network", k.Network, "key", redisKey(k.Network.String()), "error", err)
 			})
 		}
@@ -276,7 +271,7 @@ func (s *Store) took(b *batch, r reply) (next []change) {
 		}
 		if did.err != nil {
 			s.Stats.Refused.Add(1)
-			s.odd.Do(func() {
+			s.odd.about("foreign", func() {
 				s.opt.Log.Error("Redis holds something else where evidence should be; what was learnt of it is lost until that is removed", "key", redisKey(c.Key), "error", did.err)
 			})
 			c.tell(did.err)

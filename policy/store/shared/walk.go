@@ -20,13 +20,13 @@ const (
 	walkStep    = 500
 )
 
-var errAway = errors.New("store: Redis cannot be used now; nothing was changed")
+var errAway = errors.New("store: Redis cannot be used now")
 
 // Forget removes the evidence of every host and network inside a network, takes a single host's part out of what is around it, given in
 // keys, and removes the override on exactly that network. It returns how many records and overrides it removed.
 func (s *Store) Forget(n netip.Prefix, k policy.Keys) (removed int, err error) {
 	if !s.Up() {
-		return 0, errAway
+		return 0, fmt.Errorf("%w; nothing was changed", errAway)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), walkTimeout)
 	defer cancel()
@@ -111,7 +111,7 @@ func (s *Store) EachNetwork(f func(netip.Prefix, reputation.Evidence) bool) {
 		return nil
 	})
 	if err != nil && !errors.Is(err, errEnough) {
-		s.odd.Do(func() { s.opt.Log.Error("not all of Redis could be read", "error", err) })
+		s.odd.about("walk", func() { s.opt.Log.Error("not all of Redis could be read", "error", err) })
 	}
 }
 

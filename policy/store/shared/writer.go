@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"golang.org/x/time/rate"
 )
 
 const (
@@ -50,8 +49,7 @@ type writer struct {
 	script *redis.Script
 	stream string
 	wake   chan struct{}
-	odd    rate.Sometimes
-	lost   rate.Sometimes
+	odd    *complaints
 
 	mu      sync.Mutex
 	lanes   map[laneID]*lane
@@ -300,11 +298,7 @@ func (w *writer) load(l *lane) {
 // call sends lanes' batches in one pipeline and takes the replies.
 func (w *writer) call(ctx context.Context, addr string, lanes []*lane, queues [][]*batch, gaps []bool) {
 	results := make([][]*redis.Cmd, len(lanes))
-	err := errors.New("the breaker is open")
-	if done, refused := w.server.breaker(addr).Allow(); refused == nil {
-		err = w.run(ctx, queues, gaps, results)
-		done(err)
-	}
+	err := w.server.call(addr, func() error { return w.run(ctx, queues, gaps, results) })
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.sending[addr]
@@ -372,13 +366,7 @@ func (w *writer) results(l *lane, sent []*batch, results []*redis.Cmd, err error
 			w.failed(l, err)
 			return
 		case r.status == behind:
-			if l.rewind(r.last) && w.now().Sub(b.since) < lifetime {
-				w.stats.Lost.Add(1)
-				w.lost.Do(func() {
-					w.log.Error("Redis has lost evidence that it had taken: it was restarted without its data, or a replica took over that lagged far behind", "bucket", l.bucket, "had", r.last)
-				})
-			}
-			w.dirty[l] = struct{}{}
+			w.rewind(l, r.last)
 			return
 		default:
 			l.failing, l.gap, l.retry = false, false, time.Time{}
@@ -408,11 +396,9 @@ func (w *writer) pass(l *lane, b *batch) {
 
 // failed puts a lane off. What is on disk is left there.
 func (w *writer) failed(l *lane, err error) {
-	if !l.failing {
-		w.odd.Do(func() {
-			w.log.Warn("Redis does not take observations; they wait on disk", "bucket", l.bucket, "error", err)
-		})
-	}
+	w.odd.about(kind(err), func() {
+		w.log.Warn("Redis does not take observations; they wait on disk", "bucket", l.bucket, "error", err)
+	})
 	w.stats.Failed.Add(1)
 	l.failing = true
 	l.retry = w.now().Add(retryFirst)
@@ -457,10 +443,7 @@ func (w *writer) confirm(ctx context.Context, age time.Duration) {
 			continue
 		}
 		if last := parseMark(marks[i].Val()); last < l.acked {
-			w.log.Warn("Redis has lost evidence that it had taken; it is sent again", "bucket", l.bucket, "had", last, "of", l.acked)
-			l.rewind(last)
-			w.dirty[l] = struct{}{}
-			w.poke()
+			w.rewind(l, last)
 			continue
 		}
 		l.kept = slices.DeleteFunc(l.kept, func(b *batch) bool { return w.now().Sub(b.done) >= keepSent })
@@ -470,9 +453,23 @@ func (w *writer) confirm(ctx context.Context, age time.Duration) {
 	}
 }
 
+// rewind sends again what Redis has lost.
+func (w *writer) rewind(l *lane, last uint64) {
+	if acked := l.acked; last < acked {
+		if l.rewind(last) {
+			w.stats.Lost.Add(1)
+		}
+		w.odd.about("lost", func() {
+			w.log.Error("Redis lacks evidence that it had taken: it was restarted without its data, or a replica took over that lagged; what was learnt in the last minute is sent again", "bucket", l.bucket, "has", last, "had", acked)
+		})
+	}
+	w.dirty[l] = struct{}{}
+	w.poke()
+}
+
 // complain logs what should not happen, once a minute.
 func (w *writer) complain(what string, err error) {
-	w.odd.Do(func() { w.log.Error(what, "error", err) })
+	w.odd.about(what, func() { w.log.Error(what, "error", err) })
 }
 
 // close sends what it can in a short time and puts the rest on disk.
