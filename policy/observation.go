@@ -149,6 +149,13 @@ type Known struct {
 	Unread bool
 }
 
+// Record is the evidence of a host or a network, else of an autonomous system, as one store gives it to another.
+type Record struct {
+	Network  netip.Prefix
+	ASN      uint32
+	Evidence reputation.Evidence
+}
+
 // Override is the operator's word on a network: it goes before any score.
 type Override struct {
 	Network netip.Prefix `json:"network"`

@@ -8,11 +8,9 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/urfave/cli/v2"
-	"golang.org/x/term"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/replay"
 	"github.com/ehlogate/ehlogate/policy"
@@ -78,7 +76,7 @@ func replayTrace(c *cli.Context) (err error) {
 		return misused{err}
 	}
 	cfg.Policy.ASN = systems.Lookup
-	bar := progress(c.App.ErrWriter, size)
+	bar := progress(c.App.ErrWriter, "replay", size, progressbar.OptionShowBytes(true))
 	s, err := replay.Run(io.TeeReader(trace, bar), policy.New(cfg.Policy), opts)
 	bar.Close()
 	if err != nil {
@@ -89,16 +87,6 @@ func replayTrace(c *cli.Context) (err error) {
 	}
 	_, err = fmt.Fprint(summary, replayText(s, opts.Against))
 	return err
-}
-
-// progress is a bar over bytes on a terminal, and silence elsewhere. A size below zero is one that is not known.
-func progress(w io.Writer, size int64) io.WriteCloser {
-	f, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return progressbar.DefaultBytesSilent(size)
-	}
-	return progressbar.NewOptions64(size, progressbar.OptionSetWriter(f), progressbar.OptionSetDescription("replay"),
-		progressbar.OptionShowBytes(true), progressbar.OptionSetWidth(30), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
 }
 
 func replayText(s *replay.Summary, against bool) string {

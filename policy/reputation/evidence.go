@@ -141,6 +141,15 @@ func (e Evidence) Without(host Evidence) Evidence {
 	return e
 }
 
+// Rejoin returns a network's evidence after two pieces of evidence of one of its hosts, each of which had its say in it, have become one.
+func (e Evidence) Rejoin(a, b Evidence) Evidence {
+	both := Merge(a, b)
+	e.advance(both.Newest)
+	e = e.Without(a).Without(b)
+	e.combine(&both, func(c, d Count, most int32) Count { return c.plus(d.voice(), most) })
+	return e
+}
+
 // combine makes of each slice that both keep what f says of the two.
 func (e *Evidence) combine(other *Evidence, f func(c, d Count, most int32) Count) {
 	for i := range other.Recent {

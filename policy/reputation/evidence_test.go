@@ -75,6 +75,20 @@ func TestACorrectionLeavesWhatTheRightVerdictWouldHaveLeft(t *testing.T) {
 	})
 }
 
+// TestTwoStoresThatKnewAHostBecomeOne joins what two stores knew of a host and of its network, which also has another host.
+func TestTwoStoresThatKnewAHostBecomeOne(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a, networkA := of(updates(t, "in one store"))
+		b, networkB := of(updates(t, "in the other"))
+		_, neighbour := of(updates(t, "of a neighbour"))
+		got := Merge(Merge(networkA, neighbour), networkB).Rejoin(a, b)
+		want := Merge(voices(Merge(a, b)), neighbour)
+		if got.Recent != want.Recent || got.Past != want.Past || got.Newest != want.Newest {
+			t.Errorf("%+v, want %+v", got, want)
+		}
+	})
+}
+
 func TestANetworkIsTheSumOfItsHostsVoices(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		// All within one recent slice, so that nothing is dropped for being late.

@@ -34,7 +34,8 @@ type keeper interface {
 	LiftOverride(netip.Prefix) (bool, error)
 	Overrides() []policy.Override
 	Forget(netip.Prefix, policy.Keys) (int, error)
-	EachNetwork(func(netip.Prefix, reputation.Evidence) bool)
+	Each(func(policy.Record) error) error
+	Load(dump string, chunk uint64, records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) (bool, error)
 	Close() error
 }
 
@@ -217,6 +218,7 @@ func TestConformance(t *testing.T) {
 			t.Run("overrides hold, the longest network first", func(t *testing.T) { overridesHold(t, open) })
 			t.Run("forget", func(t *testing.T) { forgets(t, open) })
 			t.Run("learners together leave what one leaves", func(t *testing.T) { commutes(t, open, f.shared) })
+			t.Run("a dump of another store is taken in once", func(t *testing.T) { takesIn(t, open) })
 			if f.shared {
 				t.Run("what one node learns the others judge by within a second", func(t *testing.T) { tells(t, open) })
 			}
@@ -262,7 +264,7 @@ func keepsWhatWasLearnt(t *testing.T, open func(*testing.T) keeper) {
 	defer k.Close()
 	soon(t, check)
 	seen := map[netip.Prefix]bool{}
-	k.EachNetwork(func(n netip.Prefix, e reputation.Evidence) bool { seen[n] = true; return true })
+	k.Each(func(r policy.Record) error { seen[r.Network] = true; return nil })
 	for _, n := range []string{"192.0.2.7/32", "192.0.2.0/24", "2001:db8:1:2::/64", "2001:db8:1::/48"} {
 		if !seen[netip.MustParsePrefix(n)] {
 			t.Errorf("%s is not among the %d that are listed", n, len(seen))
@@ -379,17 +381,88 @@ func commutes(t *testing.T, open func(*testing.T) keeper, shared bool) {
 	}
 	defer nodes[0].Close()
 	got := map[netip.Prefix]reputation.Evidence{}
-	nodes[0].EachNetwork(func(n netip.Prefix, e reputation.Evidence) bool { got[n] = e; return true })
+	nodes[0].Each(func(r policy.Record) error { got[r.Network] = r.Evidence; return nil })
 	records := 0
-	memory.EachNetwork(func(n netip.Prefix, e reputation.Evidence) bool {
+	memory.Each(func(r policy.Record) error {
 		records++
-		if g := got[n]; g.Recent != e.Recent || g.Past != e.Past || g.Newest != e.Newest {
-			t.Errorf("%s: %+v, alone %+v", n, g, e)
+		if g, e := got[r.Network], r.Evidence; g.Recent != e.Recent || g.Past != e.Past || g.Newest != e.Newest {
+			t.Errorf("%s: %+v, alone %+v", r.Network, g, e)
 		}
-		return true
+		return nil
 	})
 	if records == 0 {
 		t.Error("nothing was learnt")
+	}
+}
+
+// takesIn loads what another store knows, in parts, some of them several times, and wants it all as it was.
+func takesIn(t *testing.T, open func(*testing.T) keeper) {
+	at := base()
+	source := store.NewMemory()
+	learn := func(i int) {
+		p := policy.Default()
+		p.ASN = func(netip.Addr) uint32 { return 64999 }
+		j := policy.NewJudge(policy.New(p), source, func() time.Time { return at })
+		observe(t, j, fmt.Sprintf("172.20.%d.%d", i%9, i%31), []policy.Class{policy.Spam, policy.Ham}[i%2], at.Add(-time.Duration(i%150)*time.Hour))
+	}
+	for i := range 400 {
+		learn(i)
+	}
+	parts := [][]policy.Record{{}}
+	source.Each(func(r policy.Record) error {
+		if len(parts[len(parts)-1]) == 40 {
+			parts = append(parts, nil)
+		}
+		parts[len(parts)-1] = append(parts[len(parts)-1], r)
+		return nil
+	})
+	networkOf := func(n netip.Prefix) netip.Prefix {
+		_, k := keysOf(n.Addr().String())
+		if k.Host == n {
+			return k.Network
+		}
+		return n
+	}
+	dump := fmt.Sprint("dump", time.Now().UnixNano())
+	k := open(t)
+	for i, part := range parts {
+		// Interrupted, and begun again from the start.
+		if i == len(parts)/2 {
+			k.Close()
+			k = open(t)
+			for j := range i {
+				if fresh, err := k.Load(dump, uint64(j+1), parts[j], networkOf); fresh || err != nil {
+					t.Errorf("part %d again: fresh %v, %v", j+1, fresh, err)
+				}
+			}
+		}
+		if fresh, err := k.Load(dump, uint64(i+1), part, networkOf); !fresh || err != nil {
+			t.Errorf("part %d: fresh %v, %v", i+1, fresh, err)
+		}
+	}
+	got := map[policy.Record]bool{}
+	if err := k.Each(func(r policy.Record) error { got[r] = true; return nil }); err != nil {
+		t.Error(err)
+	}
+	missing, records := 0, 0
+	source.Each(func(r policy.Record) error {
+		records++
+		if !got[r] {
+			missing++
+		}
+		return nil
+	})
+	if missing > 0 || records < 50 {
+		t.Errorf("%d of %d records are not as they were", missing, records)
+	}
+	if fresh, err := k.Load(dump+" another", 1, parts[0], networkOf); !fresh || err != nil {
+		t.Errorf("another dump: fresh %v, %v", fresh, err)
+	}
+	k.Close()
+	k = open(t)
+	defer k.Close()
+	if fresh, err := k.Load(dump+" another", 1, parts[0], networkOf); fresh || err != nil {
+		t.Errorf("another dump again: fresh %v, %v", fresh, err)
 	}
 }
 

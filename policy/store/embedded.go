@@ -48,8 +48,10 @@ type Embedded struct {
 
 	now func() time.Time
 	db  *bolt.DB
-	// writing is held by whoever changes the overrides.
-	writing sync.Mutex
+	// writing is held by whoever changes the overrides, committing by a commit and by whoever adds what must be committed as one.
+	writing, committing sync.Mutex
+	// loaded is how far each dump has been loaded.
+	loaded map[string]uint64
 
 	queue   queue
 	closing chan struct{}
@@ -60,6 +62,7 @@ type Embedded struct {
 type queue struct {
 	sync.Mutex
 	dirty   map[key]struct{}
+	loaded  map[string]uint64
 	waiting []chan error
 	closed  bool
 	wake    chan struct{}
@@ -83,8 +86,8 @@ func Open(dir string, now func() time.Time) (*Embedded, error) {
 }
 
 func newEmbedded(now func() time.Time) *Embedded {
-	e := &Embedded{Memory: NewMemory(), now: now, closing: make(chan struct{})}
-	e.queue.dirty, e.queue.wake = map[key]struct{}{}, make(chan struct{}, 1)
+	e := &Embedded{Memory: NewMemory(), now: now, closing: make(chan struct{}), loaded: map[string]uint64{}}
+	e.queue.dirty, e.queue.loaded, e.queue.wake = map[key]struct{}{}, map[string]uint64{}, make(chan struct{}, 1)
 	return e
 }
 
@@ -120,6 +123,23 @@ func (e *Embedded) Forget(n netip.Prefix, k policy.Keys) (int, error) {
 		removed++
 	}
 	return removed, errors.Join(err, <-e.enqueue(append(changed, gone...)...))
+}
+
+// Load adds a chunk of another store's dump to what is known, given the network of each host, and reports whether it was new: chunks are loaded in
+// the order of their numbers, from 1, each once, however often they are sent.
+func (e *Embedded) Load(dump string, chunk uint64, records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) (bool, error) {
+	e.committing.Lock()
+	if chunk <= e.loaded[dump] {
+		e.committing.Unlock()
+		return false, nil
+	}
+	e.loaded[dump] = chunk
+	e.queue.Lock()
+	e.queue.loaded[dump] = chunk
+	e.queue.Unlock()
+	told := e.enqueue(e.join(records, networkOf)...)
+	e.committing.Unlock()
+	return true, <-told
 }
 
 func (e *Embedded) enqueue(keys ...key) <-chan error {
@@ -166,10 +186,12 @@ func (e *Embedded) commitLoop() {
 
 // commit writes what is dirty in one transaction and tells those who wait. After a failure the keys stay dirty.
 func (e *Embedded) commit() error {
+	e.committing.Lock()
+	defer e.committing.Unlock()
 	q := &e.queue
 	q.Lock()
-	dirty, waiting := q.dirty, q.waiting
-	q.dirty, q.waiting = map[key]struct{}{}, nil
+	dirty, loaded, waiting := q.dirty, q.loaded, q.waiting
+	q.dirty, q.loaded, q.waiting = map[key]struct{}{}, map[string]uint64{}, nil
 	q.Unlock()
 	if len(dirty) == 0 && len(waiting) == 0 {
 		return nil
@@ -180,7 +202,7 @@ func (e *Embedded) commit() error {
 				return err
 			}
 		}
-		return nil
+		return putLoaded(tx, loaded)
 	})
 	if err != nil {
 		err = fmt.Errorf("store: commit %d records: %w", len(dirty), err)
@@ -188,6 +210,9 @@ func (e *Embedded) commit() error {
 		q.Lock()
 		for k := range dirty {
 			q.dirty[k] = struct{}{}
+		}
+		for dump, chunk := range loaded {
+			q.loaded[dump] = max(q.loaded[dump], chunk)
 		}
 		q.Unlock()
 	} else {

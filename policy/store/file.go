@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -18,7 +19,7 @@ import (
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
-// The file's buckets. An evidence key is the network's address and one byte of prefix length, or "SA" and the
+// The file's buckets. Meta has the format, and how far each dump was loaded. An evidence key is the network's address and one byte of prefix length, or "SA" and the
 // number of an autonomous system; its value is the record of package
 // reputation and a CRC-32C over key and record, because bbolt checks its own pages but not what is in them.
 var (
@@ -26,6 +27,7 @@ var (
 	bucketEvidence  = []byte("evidence")
 	bucketOverrides = []byte("overrides")
 	keyFormat       = []byte("format")
+	prefixLoaded    = []byte("loaded ")
 	castagnoli      = crc32.MakeTable(crc32.Castagnoli)
 )
 
@@ -81,6 +83,10 @@ func load(path string, size int64, e *Embedded) error {
 		if got := string(meta.Get(keyFormat)); got != format {
 			return fmt.Errorf("store: %s has format %q, this program reads %q; use the version that wrote it, or another directory in store.url", path, got, format)
 		}
+		cursor := meta.Cursor()
+		for k, v := cursor.Seek(prefixLoaded); bytes.HasPrefix(k, prefixLoaded) && len(v) == 8; k, v = cursor.Next() {
+			e.loaded[string(k[len(prefixLoaded):])] = binary.BigEndian.Uint64(v)
+		}
 		if err := evidence.ForEach(e.loadEvidence); err != nil {
 			return damaged(path, err)
 		}
@@ -135,6 +141,16 @@ func putEvidence(tx *bolt.Tx, n key, v reputation.Evidence) error {
 		return err
 	}
 	return b.Put(stored, binary.BigEndian.AppendUint32(record, checksum(stored, record)))
+}
+
+// putLoaded writes how far dumps were loaded.
+func putLoaded(tx *bolt.Tx, loaded map[string]uint64) error {
+	for dump, chunk := range loaded {
+		if err := tx.Bucket(bucketMeta).Put(append(bytes.Clone(prefixLoaded), dump...), binary.BigEndian.AppendUint64(nil, chunk)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func checksum(key, record []byte) uint32 {

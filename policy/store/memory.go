@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/maphash"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -148,25 +150,42 @@ func (m *Memory) Len() int {
 	return n
 }
 
-// EachNetwork calls f for the record of every host and network until it returns false. Records that change meanwhile may be seen before
-// or after the change.
-func (m *Memory) EachNetwork(f func(netip.Prefix, reputation.Evidence) bool) {
+// Each calls f for every record until it returns an error, which it returns. Records that change meanwhile may be seen before or after the change.
+func (m *Memory) Each(f func(policy.Record) error) error {
 	for i := range m.shards {
 		s := &m.shards[i]
 		s.RLock()
-		keys := make([]key, 0, len(s.evidence))
-		for k := range s.evidence {
-			if k.asn == 0 {
-				keys = append(keys, k)
-			}
-		}
+		keys := slices.Collect(maps.Keys(s.evidence))
 		s.RUnlock()
 		for _, k := range keys {
-			if !f(k.network, m.get(k)) {
-				return
+			if err := f(policy.Record{Network: k.network, ASN: k.asn, Evidence: m.get(k)}); err != nil {
+				return err
 			}
 		}
 	}
+	return nil
+}
+
+// join adds records of another store to what is known, given the network of a host. A host that both know speaks in its network as one.
+func (m *Memory) join(records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) (changed []key) {
+	for _, r := range records {
+		k := key{r.Network, r.ASN}
+		var before reputation.Evidence
+		m.update(k, func(v reputation.Evidence) reputation.Evidence {
+			before = v
+			return reputation.Merge(v, r.Evidence)
+		})
+		changed = append(changed, k)
+		around := key{network: r.Network}
+		if r.ASN == 0 {
+			around.network = networkOf(r.Network)
+		}
+		if around.network != r.Network {
+			m.update(around, func(v reputation.Evidence) reputation.Evidence { return v.Rejoin(before, r.Evidence) })
+			changed = append(changed, around)
+		}
+	}
+	return changed
 }
 
 // Expire removes records in which nothing counts any more and returns how many.

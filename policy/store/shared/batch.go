@@ -43,6 +43,7 @@ const (
 	move  = "move"
 	enter = "enter"
 	leave = "leave"
+	join  = "join"
 	less  = "less"
 )
 
@@ -58,7 +59,7 @@ type change struct {
 	Slice uint32           `json:"slice,omitempty"`
 	Count reputation.Count `json:"count,omitzero"`
 	Past  reputation.Count `json:"past,omitzero"`
-	// Record is a host's: all of it for less, the part that says its tier for learn and enter.
+	// Record is a host's: all of it for join and less, the part that says its tier for learn and enter.
 	Record []byte `json:"record,omitempty"`
 
 	waiting []chan<- error

@@ -9,6 +9,7 @@
 --   move   SLICE SPAM HAM PASTSPAM PASTHAM   adds what hosts moved, to an autonomous system
 --   enter  FIELD STATE   sets a host's tier
 --   leave  FIELD   takes a host's part out of its network and removes the host
+--   join   FIELD RECORD   adds another store's record to a host, which then speaks in its network as one, or to the sum
 --   less   RECORD   takes the part of a host with such a record out of an autonomous system
 --
 -- It returns the word "applied", "had" for a batch that was applied before, or "behind" when earlier ones are missing; the number of the last
@@ -111,21 +112,52 @@ local function apply(e, n, spam, ham, pastspam, pastham)
   if p then plus(e, p, spam, ham, MOST_RECENT) end
 end
 
-local function without(e, host)
-  local function take(p, q, most)
+-- Adds to each slice that both keep what f makes of the other's.
+local function combine(e, other, f)
+  local function add(p, q, most)
     if p and q then
-      local s, h = voice(host[q], host[q + 1])
-      plus(e, p, -s, -h, most)
+      local s, h = f(other[q], other[q + 1])
+      plus(e, p, s, h, most)
     end
   end
   for i = 0, SLICES - 1 do
-    local n = host[2] - i
-    if n >= 0 then take(recent(e, n), recent(host, n), MOST_RECENT) end
+    local n = other[2] - i
+    if n >= 0 then add(recent(e, n), recent(other, n), MOST_RECENT) end
   end
   for i = 0, PASTS - 1 do
-    local m = math.floor(host[2] / PER_PAST) - i
-    if m >= 0 then take(past(e, m), past(host, m), MOST_PAST) end
+    local m = math.floor(other[2] / PER_PAST) - i
+    if m >= 0 then add(past(e, m), past(other, m), MOST_PAST) end
   end
+end
+
+local function without(e, host)
+  combine(e, host, function(s, h)
+    s, h = voice(s, h)
+    return -s, -h
+  end)
+end
+
+local function copy(e)
+  return { unpack(e, 1, PAST + 2 * PASTS - 1) }
+end
+
+local function merge(a, b)
+  for _, i in ipairs({ 2, 1, 3, 4 }) do
+    if a[i] ~= b[i] then
+      if a[i] < b[i] then a, b = b, a end
+      break
+    end
+  end
+  a = copy(a)
+  combine(a, b, function(s, h) return s, h end)
+  return a
+end
+
+local function rejoin(sum, a, b, both)
+  advance(sum, both[2])
+  without(sum, a)
+  without(sum, b)
+  combine(sum, both, voice)
 end
 
 local function enter(e, state)
@@ -141,7 +173,7 @@ for i = 2, #KEYS do
   keys[i] = { fields = { '' }, found = {}, now = {}, dirty = {} }
 end
 local changes, at = {}, 5
-local LENGTH = { learn = 7, move = 7, enter = 4, leave = 3, less = 3 }
+local LENGTH = { learn = 7, move = 7, enter = 4, leave = 3, join = 4, less = 3 }
 while at <= #ARGV do
   local word, k = ARGV[at], keys[tonumber(ARGV[at + 1])]
   changes[#changes + 1] = { word = word, key = k, at = at + 2 }
@@ -191,6 +223,16 @@ for i, c in ipairs(changes) do
       apply(k.now[''], n, s, h, ps, ph)
       enter(host, ARGV[a + 4])
       k.dirty[''], k.dirty[field] = true, true
+    elseif c.word == 'join' then
+      local other = decode(ARGV[a + 1])
+      local both = merge(host, other)
+      if field ~= '' then
+        rejoin(k.now[''], host, other, both)
+        k.dirty[''] = true
+      end
+      k.now[field] = both
+      k.dirty[field] = true
+      host = both
     elseif c.word == 'enter' then
       -- A host that was forgotten meanwhile stays forgotten.
       if k.dirty[field] == true or found and k.dirty[field] ~= 'gone' then

@@ -2,7 +2,6 @@ package shared
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -83,7 +82,9 @@ func (x *traffic) open(url, spool string) {
 }
 
 // client is the client of a lesson: some hosts of a hundred networks, spread over all buckets.
-func client(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(i * 7 % 100), byte(i * 13 % 5)}) }
+func client(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{198, 18, byte(i * 7 % 100), byte(i * 13 % 5)})
+}
 
 // run sends lessons and lookups until stop is closed.
 func (x *traffic) run(stop <-chan struct{}) {
@@ -146,31 +147,18 @@ func (x *traffic) compare() error {
 		return fmt.Errorf("%d batches are still on disk", n)
 	}
 	got := map[netip.Prefix]reputation.Evidence{}
-	if err := x.store.walk(context.Background(), func(network netip.Prefix, fields map[string]string) error {
-		for name, value := range fields {
-			n := network
-			if name != "" {
-				n = x.store.host(network, name)
-			}
-			e, err := parseRecord(value)
-			if err != nil {
-				return err
-			}
-			got[n] = e
-		}
-		return nil
-	}); err != nil {
+	if err := x.store.Each(func(r policy.Record) error { got[r.Network] = r.Evidence; return nil }); err != nil {
 		return err
 	}
 	var err error
 	wrong, records := 0, 0
-	x.alone.EachNetwork(func(n netip.Prefix, e reputation.Evidence) bool {
+	x.alone.Each(func(r policy.Record) error {
 		records++
-		if g := got[n]; g.Recent != e.Recent || g.Past != e.Past {
+		if g, e := got[r.Network], r.Evidence; g.Recent != e.Recent || g.Past != e.Past {
 			wrong++
-			err = fmt.Errorf("%s: %v, one node alone has %v", n, g.Total(), e.Total())
+			err = fmt.Errorf("%s: %v, one node alone has %v", r.Network, g.Total(), e.Total())
 		}
-		return true
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("%d of %d records differ, such as %w", wrong, records, err)

@@ -16,12 +16,14 @@ import (
 
 const (
 	// newsChannel is the sharded channel on which nodes tell of changes: lines of the sender's stream and the networks in which a tier
-	// changed, or the word overrides.
+	// changed, or the words overrides and everything.
 	newsChannel = prefix + "{news}"
 	// schemaKey holds the schema, overridesKey the operator's overrides, each a field with JSON.
 	schemaKey     = prefix + "schema"
 	overridesKey  = prefix + "overrides"
 	overridesWord = "overrides"
+	// everythingWord says that all of it may have changed.
+	everythingWord = "everything"
 	// schemaVersion changes with whatever another version could misread.
 	schemaVersion = "ehlogate evidence 2"
 
@@ -153,6 +155,10 @@ func (s *Store) told(ctx context.Context, payload string) {
 	for _, w := range words[1:] {
 		if w == overridesWord {
 			s.loadOverrides(ctx)
+			continue
+		}
+		if w == everythingWord {
+			s.cache.doubt()
 			continue
 		}
 		if n, err := netip.ParsePrefix(w); err == nil {

@@ -53,7 +53,7 @@ func (b *batch) arguments(now time.Time, forced bool) (keys []string, args []any
 			args = append(args, c.field(), c.Slice, c.Count.Spam, c.Count.Ham, c.Record)
 		case move:
 			args = append(args, c.Slice, c.Count.Spam, c.Count.Ham, c.Past.Spam, c.Past.Ham)
-		case enter:
+		case enter, join:
 			args = append(args, c.field(), c.Record)
 		case leave:
 			args = append(args, c.field())

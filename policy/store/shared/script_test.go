@@ -70,6 +70,16 @@ func TestTheScriptCountsAsGoDoes(t *testing.T) {
 						known[host] = known[host].Enter(reputation.Tier(rapid.IntRange(0, 3).Draw(t, "tier")), noon, rapid.Float64Range(-9, 9).Draw(t, "score"))
 						b.Changes = append(b.Changes, change{Word: enter, Key: network, Host: host, Record: state(known[host])})
 					}
+				case 3:
+					other, _ := reputation.Evidence{}.AddCount(n, d)
+					other, _ = other.AddCount(n+rapid.Uint32Range(0, 200).Draw(t, "later"), d)
+					sum = sum.Rejoin(known[host], other)
+					known[host] = reputation.Merge(known[host], other)
+					b.Changes = append(b.Changes, change{Word: join, Key: network, Host: host, Record: []byte(record(other))})
+					if rapid.Bool().Draw(t, "the sum, too") {
+						sum = reputation.Merge(sum, other)
+						b.Changes = append(b.Changes, change{Word: join, Key: network, Record: []byte(record(other))})
+					}
 				case 2:
 					system = system.Without(known[host])
 					b.Changes = append(b.Changes, change{Word: less, Key: "AS64500", Record: []byte(record(known[host]))})

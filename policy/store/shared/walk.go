@@ -4,20 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/ehlogate/ehlogate/policy"
-	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
 const (
 	// walkTimeout bounds a walk over all keys, walkStep is how many are looked at in one call.
 	walkTimeout = time.Minute
 	walkStep    = 500
+	// dumpTimeout bounds a dump, whose reader may be slow.
+	dumpTimeout = time.Hour
 )
 
 var errAway = errors.New("store: Redis cannot be used now")
@@ -62,11 +65,12 @@ func (s *Store) forgetHost(ctx context.Context, k policy.Keys) (removed int, err
 
 // forgetInside removes what lies inside a network that is not a host's.
 func (s *Store) forgetInside(ctx context.Context, n netip.Prefix) (removed int, err error) {
-	err = s.walk(ctx, func(network netip.Prefix, fields map[string]string) error {
+	err = s.walk(ctx, func(name string, fields map[string]string) error {
+		network, _ := parseKey(name)
 		if !n.Overlaps(network) {
 			return nil
 		}
-		key := redisKey(network.String())
+		key := redisKey(name)
 		if n.Bits() <= network.Bits() {
 			removed += len(fields)
 			s.announce(network.String())
@@ -93,29 +97,86 @@ func (s *Store) forgetInside(ctx context.Context, n netip.Prefix) (removed int, 
 	return removed, err
 }
 
-// EachNetwork calls f for the record of every host and network until it returns false. Records that change meanwhile may be seen before
-// or after the change.
-func (s *Store) EachNetwork(f func(netip.Prefix, reputation.Evidence) bool) {
-	ctx, cancel := context.WithTimeout(context.Background(), walkTimeout)
+// Each calls f for every record until it returns an error, which it returns. Records that change meanwhile may be seen before or after the
+// change, and while a cluster is resharded, some may be missed.
+func (s *Store) Each(f func(policy.Record) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), dumpTimeout)
 	defer cancel()
-	err := s.walk(ctx, func(network netip.Prefix, fields map[string]string) error {
+	return s.walk(ctx, func(key string, fields map[string]string) error {
+		network, system := parseKey(key)
 		for name, value := range fields {
-			n := network
+			r := policy.Record{Network: network, ASN: system}
 			if name != "" {
-				n = s.host(network, name)
+				r.Network = s.host(network, name)
 			}
-			if e, err := parseRecord(value); err == nil && n.IsValid() && !f(n, e) {
-				return errEnough
+			err := r.Evidence.UnmarshalBinary([]byte(value))
+			if err != nil || system == 0 && !r.Network.IsValid() {
+				s.odd.about("foreign", func() { s.opt.Log.Error("Redis holds what is no evidence", "key", redisKey(key), "field", name) })
+				continue
+			}
+			if err := f(r); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, errEnough) {
-		s.odd.about("walk", func() { s.opt.Log.Error("not all of Redis could be read", "error", err) })
-	}
 }
 
-var errEnough = errors.New("enough")
+// parseKey reads the key of a network, or of an autonomous system.
+func parseKey(key string) (network netip.Prefix, system uint32) {
+	if number, ok := strings.CutPrefix(key, "AS"); ok {
+		n, _ := strconv.ParseUint(number, 10, 32)
+		return network, uint32(n)
+	}
+	network, _ = netip.ParsePrefix(key)
+	return network, 0
+}
+
+// Load adds a chunk of another store's dump to what is known; see store.Embedded.Load.
+func (s *Store) Load(dump string, chunk uint64, records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) (fresh bool, err error) {
+	if !s.Up() {
+		return false, errAway
+	}
+	batches := map[int]*batch{}
+	for _, r := range records {
+		c := change{Word: join, Key: systemKey(r.ASN)}
+		if r.ASN == 0 {
+			network := networkOf(r.Network)
+			c.Key = network.String()
+			if network != r.Network {
+				c.Host = r.Network
+			}
+		}
+		c.Record, _ = r.Evidence.AppendBinary(nil)
+		n := bucketOf(c.Key)
+		if batches[n] == nil {
+			batches[n] = &batch{Stream: "load-" + dump, Bucket: n, Number: chunk}
+		}
+		batches[n].Changes = append(batches[n].Changes, c)
+	}
+	queues := make([][]*batch, 0, len(batches))
+	for _, b := range batches {
+		queues = append(queues, []*batch{b})
+	}
+	gaps := make([]bool, len(queues))
+	for i := range gaps {
+		gaps[i] = true
+	}
+	results := make([][]*redis.Cmd, len(queues))
+	if err := s.writer.run(context.Background(), queues, gaps, results); err != nil {
+		return false, fmt.Errorf("store: load: %w", err)
+	}
+	for i, q := range queues {
+		r, err := q[0].parse(results[i][0].Val())
+		if err != nil {
+			return false, err
+		}
+		fresh = fresh || r.status == applied
+	}
+	s.cache.doubt()
+	s.announce(everythingWord)
+	return fresh, nil
+}
 
 // host is the host of a field in its network's hash, invalid for a field that is none.
 func (s *Store) host(network netip.Prefix, field string) netip.Prefix {
@@ -133,10 +194,20 @@ func (s *Store) host(network netip.Prefix, field string) netip.Prefix {
 	return netip.PrefixFrom(addr, bits)
 }
 
-// walk shows the hash of every network.
-func (s *Store) walk(ctx context.Context, f func(netip.Prefix, map[string]string) error) error {
+// walk shows the hash of every network and autonomous system.
+func (s *Store) walk(ctx context.Context, f func(string, map[string]string) error) error {
+	// A scan may show a key twice, and one that moves between servers is shown by both.
+	seen, seed := map[uint64]struct{}{}, maphash.MakeSeed()
+	once := func(key string, fields map[string]string) error {
+		h := maphash.String(seed, key)
+		if _, ok := seen[h]; ok {
+			return nil
+		}
+		seen[h] = struct{}{}
+		return f(key, fields)
+	}
 	if s.server.cluster == nil {
-		return s.walkServer(ctx, s.server.client, f)
+		return s.walkServer(ctx, s.server.client, once)
 	}
 	// One server after the other, so that f need not mind.
 	var masters []*redis.Client
@@ -149,17 +220,17 @@ func (s *Store) walk(ctx context.Context, f func(netip.Prefix, map[string]string
 		masters = append(masters, c)
 	}
 	for _, c := range masters {
-		if err := s.walkServer(ctx, c, f); err != nil {
+		if err := s.walkServer(ctx, c, once); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *Store) walkServer(ctx context.Context, c redis.Cmdable, f func(netip.Prefix, map[string]string) error) error {
+func (s *Store) walkServer(ctx context.Context, c redis.Cmdable, f func(string, map[string]string) error) error {
 	var cursor uint64
 	for {
-		keys, next, err := c.Scan(ctx, cursor, prefix+"{???}:*/*", walkStep).Result()
+		keys, next, err := c.Scan(ctx, cursor, prefix+"{???}:[0-9a-fA]*", walkStep).Result()
 		if err != nil {
 			return err
 		}
@@ -173,11 +244,11 @@ func (s *Store) walkServer(ctx context.Context, c redis.Cmdable, f func(netip.Pr
 		}
 		for i, k := range keys {
 			_, name, _ := strings.Cut(strings.TrimPrefix(k, prefix), ":")
-			network, err := netip.ParsePrefix(name)
-			if err != nil || hashes[i].Err() != nil {
+			if len(hashes[i].Val()) == 0 {
+				// It expired meanwhile, or is of another type.
 				continue
 			}
-			if err := f(network, hashes[i].Val()); err != nil {
+			if err := f(name, hashes[i].Val()); err != nil {
 				return err
 			}
 		}

@@ -23,7 +23,8 @@ type Store interface {
 	SetOverride(policy.Override) error
 	Overrides() []policy.Override
 	Forget(netip.Prefix, policy.Keys) (int, error)
-	EachNetwork(func(netip.Prefix, reputation.Evidence) bool)
+	Each(func(policy.Record) error) error
+	Load(dump string, chunk uint64, records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) (fresh bool, err error)
 }
 
 // Server serves the API. Its fields are set before Handler.
@@ -37,8 +38,8 @@ type Server struct {
 	Heard   func() Heard
 }
 
-// maxBody bounds a request's body in bytes.
-const maxBody = 64 << 10
+// maxBody bounds a request's body in bytes: a chunk of a dump takes some 60 KiB.
+const maxBody = 256 << 10
 
 // Handler routes the API.
 func (s *Server) Handler() http.Handler {
@@ -56,6 +57,8 @@ func (s *Server) Handler() http.Handler {
 	})
 	mux.HandleFunc("GET /api/v1/export", s.export)
 	mux.HandleFunc("GET /api/v1/heard", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.Heard()) })
+	mux.HandleFunc("GET /api/v1/dump", s.dump)
+	mux.HandleFunc("POST /api/v1/load", s.authorized(s.load))
 	mux.HandleFunc("POST /api/v1/change", s.authorized(s.change))
 	return mux
 }
@@ -199,12 +202,16 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request) {
 			entries[n] = d.Keywords()
 		}
 	}
-	s.Store.EachNetwork(func(n netip.Prefix, _ reputation.Evidence) bool {
-		if p.Keys(n.Addr()).Host == n {
-			add(n, false)
+	err := s.Store.Each(func(r policy.Record) error {
+		if r.ASN == 0 && p.Keys(r.Network.Addr()).Host == r.Network {
+			add(r.Network, false)
 		}
-		return true
+		return nil
 	})
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, err)
+		return
+	}
 	for _, n := range p.Exempt {
 		add(n, true)
 	}

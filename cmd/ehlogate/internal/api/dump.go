@@ -1,0 +1,177 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/ehlogate/ehlogate/policy"
+)
+
+// DumpFormat is the first line's word for a dump's format.
+const DumpFormat = "ehlogate dump 1"
+
+// DumpLine is one line of a dump, which is JSON: the head first, then records and overrides in any order, and the end, without which it is cut short.
+type DumpLine struct {
+	Head     *DumpHead        `json:"head,omitempty"`
+	Network  netip.Prefix     `json:"network,omitzero"`
+	ASN      uint32           `json:"asn,omitempty"`
+	Evidence []byte           `json:"evidence,omitempty"`
+	Override *policy.Override `json:"override,omitempty"`
+	End      *DumpEnd         `json:"end,omitempty"`
+}
+
+// DumpHead says what a dump is.
+type DumpHead struct {
+	Format string `json:"format"`
+	// ID names the dump, so that none of it is loaded twice.
+	ID string `json:"id"`
+	// Layout is how addresses are cut into hosts and networks, which must be the same where it is loaded.
+	Layout string `json:"layout"`
+}
+
+// DumpEnd counts the lines between head and end.
+type DumpEnd struct {
+	Records   int `json:"records"`
+	Overrides int `json:"overrides"`
+}
+
+// Loaded is the answer to a chunk: whether it was new.
+type Loaded struct {
+	Fresh bool `json:"fresh"`
+}
+
+// layout names how a policy cuts addresses.
+func layout(p *policy.Policy) string {
+	return fmt.Sprintf("IPv4 /32 in /%d; IPv6 /%d in /%d", p.IPv4Network, p.IPv6Host, p.IPv6Network)
+}
+
+// dump writes all evidence and overrides.
+func (s *Server) dump(w http.ResponseWriter, _ *http.Request) {
+	http.NewResponseController(w).SetWriteDeadline(time.Time{})
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	out := bufio.NewWriterSize(w, 64<<10)
+	lines := json.NewEncoder(out)
+	var end DumpEnd
+	write := func() error {
+		if err := lines.Encode(DumpLine{Head: &DumpHead{Format: DumpFormat, ID: rand.Text(), Layout: layout(s.Judge.Policy())}}); err != nil {
+			return err
+		}
+		err := s.Store.Each(func(r policy.Record) error {
+			record, err := r.Evidence.AppendBinary(nil)
+			if err != nil {
+				return err
+			}
+			end.Records++
+			return lines.Encode(DumpLine{Network: r.Network, ASN: r.ASN, Evidence: record})
+		})
+		if err != nil {
+			return err
+		}
+		for _, o := range s.Store.Overrides() {
+			end.Overrides++
+			if err := lines.Encode(DumpLine{Override: &o}); err != nil {
+				return err
+			}
+		}
+		if err := lines.Encode(DumpLine{End: &end}); err != nil {
+			return err
+		}
+		return out.Flush()
+	}
+	if err := write(); err != nil {
+		// A dump without its end is refused by whoever loads it.
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// load adds a chunk of a dump, lines without head and end, to the store.
+func (s *Server) load(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	chunk, err := strconv.ParseUint(q.Get("chunk"), 10, 63)
+	if err != nil || chunk == 0 || q.Get("dump") == "" {
+		refuse(w, http.StatusBadRequest, errors.New("want ?dump=ID&chunk=N, from 1"))
+		return
+	}
+	p := s.Judge.Policy()
+	if l := q.Get("layout"); l != layout(p) {
+		refuse(w, http.StatusConflict, fmt.Errorf("the dump is of another layout (%s) than this node's (%s); set reputation.ipv4_network, ipv6_host and ipv6_network alike", l, layout(p)))
+		return
+	}
+	var records []policy.Record
+	var overrides []policy.Override
+	decoder := json.NewDecoder(r.Body)
+	for decoder.More() {
+		var line DumpLine
+		if err := decoder.Decode(&line); err != nil {
+			refuse(w, http.StatusBadRequest, fmt.Errorf("chunk %d: %w", chunk, err))
+			return
+		}
+		if line.Override != nil {
+			overrides = append(overrides, *line.Override)
+			continue
+		}
+		record, err := line.Record()
+		if err != nil {
+			refuse(w, http.StatusBadRequest, fmt.Errorf("chunk %d: %w", chunk, err))
+			return
+		}
+		records = append(records, record)
+	}
+	fresh, err := s.Store.Load(q.Get("dump"), chunk, records, func(n netip.Prefix) netip.Prefix {
+		if k := p.Keys(n.Addr()); k.Host == n {
+			return k.Network
+		}
+		return n
+	})
+	for _, o := range overrides {
+		if err == nil && !o.Ended(s.Now()) {
+			err = s.Store.SetOverride(o)
+		}
+	}
+	if err != nil {
+		refuse(w, http.StatusServiceUnavailable, err)
+		return
+	}
+	reply(w, http.StatusOK, Loaded{fresh || len(records) == 0})
+}
+
+// Record is the record of a line.
+func (l *DumpLine) Record() (policy.Record, error) {
+	r := policy.Record{Network: l.Network, ASN: l.ASN}
+	if l.Network.IsValid() == (l.ASN != 0) {
+		return r, errors.New("a line that is of no network and no autonomous system")
+	}
+	return r, r.Evidence.UnmarshalBinary(l.Evidence)
+}
+
+// Dump copies all evidence and overrides to w.
+func (c *Client) Dump(ctx context.Context, w io.Writer) error {
+	return c.patient().do(ctx, http.MethodGet, "/api/v1/dump", nil, func(r io.Reader) error {
+		_, err := io.Copy(w, r)
+		return err
+	})
+}
+
+// Load sends a chunk of a dump.
+func (c *Client) Load(ctx context.Context, head DumpHead, chunk int, lines [][]byte) (done Loaded, err error) {
+	path := fmt.Sprintf("/api/v1/load?dump=%s&chunk=%d&layout=%s", url.QueryEscape(head.ID), chunk, url.QueryEscape(head.Layout))
+	return done, c.do(ctx, http.MethodPost, path, bytes.NewReader(bytes.Join(lines, nil)), decodeInto(&done))
+}
+
+// patient is the client without a time limit.
+func (c *Client) patient() *Client {
+	p := *c
+	p.http.Timeout = 0
+	return &p
+}
