@@ -48,7 +48,7 @@ func run(messages, sessions, rounds int) error {
 	if err != nil {
 		return err
 	}
-	daemon, err := mx.NewDaemon(binary, dir, "")
+	daemon, err := mx.NewDaemon(binary, dir, "", "")
 	if err != nil {
 		return err
 	}

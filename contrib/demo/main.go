@@ -60,7 +60,7 @@ func run(ctx context.Context) error {
 	}
 	defer filter.Stop()
 	// The clients come from loopback, which is exempt by default.
-	daemon, err := mx.NewDaemon(binary, dir, "[policy]\nexempt = []\n")
+	daemon, err := mx.NewDaemon(binary, dir, "", "[policy]\nexempt = []\n")
 	if err != nil {
 		return err
 	}

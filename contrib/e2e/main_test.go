@@ -71,7 +71,10 @@ func (x *exchanger) run() {
 }
 
 // prepare makes all parts and starts the filter only.
-func prepare(t testing.TB, toml string) *exchanger {
+func prepare(t testing.TB, toml string) *exchanger { return prepareOn(t, "", toml) }
+
+// prepareOn is prepare with the URL of a store.
+func prepareOn(t testing.TB, url, toml string) *exchanger {
 	t.Helper()
 	x := &exchanger{t: t}
 	var err error
@@ -80,7 +83,7 @@ func prepare(t testing.TB, toml string) *exchanger {
 	x.filter, err = mx.StartFilter()
 	must(t, err)
 	t.Cleanup(x.filter.Stop)
-	x.daemon, err = mx.NewDaemon(binary, tempDir(t), toml)
+	x.daemon, err = mx.NewDaemon(binary, tempDir(t), url, toml)
 	must(t, err)
 	must(t, x.Set("smtpd_milters = "+x.filter.Addr()))
 	t.Cleanup(func() {

@@ -3,6 +3,7 @@ package mx
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -20,6 +21,8 @@ import (
 type Daemon struct {
 	// Binary is the program, Dir its directory.
 	Binary, Dir string
+	// Store is where it keeps evidence, the embedded store in its directory if empty. It is for Configure.
+	Store string
 	// Milter, Socketmap, Memcache and HTTP are its ports on 127.0.0.1.
 	Milter, Socketmap, Memcache, HTTP int
 
@@ -38,22 +41,25 @@ func Build(dir string, flags ...string) (binary string, err error) {
 	return binary, nil
 }
 
-// NewDaemon writes a configuration with free ports into an empty directory; more is TOML put after it.
-func NewDaemon(binary, dir, more string) (*Daemon, error) {
+// NewDaemon writes a configuration with free ports into an empty directory; store is the URL of a Redis, or empty, and more is TOML put after it.
+func NewDaemon(binary, dir, store, more string) (*Daemon, error) {
 	ports, err := FreePorts(4)
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{Binary: binary, Dir: dir, Milter: ports[0], Socketmap: ports[1], Memcache: ports[2], HTTP: ports[3]}
+	d := &Daemon{Binary: binary, Dir: dir, Store: store, Milter: ports[0], Socketmap: ports[1], Memcache: ports[2], HTTP: ports[3]}
 	return d, d.Configure(more)
 }
 
 // Configure writes the configuration anew.
 func (d *Daemon) Configure(more string) error {
-	text := fmt.Sprintf("[milter]\nlisten = 'inet:127.0.0.1:%d'\n[table]\nsocketmap = 'inet:127.0.0.1:%d'\nmemcache = 'inet:127.0.0.1:%d'\n[http]\nlisten = 'inet:127.0.0.1:%d'\n[store]\nurl = 'embedded:%s/data'\n%s",
-		d.Milter, d.Socketmap, d.Memcache, d.HTTP, d.Dir, more)
+	text := fmt.Sprintf("[milter]\nlisten = 'inet:127.0.0.1:%d'\n[table]\nsocketmap = 'inet:127.0.0.1:%d'\nmemcache = 'inet:127.0.0.1:%d'\n[http]\nlisten = 'inet:127.0.0.1:%d'\n[store]\nurl = '%s'\n%s",
+		d.Milter, d.Socketmap, d.Memcache, d.HTTP, cmp.Or(d.Store, "embedded:"+d.data()), more)
 	return os.WriteFile(d.Config(), []byte(text), 0o644)
 }
+
+// data is the directory of its state.
+func (d *Daemon) data() string { return filepath.Join(d.Dir, "data") }
 
 // Config is the configuration file.
 func (d *Daemon) Config() string { return filepath.Join(d.Dir, "ehlogate.toml") }
@@ -65,6 +71,10 @@ func (d *Daemon) Start() error {
 
 // StartAs starts it as another command line and waits until it answers.
 func (d *Daemon) StartAs(cmd *exec.Cmd) error {
+	if err := os.MkdirAll(d.data(), 0o750); err != nil {
+		return err
+	}
+	cmd.Env = append(cmd.Environ(), "STATE_DIRECTORY="+d.data())
 	cmd.Stdout, cmd.Stderr = &d.log, &d.log
 	if err := cmd.Start(); err != nil {
 		return err
@@ -121,6 +131,7 @@ func (d *Daemon) Log() string { return d.log.String() }
 // Command runs one of its commands against it and returns what that printed and its exit status.
 func (d *Daemon) Command(args ...string) (out string, status int) {
 	cmd := exec.Command(d.Binary, append(args, "--config", d.Config())...)
+	cmd.Env = append(cmd.Environ(), "STATE_DIRECTORY="+d.data())
 	b, _ := cmd.CombinedOutput()
 	return string(b), cmd.ProcessState.ExitCode()
 }
@@ -170,7 +181,7 @@ type Event struct {
 
 // Events are the lines of the event log so far. Every line must be an object of the known shape.
 func (d *Daemon) Events() ([]Event, error) {
-	b, err := os.ReadFile(filepath.Join(d.Dir, "data", "events.ndjson"))
+	b, err := os.ReadFile(filepath.Join(d.data(), "events.ndjson"))
 	if err != nil {
 		return nil, err
 	}

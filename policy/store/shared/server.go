@@ -23,9 +23,15 @@ type server struct {
 	back func()
 
 	mu       sync.Mutex
-	breakers map[string]*gobreaker.TwoStepCircuitBreaker[any]
+	breakers map[string]*breaker
 	// lost is when the layout of a cluster could not be had.
 	lost time.Time
+}
+
+// breaker is the breaker of a server, and when that was last needed.
+type breaker struct {
+	*gobreaker.TwoStepCircuitBreaker[any]
+	needed time.Time
 }
 
 const (
@@ -34,10 +40,12 @@ const (
 	probeAfter = 250 * time.Millisecond
 	// layoutWait is how long to wait for the layout of a cluster.
 	layoutWait = 100 * time.Millisecond
+	// unneeded is how long a server was not needed that has left its cluster.
+	unneeded = 3 * time.Second
 )
 
 func newServer(client redis.UniversalClient, log *slog.Logger, back func()) *server {
-	s := &server{client: client, log: log, back: back, breakers: map[string]*gobreaker.TwoStepCircuitBreaker[any]{}}
+	s := &server{client: client, log: log, back: back, breakers: map[string]*breaker{}}
 	s.cluster, _ = client.(*redis.ClusterClient)
 	return s
 }
@@ -65,7 +73,7 @@ func (s *server) master(key string) (addr string, ok bool) {
 	return c.Options().Addr, true
 }
 
-func (s *server) breaker(addr string) *gobreaker.TwoStepCircuitBreaker[any] {
+func (s *server) breaker(addr string) *breaker {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.breakers[addr]
@@ -74,14 +82,15 @@ func (s *server) breaker(addr string) *gobreaker.TwoStepCircuitBreaker[any] {
 		if name == "" {
 			name = "redis"
 		}
-		b = gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
+		b = &breaker{TwoStepCircuitBreaker: gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
 			Name: name, MaxRequests: 1, Timeout: probeAfter,
 			ReadyToTrip:   func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= tripAfter },
 			IsSuccessful:  func(err error) bool { return !down(err) },
 			OnStateChange: s.changed,
-		})
+		})}
 		s.breakers[addr] = b
 	}
+	b.needed = time.Now()
 	return b
 }
 
@@ -116,12 +125,12 @@ func (s *server) call(addr string, f func() error) error {
 // open reports whether a server's breaker keeps calls away now.
 func (s *server) open(addr string) bool { return s.breaker(addr).State() == gobreaker.StateOpen }
 
-// up reports whether all servers that were ever asked answer.
+// up reports whether all servers that were needed lately answer.
 func (s *server) up() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, b := range s.breakers {
-		if b.State() != gobreaker.StateClosed {
+		if b.State() != gobreaker.StateClosed && time.Since(b.needed) < unneeded {
 			return false
 		}
 	}

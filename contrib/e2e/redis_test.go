@@ -1,0 +1,415 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ehlogate/ehlogate/contrib/e2e/mx"
+	"github.com/ehlogate/ehlogate/contrib/e2e/redisd"
+	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/reputation"
+	"github.com/ehlogate/ehlogate/policy/store"
+)
+
+// percentile is the value below which a share of durations lies.
+func percentile(d []time.Duration, share float64) time.Duration {
+	if len(d) == 0 {
+		return 0
+	}
+	d = slices.Sorted(slices.Values(d))
+	return d[min(int(share*float64(len(d))), len(d)-1)]
+}
+
+// dumped is what a daemon's store holds, by "ehlogate dump".
+func dumped(t testing.TB, d *mx.Daemon) map[netip.Prefix]reputation.Evidence {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "dump")
+	if out, status := d.Command("dump", file); status != 0 {
+		t.Fatalf("dump: %d: %s", status, out)
+	}
+	b, err := os.ReadFile(file)
+	must(t, err)
+	got := map[netip.Prefix]reputation.Evidence{}
+	lines := bufio.NewScanner(bytes.NewReader(b))
+	for lines.Scan() {
+		var line struct {
+			Network  netip.Prefix
+			Evidence []byte
+		}
+		must(t, json.Unmarshal(lines.Bytes(), &line))
+		if line.Network.IsValid() {
+			var e reputation.Evidence
+			must(t, e.UnmarshalBinary(line.Evidence))
+			got[line.Network] = e
+		}
+	}
+	return got
+}
+
+// sumsEqualTheLogs waits until the store of daemons that share one holds what one node makes of all their event logs.
+func sumsEqualTheLogs(t testing.TB, daemons ...*mx.Daemon) {
+	t.Helper()
+	alone := store.NewMemory()
+	messages := 0
+	for _, d := range daemons {
+		events, err := d.Events()
+		must(t, err)
+		for _, e := range events {
+			at, err := time.Parse(time.RFC3339Nano, e.Time)
+			must(t, err)
+			judge := policy.NewJudge(policy.New(policy.Default()), alone, func() time.Time { return at })
+			judge.Learn(&policy.Observation{
+				Time: at, Client: policy.Client{Addr: netip.MustParseAddr(e.Client.Addr)}, Mail: e.Event == "message", Verdict: policy.Verdict{Class: policy.Class(e.Verdict.Class)},
+			})
+			messages++
+		}
+	}
+	check := func() error {
+		for _, d := range daemons {
+			if n, err := d.Metric("ehlogate_store_spooled"); err != nil || n > 0 {
+				return fmt.Errorf("%v batches are on disk, %v", n, err)
+			}
+		}
+		got := dumped(t, daemons[0])
+		wrong, records := 0, 0
+		var err error
+		alone.Each(func(r policy.Record) error {
+			records++
+			if g := got[r.Network]; g.Recent != r.Evidence.Recent || g.Past != r.Evidence.Past {
+				wrong++
+				err = fmt.Errorf("%s: %v, the logs have %v", r.Network, g.Total(), r.Evidence.Total())
+			}
+			return nil
+		})
+		if wrong > 0 || len(got) != records {
+			return fmt.Errorf("%d of %d records differ from %d messages in the logs, the store has %d: %w", wrong, records, messages, len(got), err)
+		}
+		return nil
+	}
+	var err error
+	for range 40 {
+		if err = check(); err == nil {
+			t.Logf("the store holds the sums of the %d messages in the event logs", messages)
+			return
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+	t.Error(err)
+}
+
+// TestThreeExchangersShareACluster has three Postfix instances with a daemon each, and one Redis Cluster.
+func TestThreeExchangersShareACluster(t *testing.T) {
+	cluster, err := redisd.NewCluster(tempDir(t))
+	t.Cleanup(cluster.Stop)
+	must(t, err)
+	url := "redis+cluster://" + strings.Join(cluster.Addrs(), ",")
+	var xs []*exchanger
+	for i := range 3 {
+		x := prepareOn(t, url, fmt.Sprintf("[log]\nnode = 'mx%d'\n", i+1))
+		x.apply()
+		x.run()
+		xs = append(xs, x)
+	}
+
+	t.Run("spam at mx1 makes mx2 and mx3 withhold within a second", func(t *testing.T) {
+		for round := range 5 {
+			spammer := fmt.Sprintf("198.51.100.%d", 10+round)
+			if round > 0 {
+				// Of a network that no spam has come from.
+				spammer = fmt.Sprintf("198.51.%d.10", 100+round)
+			}
+			for _, x := range xs {
+				if !x.offered(spammer) {
+					t.Fatalf("a stranger is not offered STARTTLS")
+				}
+			}
+			xs[0].sendUntilWithheld(spammer)
+			start := time.Now()
+			for i, x := range xs[1:] {
+				for x.offered(spammer) {
+					if time.Since(start) > time.Second {
+						t.Fatalf("mx%d still offers STARTTLS after a second", i+2)
+					}
+				}
+			}
+			t.Logf("mx2 and mx3 withhold after %v, with an SMTP session each", time.Since(start))
+		}
+	})
+
+	t.Run("a master is killed under traffic", func(t *testing.T) { masterKilled(t, cluster, xs) })
+}
+
+func masterKilled(t *testing.T, cluster *redisd.Cluster, xs []*exchanger) {
+	var all sync.WaitGroup
+	stop := make(chan struct{})
+	stopped := func() bool {
+		select {
+		case <-stop:
+			return true
+		default:
+			return false
+		}
+	}
+	for i, x := range xs {
+		for j := range 2 {
+			all.Go(func() {
+				for n := j; !stopped(); n += 2 {
+					subject := "hello"
+					if n%3 == 0 {
+						subject = "spam"
+					}
+					if _, err := x.trySend(fmt.Sprintf("203.0.%d.%d", n%50, i*3+n%4), subject); err != nil {
+						t.Errorf("mx%d: a session was refused: %v", i+1, err)
+						return
+					}
+				}
+			})
+		}
+	}
+	type lookup struct {
+		at   time.Time
+		took time.Duration
+	}
+	lookups := make([][]lookup, len(xs))
+	for i, x := range xs {
+		table, err := mx.NewTable(x.daemon)
+		must(t, err)
+		defer table.Close()
+		all.Go(func() {
+			for n := 0; !stopped(); n++ {
+				_, took, err := table.Lookup(fmt.Sprintf("203.%d.%d.%d", n%7, n%200, n%250))
+				if err != nil {
+					t.Errorf("mx%d: a lookup: %v", i+1, err)
+					return
+				}
+				lookups[i] = append(lookups[i], lookup{time.Now(), took})
+				time.Sleep(2 * time.Millisecond)
+			}
+		})
+	}
+	time.Sleep(3 * time.Second)
+	master, err := cluster.Master("ehlogate:{news}")
+	must(t, err)
+	killed := time.Now()
+	master.Kill()
+	// It is over when all daemons say so.
+	over := killed
+	for time.Since(killed) < 20*time.Second {
+		time.Sleep(100 * time.Millisecond)
+		up := 0.0
+		for _, x := range xs {
+			v, err := x.daemon.Metric("ehlogate_store_up")
+			must(t, err)
+			up += v
+		}
+		if up < float64(len(xs)) {
+			over = time.Now()
+		} else if time.Since(over) > 2*time.Second {
+			break
+		}
+	}
+	time.Sleep(2 * time.Second)
+	close(stop)
+	all.Wait()
+	var within, without []time.Duration
+	for _, ls := range lookups {
+		for _, l := range ls {
+			if l.at.After(killed) && l.at.Before(over.Add(time.Second)) {
+				within = append(within, l.took)
+			} else {
+				without = append(without, l.took)
+			}
+		}
+	}
+	t.Logf("fail-over seen for %v; lookups apart from it: %d, p50 %v, p99 %v; within it: %d, p50 %v, p99 %v, most %v", over.Sub(killed),
+		len(without), percentile(without, .5), percentile(without, .99), len(within), percentile(within, .5), percentile(within, .99), percentile(within, 1))
+	if p := percentile(without, .99); p > 50*time.Millisecond || len(without) < 500 {
+		t.Errorf("lookups took %v at the 99th percentile of %d", p, len(without))
+	}
+	var daemons []*mx.Daemon
+	for _, x := range xs {
+		daemons = append(daemons, x.daemon)
+	}
+	sumsEqualTheLogs(t, daemons...)
+}
+
+// redisWithFile starts a Redis that keeps every write.
+func redisWithFile(t testing.TB) *redisd.Server {
+	t.Helper()
+	s, err := redisd.New(tempDir(t), "--appendonly", "yes", "--appendfsync", "everysec")
+	must(t, err)
+	must(t, s.Start())
+	t.Cleanup(s.Stop)
+	return s
+}
+
+// daemonOn starts a daemon on a Redis, without an MTA.
+func daemonOn(t testing.TB, binary, url string) *mx.Daemon {
+	t.Helper()
+	d, err := mx.NewDaemon(binary, tempDir(t), url, "")
+	must(t, err)
+	must(t, d.Start())
+	t.Cleanup(func() {
+		if err := d.Stop(); err != nil {
+			t.Errorf("the daemon did not end well: %v\n%s", err, d.Log())
+		}
+		if t.Failed() {
+			t.Logf("daemon:\n%s", d.Log())
+		}
+	})
+	return d
+}
+
+// sender is who sends the n-th message of a stream, and whether it is spam.
+func sender(n int) (netip.Addr, bool) {
+	return netip.AddrFrom4([4]byte{198, 18, byte(n % 200), byte(n % 7)}), n%3 != 0
+}
+
+// TestRedisIsStoppedForAMinute sends 500 messages a second to a daemon whose Redis is stopped for a minute.
+func TestRedisIsStoppedForAMinute(t *testing.T) {
+	const perSecond = 500
+	redis := redisWithFile(t)
+	d := daemonOn(t, plain, "redis://"+redis.Addr())
+	mta := mx.NewMTA(d)
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	n := 0
+	phase := func(name string, last time.Duration) []time.Duration {
+		var eom []time.Duration
+		var failed error
+		tick := time.NewTicker(time.Second / perSecond)
+		defer tick.Stop()
+		start := time.Now()
+		for ; time.Since(start) < last; n++ {
+			<-tick.C
+			client, spam := sender(n)
+			all.Go(func() {
+				took, err := mta.Message(client, spam)
+				mu.Lock()
+				defer mu.Unlock()
+				if eom = append(eom, took); err != nil {
+					failed = err
+				}
+			})
+		}
+		all.Wait()
+		must(t, failed)
+		took := time.Since(start)
+		t.Logf("%s: %d messages, %.0f a second; end of message p50 %v, p99 %v, most %v", name, len(eom), float64(len(eom))/took.Seconds(),
+			percentile(eom, .5), percentile(eom, .99), percentile(eom, 1))
+		return eom
+	}
+	before := phase("before", 10*time.Second)
+	redis.Stop()
+	during := phase("during", time.Minute)
+	must(t, redis.Start())
+	after := phase("after", 10*time.Second)
+	for name, eom := range map[string][]time.Duration{"before": before, "during": during, "after": after} {
+		if p := percentile(eom, .99); p > 150*time.Millisecond {
+			t.Errorf("%s: the end of a message took %v at the 99th percentile", name, p)
+		}
+	}
+	sumsEqualTheLogs(t, d)
+	if v, err := d.Metric("ehlogate_observations_late_total"); err != nil || v > float64(n)/1000 {
+		t.Errorf("%v observations were not durable when their message was answered, %v", v, err)
+	}
+}
+
+// TestKilledWhileItReplays kills a daemon with SIGKILL again and again while it brings its spool to Redis.
+func TestKilledWhileItReplays(t *testing.T) {
+	redis := redisWithFile(t)
+	slow := slowly(t, redis.Addr())
+	d := daemonOn(t, binary, "redis://"+slow)
+	mta := mx.NewMTA(d)
+	redis.Stop()
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			for n := i; n < 2400; n += 8 {
+				if _, err := mta.Message(sender(n)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	waiting, err := d.Metric("ehlogate_store_spooled")
+	must(t, err)
+	must(t, redis.Start())
+	kills := 0
+	for kills < 5 {
+		var replayed, left float64
+		for replayed == 0 {
+			replayed, err = d.Metric("ehlogate_store_replayed_total")
+			must(t, err)
+			left, err = d.Metric("ehlogate_store_spooled")
+			must(t, err)
+			if left == 0 {
+				break
+			}
+		}
+		if left == 0 {
+			break
+		}
+		d.Kill()
+		kills++
+		must(t, d.Start())
+	}
+	if kills < 2 || waiting < 100 {
+		t.Errorf("killed %d times while it replayed %v batches, want at least 2", kills, waiting)
+	}
+	t.Logf("killed %d times while it replayed %v batches", kills, waiting)
+	sumsEqualTheLogs(t, d)
+}
+
+// slowly is a way to a server on which every answer takes its time.
+func slowly(t testing.TB, server string) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	t.Cleanup(func() { l.Close() })
+	relay := func(to, from net.Conn, wait time.Duration) {
+		defer to.Close()
+		b := make([]byte, 16<<10)
+		for {
+			n, err := from.Read(b)
+			if err != nil {
+				return
+			}
+			time.Sleep(wait)
+			if _, err := to.Write(b[:n]); err != nil {
+				return
+			}
+		}
+	}
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer client.Close()
+				s, err := net.Dial("tcp", server)
+				if err != nil {
+					return
+				}
+				go relay(s, client, 0)
+				relay(client, s, 15*time.Millisecond)
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
