@@ -26,3 +26,30 @@ need() {
 	RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
 	echo "installed: ${missing[*]}"
 }
+
+# unpack DIRECTORY PACKAGE...: unpacks packages of Debian, from its backports where the release has them not, into a directory, and installs
+# nothing. It takes the mirror that apt is set up with.
+unpack() {
+	local into=$1 work codename mirror
+	shift
+	if [ -e "$into/unpacked" ] && [ "$(cat "$into/unpacked")" = "$*" ]; then
+		echo "unpacked: $*"
+		return
+	fi
+	work=$(mktemp -d)
+	codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+	mirror=$(apt-get indextargets --format '$(REPO_URI)' "Codename: $codename" 'Component: main' | head -n 1)
+	mkdir -p "$work/lists/partial" "$work/sources" "$into"
+	printf 'deb %s %s main\ndeb %s %s-backports main\n' "$mirror" "$codename" "$mirror" "$codename" >"$work/sources/own.list"
+	# Lists of its own, so that the host's apt stays as it is set up.
+	local apt=(apt-get -qq -o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$work/sources" -o "Dir::State::lists=$work/lists" -o APT::Sandbox::User=root)
+	"${apt[@]}" update
+	(cd "$work" && "${apt[@]}" -t "$codename-backports" download "$@")
+	local p
+	for p in "$work"/*.deb; do
+		dpkg -x "$p" "$into"
+	done
+	echo "$*" >"$into/unpacked"
+	rm -rf "$work"
+	echo "unpacked: $*"
+}

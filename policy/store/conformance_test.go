@@ -60,36 +60,49 @@ var forms = []form{
 	}},
 	{"redis", true, func(t *testing.T) func(*testing.T) keeper {
 		s := server(t)
+		return shares("redis://" + s.Addr() + "/3")
+	}},
+	{"Valkey", true, func(t *testing.T) func(*testing.T) keeper {
+		s, err := redisd.New(t.TempDir())
+		if err == nil {
+			s.Binary = "valkey-server"
+			err = s.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(s.Stop)
 		return shares("redis://" + s.Addr())
 	}},
 	{"redis over TLS, with a user and a password in a file", true, func(t *testing.T) func(*testing.T) keeper {
 		dir := t.TempDir()
 		certificate(t, dir)
-		write(t, filepath.Join(dir, "users.acl"), aclFile(t, "a password"))
-		write(t, filepath.Join(dir, "password"), "apassword\n")
-		s := server(t, "--tls-cert-file", dir+"/cert.pem", "--tls-key-file", dir+"/key.pem", "--tls-ca-cert-file", dir+"/cert.pem", "--tls-auth-clients", "no", "--aclfile", dir+"/users.acl")
-		return shares(fmt.Sprintf("rediss://ehlogate@%s?password_file=%s/password&ca_file=%s/cert.pem", s.Addr(), dir, dir))
+		s := server(t, "--tls-cert-file", dir+"/cert.pem", "--tls-key-file", dir+"/key.pem", "--tls-ca-cert-file", dir+"/cert.pem", "--tls-auth-clients", "no", "--aclfile", aclFile(t))
+		return shares(fmt.Sprintf("rediss://ehlogate@%s?password_file=%s&ca_file=%s/cert.pem", s.Addr(), passwordFile(t), dir))
 	}},
-	{"redis on a unix socket", true, func(t *testing.T) func(*testing.T) keeper {
+	{"redis on a unix socket, with the rights of contrib/redis/users.acl", true, func(t *testing.T) func(*testing.T) keeper {
 		socket := filepath.Join(t.TempDir(), "redis.sock")
-		server(t, "--unixsocket", socket)
-		return shares("redis+unix://" + socket + "?db=3")
+		s := server(t, "--unixsocket", socket, "--aclfile", aclFile(t))
+		mayDoAll(t, s)
+		return shares("redis+unix://" + socket + "?user=ehlogate&password_file=" + passwordFile(t))
 	}},
 	{"redis behind Sentinel", true, func(t *testing.T) func(*testing.T) keeper {
-		s, err := redisd.NewSentinels(t.TempDir())
+		s, err := redisd.NewSentinels(t.TempDir(), "--aclfile", aclFile(t))
 		t.Cleanup(s.Stop)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return shares("redis+sentinel://" + strings.Join(s.Addrs(), ",") + "/mymaster")
+		mayDoAll(t, s.Servers...)
+		return shares("redis+sentinel://" + strings.Join(s.Addrs(), ",") + "/mymaster?user=ehlogate&password_file=" + passwordFile(t))
 	}},
 	{"Redis Cluster", true, func(t *testing.T) func(*testing.T) keeper {
-		c, err := redisd.NewCluster(t.TempDir())
+		c, err := redisd.NewCluster(t.TempDir(), "--aclfile", aclFile(t))
 		t.Cleanup(c.Stop)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return shares("redis+cluster://" + strings.Join(c.Addrs()[:2], ","))
+		mayDoAll(t, c.Servers...)
+		return shares("redis+cluster://" + strings.Join(c.Addrs()[:2], ",") + "?user=ehlogate&password_file=" + passwordFile(t))
 	}},
 }
 
@@ -131,8 +144,37 @@ func shares(url string) func(*testing.T) keeper {
 	}
 }
 
-func aclFile(t *testing.T, password string) string {
-	return "user default off\nuser ehlogate on >" + strings.ReplaceAll(password, " ", "") + " ~ehlogate:* &ehlogate:* +@all\n"
+// aclFile makes a file of users: the one of contrib/redis/users.acl, with another password, and the default one for the servers among themselves.
+func aclFile(t *testing.T) string {
+	t.Helper()
+	users, err := os.ReadFile("../../contrib/redis/users.acl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "users.acl")
+	write(t, file, "user default on nopass ~* &* +@all\n"+strings.Replace(string(users), ">change-me", ">apassword", 1))
+	return file
+}
+
+// passwordFile has the password of aclFile.
+func passwordFile(t *testing.T) string {
+	file := filepath.Join(t.TempDir(), "password")
+	write(t, file, "apassword\n")
+	return file
+}
+
+// mayDoAll holds it against a server that it never refused anything to the daemon's user.
+func mayDoAll(t *testing.T, servers ...*redisd.Server) {
+	t.Cleanup(func() {
+		for _, s := range servers {
+			if s.TLS {
+				continue
+			}
+			if refused, err := s.Do("ACL", "LOG"); err != nil || len(refused.([]any)) > 0 {
+				t.Errorf("%s refused %v, %v", s.Addr(), refused, err)
+			}
+		}
+	})
 }
 
 func write(t *testing.T, path, text string) {

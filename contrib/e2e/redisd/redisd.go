@@ -83,7 +83,7 @@ func (s *Server) Launch() error {
 	var out bytes.Buffer
 	s.cmd.Stdout, s.cmd.Stderr = &out, &out
 	if err := s.cmd.Start(); err != nil {
-		return fmt.Errorf("redisd: %w; install Debian's package redis-server", err)
+		return fmt.Errorf("redisd: %w; contrib/test installs what the tests need", err)
 	}
 	s.done = make(chan struct{})
 	go func(cmd *exec.Cmd, done chan struct{}) { cmd.Wait(); close(done) }(s.cmd, s.done)

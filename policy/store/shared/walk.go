@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -154,27 +155,48 @@ func (s *Store) Load(dump string, chunk uint64, records []policy.Record, network
 		}
 		batches[n].Changes = append(batches[n].Changes, c)
 	}
-	queues := make([][]*batch, 0, len(batches))
+	servers := map[string][][]*batch{}
 	for _, b := range batches {
-		queues = append(queues, []*batch{b})
+		addr, ok := s.server.master(b.mark())
+		if !ok {
+			return false, errAway
+		}
+		servers[addr] = append(servers[addr], []*batch{b})
 	}
-	gaps := make([]bool, len(queues))
-	for i := range gaps {
-		gaps[i] = true
+	for addr, queues := range servers {
+		some, err := s.loadInto(addr, queues)
+		if err != nil {
+			return false, fmt.Errorf("store: load: %w", err)
+		}
+		fresh = fresh || some
 	}
+	s.cache.doubt()
+	s.announce(everythingWord)
+	return fresh, nil
+}
+
+// loadInto sends batches of a dump to a server and reports whether any of them was new.
+func (s *Store) loadInto(addr string, queues [][]*batch) (fresh bool, err error) {
 	results := make([][]*redis.Cmd, len(queues))
-	if err := s.writer.run(context.Background(), queues, gaps, results); err != nil {
-		return false, fmt.Errorf("store: load: %w", err)
+	// A dump's chunks are numbered, and not all of them have something for each bucket.
+	gaps := slices.Repeat([]bool{true}, len(queues))
+	err = s.server.call(addr, func() error { return s.writer.run(context.Background(), queues, gaps, results) })
+	if err != nil {
+		return false, err
 	}
 	for i, q := range queues {
 		r, err := q[0].parse(results[i][0].Val())
 		if err != nil {
 			return false, err
 		}
+		for _, k := range r.sums {
+			err = errors.Join(err, k.err)
+		}
+		if err != nil {
+			return false, err
+		}
 		fresh = fresh || r.status == applied
 	}
-	s.cache.doubt()
-	s.announce(everythingWord)
 	return fresh, nil
 }
 
