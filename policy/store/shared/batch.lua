@@ -250,11 +250,14 @@ for i, c in ipairs(changes) do
   end
 end
 
--- Makes room in a network that holds too many hosts: those without ham go first, and of them those not heard of for longest.
-local function crowd(key, k)
+-- Makes room in a network for hosts that it does not hold yet, so that it never comes to hold more than the compact encoding of Redis takes. Those
+-- without ham go first, and of them those not heard of for longest. It returns how many of the new ones there is no room for.
+local function make_room(key, k, new)
+  local excess = redis.call('HLEN', key) + new - (limit + 1)
+  if excess <= 0 then return 0 end
   local all, hosts = redis.call('HGETALL', key), {}
   for i = 1, #all, 2 do
-    local e = all[i] ~= '' and not k.now[all[i]] and decode(all[i + 1])
+    local e = not k.now[all[i]] and decode(all[i + 1])
     if e then
       local ham = 0
       for p = PAST, PAST + 2 * PASTS - 1, 2 do
@@ -268,9 +271,11 @@ local function crowd(key, k)
     if a[3] ~= b[3] then return a[3] < b[3] end
     return a[1] < b[1]
   end)
-  for i = 1, math.min(#hosts, math.ceil(limit / 8)) do
+  -- An eighth more than is needed, so that it need not be done for each host of a flood.
+  for i = 1, math.min(#hosts, excess + math.floor(limit / 8)) do
     redis.call('HDEL', key, hosts[i][1])
   end
+  return math.max(0, excess - #hosts)
 end
 
 local sums = {}
@@ -279,10 +284,16 @@ for i = 2, #KEYS do
   if k.err then
     sums[i - 1] = k.err
   else
-    local set, gone = {}, {}
+    local set, gone, new = {}, {}, 0
+    for _, field in ipairs(k.fields) do
+      if k.dirty[field] and k.dirty[field] ~= 'gone' and not k.found[field] then new = new + 1 end
+    end
+    local surplus = new > 0 and make_room(KEYS[i], k, new) or 0
     for _, field in ipairs(k.fields) do
       if k.dirty[field] == 'gone' then
         gone[#gone + 1] = field
+      elseif k.dirty[field] and surplus > 0 and field ~= '' and not k.found[field] then
+        surplus = surplus - 1
       elseif k.dirty[field] then
         set[#set + 1] = field
         set[#set + 1] = encode(k.now[field])
@@ -290,8 +301,7 @@ for i = 2, #KEYS do
     end
     if #gone > 0 then redis.call('HDEL', KEYS[i], unpack(gone)) end
     if #set > 0 then
-      local added = redis.call('HSET', KEYS[i], unpack(set))
-      if added > 0 and redis.call('HLEN', KEYS[i]) > limit + 1 then crowd(KEYS[i], k) end
+      redis.call('HSET', KEYS[i], unpack(set))
       -- When the last of it has left the rings of slices, the key goes.
       redis.call('EXPIREAT', KEYS[i], (k.now[''][2] + 1 + PASTS * PER_PAST) * WIDTH)
     end
