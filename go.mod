@@ -7,7 +7,6 @@ require (
 	github.com/d--j/go-milter v0.10.1
 	github.com/gaissmai/bart v0.30.0
 	github.com/guptarohit/asciigraph v0.10.0
-	github.com/hashicorp/golang-lru/v2 v2.0.7
 	github.com/maxmind/mmdbwriter v1.2.0
 	github.com/maypok86/otter/v2 v2.4.0
 	github.com/oschwald/maxminddb-golang/v2 v2.5.0

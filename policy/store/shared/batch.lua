@@ -3,8 +3,8 @@
 -- KEYS[1] is the bucket's mark of what it has had of the sender: the number of the last batch, and what that one moved. The other keys
 -- are hashes of networks and autonomous systems: field "" is the sum, every other one a host.
 --
--- ARGV is the batch's number, 1 to apply it although earlier ones are missing, when the mark expires, how many hosts a network may hold,
--- and the changes: each a word, the place of its key in KEYS, and
+-- ARGV is the batch's number, 1 to apply it although earlier ones are missing, when the mark expires, how many hosts a network may hold, 1 to keep
+-- what it moved with the mark, and the changes: each a word, the place of its key in KEYS, and
 --   learn  FIELD SLICE SPAM HAM STATE   adds counts to a host, what that moves to its network, and sets the host's tier unless STATE is ""
 --   move   SLICE SPAM HAM PASTSPAM PASTHAM   adds what hosts moved, to an autonomous system
 --   enter  FIELD STATE   sets a host's tier
@@ -19,7 +19,7 @@
 -- Counting is all that is done here: it is what AddCount, Apply and Without of package reputation do, to the bit.
 
 local MARK = KEYS[1]
-local number, forced, expire, limit = tonumber(ARGV[1]), ARGV[2] == '1', ARGV[3], tonumber(ARGV[4])
+local number, forced, expire, limit, keep = tonumber(ARGV[1]), ARGV[2] == '1', ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
 
 local had, moved = 0, false
 local mark = redis.call('GET', MARK)
@@ -172,7 +172,7 @@ local keys = {}
 for i = 2, #KEYS do
   keys[i] = { fields = { '' }, found = {}, now = {}, dirty = {} }
 end
-local changes, at = {}, 5
+local changes, at = {}, 6
 local LENGTH = { learn = 7, move = 7, enter = 4, leave = 3, join = 4, less = 3 }
 while at <= #ARGV do
   local word, k = ARGV[at], keys[tonumber(ARGV[at + 1])]
@@ -308,5 +308,5 @@ for i = 2, #KEYS do
     sums[i - 1] = { k.found[''] or '', encode(k.now['']) }
   end
 end
-redis.call('SET', MARK, struct.pack('>I8', number) .. cmsgpack.pack(kept), 'EXAT', expire)
+redis.call('SET', MARK, struct.pack('>I8', number) .. (keep and cmsgpack.pack(kept) or ''), 'EXAT', expire)
 return { 'applied', number, results, sums }

@@ -6,14 +6,14 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/maypok86/otter/v2"
 
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
 const (
-	// mostCached is how many hosts the cache holds; the network that was not asked for longest goes first. A host takes some 200 bytes.
+	// mostCached is how many hosts and networks the cache holds; networks that are seldom asked for go first. A host takes some 200 bytes.
 	mostCached = 200_000
 	// renewAfter is how old an answer may be before it is read again, while it is still given. A change of tier is told at once; this is for
 	// what moves slowly, like the neighbours' weight.
@@ -36,10 +36,8 @@ const (
 type cache struct {
 	mu sync.Mutex
 	// networks are all entries, systems those of autonomous systems.
-	networks *simplelru.LRU[netip.Prefix, *networkEntry]
-	systems  *simplelru.LRU[uint32, *systemEntry]
-	// hosts counts those of all entries.
-	hosts int
+	networks *otter.Cache[netip.Prefix, *networkEntry]
+	systems  *otter.Cache[uint32, *systemEntry]
 	// generation rises whenever changes of others may have been missed: what was remembered before is stale.
 	generation uint64
 	// reading are networks that are being read, and whether they changed meanwhile.
@@ -76,8 +74,11 @@ type reading struct {
 
 func newCache() *cache {
 	c := &cache{reading: map[netip.Prefix]*reading{}}
-	c.networks, _ = simplelru.NewLRU(mostCached, func(_ netip.Prefix, e *networkEntry) { c.hosts -= len(e.hosts) })
-	c.systems, _ = simplelru.NewLRU[uint32, *systemEntry](mostCached, nil)
+	// An entry is weighed when it is set, which is with mu held.
+	c.networks = otter.Must(&otter.Options[netip.Prefix, *networkEntry]{
+		MaximumWeight: mostCached, Weigher: func(_ netip.Prefix, e *networkEntry) uint32 { return uint32(1 + len(e.hosts)) },
+	})
+	c.systems = otter.Must(&otter.Options[uint32, *systemEntry]{MaximumSize: mostCached})
 	return c
 }
 
@@ -85,7 +86,7 @@ func newCache() *cache {
 func (c *cache) recall(k policy.Keys, now time.Time) (known policy.Known, f freshness) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e, ok := c.networks.Get(k.Network)
+	e, ok := c.networks.GetIfPresent(k.Network)
 	if !ok {
 		return known, absent
 	}
@@ -105,7 +106,7 @@ func (c *cache) recall(k policy.Keys, now time.Time) (known policy.Known, f fres
 	if k.ASN == 0 {
 		return known, f
 	}
-	s, ok := c.systems.Get(k.ASN)
+	s, ok := c.systems.GetIfPresent(k.ASN)
 	switch {
 	case !ok || s.generation != c.generation:
 		f = min(f, stale)
@@ -171,41 +172,32 @@ func (c *cache) touch(network netip.Prefix) {
 func (c *cache) put(k policy.Keys, known policy.Known, now time.Time, system bool) {
 	e := c.network(k.Network)
 	e.sum, e.generation = known.Network, c.generation
-	h := c.host(e, k.Host)
+	h := c.host(k, e)
 	h.evidence, h.at, h.generation = known.Host, now, c.generation
 	if system && k.ASN != 0 {
-		c.systems.Add(k.ASN, &systemEntry{sum: known.AS, at: now, generation: c.generation})
-	}
-	c.trim()
-}
-
-func (c *cache) trim() {
-	for c.hosts > mostCached {
-		c.networks.RemoveOldest()
+		c.systems.Set(k.ASN, &systemEntry{sum: known.AS, at: now, generation: c.generation})
 	}
 }
 
 // network is the entry of a network, made unread if there is none.
 func (c *cache) network(n netip.Prefix) *networkEntry {
-	e, ok := c.networks.Get(n)
+	e, ok := c.networks.GetIfPresent(n)
 	if !ok {
 		e = &networkEntry{generation: unread}
-		c.networks.Add(n, e)
 	}
 	return e
 }
 
 // host is the entry of a host, made unread if there is none.
-func (c *cache) host(e *networkEntry, host netip.Prefix) *hostEntry {
-	if h := e.host(host); h != nil {
+func (c *cache) host(k policy.Keys, e *networkEntry) *hostEntry {
+	if h := e.host(k.Host); h != nil {
 		return h
 	}
 	if len(e.hosts) >= hostsPerNetwork {
 		e.hosts = slices.Delete(e.hosts, 0, 1)
-		c.hosts--
 	}
-	e.hosts = append(e.hosts, hostEntry{host: host, generation: unread})
-	c.hosts++
+	e.hosts = append(e.hosts, hostEntry{host: k.Host, generation: unread})
+	c.networks.Set(k.Network, e)
 	return &e.hosts[len(e.hosts)-1]
 }
 
@@ -216,19 +208,18 @@ func (c *cache) learn(k policy.Keys, l policy.Lesson, settle func(before, after 
 	defer c.mu.Unlock()
 	c.touch(k.Network)
 	e := c.network(k.Network)
-	h := c.host(e, k.Host)
+	h := c.host(k, e)
 	before := policy.Known{Host: h.evidence, Network: e.sum}
 	after := before
 	var m reputation.Move
 	after.Host, m = before.Host.Add(l.At, l.Spam, l.Ham)
 	after.Network = before.Network.Apply(m)
-	if s, ok := c.systems.Get(k.ASN); ok && k.ASN != 0 {
+	if s, ok := c.systems.GetIfPresent(k.ASN); ok && k.ASN != 0 {
 		before.AS = s.sum
 		s.sum = s.sum.Apply(m)
 		after.AS = s.sum
 	}
 	h.evidence, e.sum = settle(before, after), after.Network
-	defer c.trim()
 	return h.evidence, h.generation == c.generation && e.generation == c.generation
 }
 
@@ -236,7 +227,7 @@ func (c *cache) learn(k policy.Keys, l policy.Lesson, settle func(before, after 
 func (c *cache) system(asn uint32) (v reputation.Evidence) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s, ok := c.systems.Peek(asn); ok && asn != 0 {
+	if s, ok := c.systems.GetIfPresent(asn); ok && asn != 0 {
 		v = s.sum
 	}
 	return v
@@ -247,7 +238,7 @@ func (c *cache) doubtNetwork(n netip.Prefix) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.touch(n)
-	if e, ok := c.networks.Peek(n); ok {
+	if e, ok := c.networks.GetIfPresent(n); ok {
 		e.generation = unread
 	}
 }
@@ -257,7 +248,7 @@ func (c *cache) drop(n netip.Prefix) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.touch(n)
-	c.networks.Remove(n)
+	c.networks.Invalidate(n)
 }
 
 // doubt makes all that is remembered stale.
@@ -270,8 +261,4 @@ func (c *cache) doubt() {
 	}
 }
 
-func (c *cache) len() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.hosts
-}
+func (c *cache) len() int { return int(c.networks.WeightedSize()) }

@@ -202,7 +202,7 @@ func TestFaults(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		args []string
-		// happens, for two seconds at most.
+		// happens, for some seconds.
 		happens func(*rig)
 		// says is what the operator finds in the log.
 		says string
@@ -232,11 +232,11 @@ func TestFaults(t *testing.T) {
 			time.Sleep(time.Second)
 			do(r, r.server, "CONFIG", "SET", "maxmemory", "0")
 		}, "OOM"},
-		{"it reads its file slowly: LOADING", []string{"--appendonly", "no", "--loading-process-events-interval-bytes", "1024", "--key-load-delay", "10000"}, func(r *rig) {
+		{"it reads its file slowly: LOADING", []string{"--appendonly", "no", "--loading-process-events-interval-bytes", "1024", "--key-load-delay", "25000"}, func(r *rig) {
 			do(r, r.server, "SAVE")
 			r.server.Kill()
 			must(r, r.server.Launch())
-			time.Sleep(2 * time.Second)
+			time.Sleep(4 * time.Second)
 		}, "LOADING"},
 		{"its disk is full: MISCONF", []string{"--enable-protected-configs", "yes"}, func(r *rig) {
 			do(r, r.server, "CONFIG", "SET", "save", "1 1")

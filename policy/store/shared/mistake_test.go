@@ -321,3 +321,22 @@ func TestAFullSpoolDropsWhatIsNewAndCountsIt(t *testing.T) {
 	arrives(t, s, "192.0.2.0/24", float64(kept))
 	says(t, log, "the spool is full")
 }
+
+// TestALostReplyStillMovesTheSystem is the same where an autonomous system is to be told what moved, which is in the reply.
+func TestALostReplyStillMovesTheSystem(t *testing.T) {
+	server := startRedis(t)
+	proxy := newProxy(t, server.Addr())
+	s := openStore(t, "redis://"+proxy.addr, t.TempDir(), &logBuffer{})
+	defer s.Close()
+	p := policy.Default()
+	p.ASN = func(netip.Addr) uint32 { return 64500 }
+	now := time.Now()
+	j := policy.NewJudge(policy.New(p), s, func() time.Time { return now })
+	for i := range 10 {
+		proxy.swallow(i%2 == 0)
+		must(t, <-j.Learn(&policy.Observation{Time: now, Client: policy.Client{Addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})}, Mail: true, Verdict: policy.Verdict{Class: policy.Spam}}))
+	}
+	proxy.swallow(false)
+	arrives(t, s, "192.0.2.0/24", 10)
+	arrives(t, s, "AS64500", 10)
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -34,11 +35,8 @@ const (
 func (b *batch) arguments(now time.Time, forced bool) (keys []string, args []any) {
 	places := map[string]int{}
 	keys = []string{b.mark()}
-	force := 0
-	if forced {
-		force = 1
-	}
-	args = []any{b.Number, force, now.Add(lifetime).Unix(), hostsPerNetwork}
+	keep := slices.ContainsFunc(b.Changes, func(c change) bool { return c.ASN != 0 })
+	args = []any{b.Number, forced, now.Add(lifetime).Unix(), hostsPerNetwork, keep}
 	for i := range b.Changes {
 		c := &b.Changes[i]
 		place, ok := places[c.Key]

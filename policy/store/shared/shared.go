@@ -337,5 +337,5 @@ func (s *Store) back() {
 // Up reports whether Redis answers and may be written to.
 func (s *Store) Up() bool { return s.ready() && s.server.up() }
 
-// Cached is how many hosts are remembered.
+// Cached is how many hosts and networks are remembered.
 func (s *Store) Cached() int { return s.cache.len() }

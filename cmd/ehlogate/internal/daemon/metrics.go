@@ -78,7 +78,7 @@ func registerShared(r prometheus.Registerer, k *shared.Store) {
 	counter("store_lost_total", "Times that Redis was found to lack what it had taken and what could not be sent again.", "", "", &s.Lost)
 	counter("store_told_total", "Networks in which another node changed a tier.", "", "", &s.Told)
 	gauge(r, "store_spooled", "Batches that wait on disk for Redis.", func() float64 { return float64(s.Spooled.Load()) })
-	gauge(r, "store_cached", "Hosts remembered in memory.", func() float64 { return float64(k.Cached()) })
+	gauge(r, "store_cached", "Hosts and networks remembered in memory.", func() float64 { return float64(k.Cached()) })
 	gauge(r, "store_up", "1 while Redis answers and may be written to.", func() float64 {
 		if k.Up() {
 			return 1
