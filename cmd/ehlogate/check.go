@@ -61,8 +61,10 @@ func check(c *cli.Context) error {
 	switch {
 	case errors.Is(err, postfix.ErrMissing):
 		found = append(found, postfix.Finding{What: "there is no Postfix on this host", Mend: "nothing, where the MTA is another one"})
-	case err != nil:
+	case err != nil && c.IsSet("postfix-config"):
 		return misused{err}
+	case err != nil:
+		found = append(found, postfix.Finding{What: "Postfix's configuration cannot be read", Mend: err.Error()})
 	default:
 		more, err := p.Check(c.Context)
 		if err != nil {

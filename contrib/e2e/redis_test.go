@@ -5,9 +5,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -412,4 +414,159 @@ func slowly(t testing.TB, server string) (addr string) {
 		}
 	}()
 	return l.Addr().String()
+}
+
+// TestReputationMovesBetweenStores takes what an embedded store knows to Redis and back to another embedded one. Loading is killed halfway.
+func TestReputationMovesBetweenStores(t *testing.T) {
+	source, err := mx.NewDaemon(binary, tempDir(t), "", "")
+	must(t, err)
+	fillEmbedded(t, filepath.Join(source.Dir, "data"), 20_000)
+	must(t, source.Start())
+	t.Cleanup(func() { source.Stop() })
+	if out, status := source.Command("deny", "192.0.2.0/24", "--note", "moved"); status != 0 {
+		t.Fatal(out)
+	}
+	want := dumped(t, source)
+	file := filepath.Join(tempDir(t), "dump")
+	if out, status := source.Command("dump", file); status != 0 || !strings.Contains(out, fmt.Sprintf("dumped %d records and 1 override", len(want))) {
+		t.Fatalf("%d: %s", status, out)
+	}
+	if out, status := source.Command("dump", file); status != 2 || !strings.Contains(out, "exists") {
+		t.Errorf("over a file that is there: %d: %s", status, out)
+	}
+
+	redis := redisWithFile(t)
+	d := daemonOn(t, binary, "redis://"+redis.Addr())
+	cut := file + ".cut"
+	whole, err := os.ReadFile(file)
+	must(t, err)
+	must(t, os.WriteFile(cut, whole[:len(whole)/2], 0o600))
+	if out, status := d.Command("load", cut); status != 1 || !strings.Contains(out, cut) {
+		t.Errorf("a dump that is cut short: %d: %s", status, out)
+	}
+	size := func() int64 {
+		n, err := redis.Do("DBSIZE")
+		must(t, err)
+		return n.(int64)
+	}
+	if n := size(); n > 10 {
+		t.Errorf("%d keys of a dump that is cut short", n)
+	}
+	load := exec.Command(d.Binary, "load", "--config", d.Config(), file)
+	load.Env = append(load.Environ(), "STATE_DIRECTORY="+filepath.Join(d.Dir, "data"))
+	must(t, load.Start())
+	for size() < 100 {
+		time.Sleep(time.Millisecond)
+	}
+	load.Process.Kill()
+	load.Wait()
+	if got := dumped(t, d); len(got) == 0 || len(got) >= len(want) {
+		t.Errorf("killed with %d of %d records loaded", len(got), len(want))
+	}
+	for _, again := range []string{"of them before", fmt.Sprintf("%d of them before", len(want)+1)} {
+		if out, status := d.Command("load", file); status != 0 || !strings.Contains(out, again) {
+			t.Errorf("loaded again: %d: %s", status, out)
+		}
+	}
+	same(t, "Redis", want, dumped(t, d))
+	if out, _ := d.Command("overrides"); !strings.Contains(out, "deny 192.0.2.0/24") || !strings.Contains(out, "moved") {
+		t.Errorf("overrides: %s", out)
+	}
+
+	back := filepath.Join(tempDir(t), "back")
+	if out, status := d.Command("dump", back); status != 0 {
+		t.Fatalf("%d: %s", status, out)
+	}
+	last := daemonOn(t, binary, "")
+	if out, status := last.Command("load", back); status != 0 {
+		t.Fatalf("%d: %s", status, out)
+	}
+	same(t, "the other embedded store", want, dumped(t, last))
+	must(t, last.Stop())
+	must(t, last.Start())
+	same(t, "the other embedded store, started again", want, dumped(t, last))
+}
+
+func same(t testing.TB, name string, want, got map[netip.Prefix]reputation.Evidence) {
+	t.Helper()
+	if maps.Equal(want, got) {
+		return
+	}
+	wrong := 0
+	for n, e := range want {
+		if got[n] != e {
+			wrong++
+		}
+	}
+	t.Errorf("%s has %d records, want %d; %d of them differ", name, len(got), len(want), wrong)
+}
+
+// fillEmbedded lets an embedded store learn a message from each of many hosts.
+func fillEmbedded(t testing.TB, dir string, hosts int) {
+	t.Helper()
+	s, err := store.Open(dir, time.Now)
+	must(t, err)
+	now := time.Now()
+	judge := policy.NewJudge(policy.New(policy.Default()), s, func() time.Time { return now })
+	var last <-chan error
+	for i := range hosts {
+		last = judge.Learn(&policy.Observation{
+			Time: now.Add(-time.Duration(i%100) * time.Hour), Mail: true, Client: policy.Client{Addr: netip.AddrFrom4([4]byte{198, byte(i >> 13), byte(i >> 5), byte(i % 32)})},
+			Verdict: policy.Verdict{Class: []policy.Class{policy.Spam, policy.Ham}[i%2]},
+		})
+	}
+	must(t, <-last)
+	must(t, s.Close())
+}
+
+// TestTheSamplesWork starts Redis with the samples of contrib/redis, and has the daemon's own check look at it.
+func TestTheSamplesWork(t *testing.T) {
+	dir := tempDir(t)
+	for _, name := range []string{"redis.conf", "users.acl"} {
+		b, err := os.ReadFile(filepath.Join("..", "redis", name))
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(dir, name), bytes.ReplaceAll(b, []byte("/etc/redis/"), []byte(dir+"/")), 0o644))
+	}
+	must(t, os.WriteFile(filepath.Join(dir, "password"), []byte("change-me\n"), 0o600))
+	redis, err := redisd.New(dir)
+	must(t, err)
+	redis.Config = filepath.Join(dir, "redis.conf")
+	must(t, redis.Start())
+	t.Cleanup(redis.Stop)
+	d := daemonOn(t, binary, "redis://"+redis.Addr()+"?user=ehlogate&password_file="+filepath.Join(dir, "password"))
+	out, _ := d.Command("check")
+	for _, want := range []string{
+		"ok    redis://" + redis.Addr() + " serves, and holds reputation of this version or none",
+		"ok    Redis is version 7", "with a limit on memory and its data kept",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("check does not say %q:\n%s", want, out)
+		}
+	}
+	if strings.Contains(out+d.Log(), "change-me") {
+		t.Error("a password is shown")
+	}
+	bare := daemonOn(t, binary, "redis://"+redisWithFile(t).Addr())
+	if out, status := bare.Command("check"); status != 1 || !strings.Contains(out, "maxmemory-policy volatile-ttl") {
+		t.Errorf("a Redis without a limit: %d\n%s", status, out)
+	}
+	for _, name := range []string{"cluster.conf", "sentinel.conf"} {
+		sampleStarts(t, name)
+	}
+}
+
+// sampleStarts starts a server with a sample that builds upon redis.conf.
+func sampleStarts(t *testing.T, name string) {
+	t.Helper()
+	dir := tempDir(t)
+	for _, n := range []string{"redis.conf", "users.acl", name} {
+		b, err := os.ReadFile(filepath.Join("..", "redis", n))
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(dir, n), bytes.ReplaceAll(b, []byte("/etc/redis/"), []byte(dir+"/")), 0o644))
+	}
+	s, err := redisd.New(dir)
+	must(t, err)
+	s.Config, s.Sentinel = filepath.Join(dir, name), name == "sentinel.conf"
+	must(t, s.Start())
+	s.Stop()
 }

@@ -119,7 +119,7 @@ func NewSentinels(dir string, args ...string) (*Sentinels, error) {
 		if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
 			return s, err
 		}
-		r.Config = conf
+		r.Config, r.Sentinel = conf, true
 		s.Sentinels = append(s.Sentinels, r)
 		if err := r.Start(); err != nil {
 			return s, err

@@ -27,8 +27,9 @@ type Server struct {
 	Binary string
 	Dir    string
 	Port   int
-	// Config is a configuration file of a sentinel, which it is if this is set.
-	Config string
+	// Config is a configuration file, if it has one. Sentinel says that it is one.
+	Config   string
+	Sentinel bool
 	// TLS says that its port speaks TLS only.
 	TLS bool
 	// Args are further settings, such as "--maxmemory", "64mb".
@@ -74,9 +75,12 @@ func (s *Server) Launch() error {
 		port = "--tls-port"
 	}
 	args := []string{"--port", "0", port, strconv.Itoa(s.Port), "--bind", "127.0.0.1", "--dir", s.Dir, "--logfile", filepath.Join(s.Dir, "log")}
-	if s.Config != "" {
+	switch {
+	case s.Sentinel:
 		args = append([]string{s.Config, "--sentinel"}, args...)
-	} else {
+	case s.Config != "":
+		args = append(append([]string{s.Config}, args...), s.Args...)
+	default:
 		args = append(append(args, "--save", "", "--enable-debug-command", "yes"), s.Args...)
 	}
 	s.cmd = exec.Command(binary, args...)
