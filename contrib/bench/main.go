@@ -1,5 +1,5 @@
 // Command bench measures what ehlogate costs a Postfix: messages per second through a private one, sent by Postfix's own smtp-source,
-// with no milter, with a milter that does nothing, and with ehlogate on the embedded store learning from every message.
+// with no milter, with a milter that does nothing, and with ehlogate learning from every message, on the embedded store and on a Redis beside it.
 //
 //	go run ./contrib/bench [-messages 10000] [-sessions 20] [-rounds 3]
 //
@@ -21,6 +21,7 @@ import (
 	gomilter "github.com/d--j/go-milter"
 
 	"github.com/ehlogate/ehlogate/contrib/e2e/mx"
+	"github.com/ehlogate/ehlogate/contrib/e2e/redisd"
 )
 
 func main() {
@@ -48,14 +49,30 @@ func run(messages, sessions, rounds int) error {
 	if err != nil {
 		return err
 	}
-	daemon, err := mx.NewDaemon(binary, dir, "", "")
+	redis, err := redisd.New(filepath.Join(dir, "redis"), "--appendonly", "yes")
 	if err != nil {
 		return err
 	}
-	if err := daemon.Start(); err != nil {
+	if err := redis.Start(); err != nil {
 		return err
 	}
-	defer daemon.Stop()
+	defer redis.Stop()
+	var daemons []*mx.Daemon
+	for _, store := range []string{"", "redis://" + redis.Addr()} {
+		own := filepath.Join(dir, fmt.Sprint("daemon", len(daemons)))
+		if err := os.Mkdir(own, 0o755); err != nil {
+			return err
+		}
+		d, err := mx.NewDaemon(binary, own, store, "")
+		if err != nil {
+			return err
+		}
+		if err := d.Start(); err != nil {
+			return err
+		}
+		defer d.Stop()
+		daemons = append(daemons, d)
+	}
 	postfix, err := mx.NewPostfix(filepath.Join(dir, "postfix"))
 	if err != nil {
 		return err
@@ -69,10 +86,14 @@ func run(messages, sessions, rounds int) error {
 	if err := os.WriteFile(mail, []byte("From: <alice@sender.example>\nTo: <bob@mx.example>\nSubject: hello\nX-Spam-Flag: NO\n\nHello\n"), 0o644); err != nil {
 		return err
 	}
-	cases := []struct{ name, milters, table string }{
-		{"no milter", "", ""},
-		{"a milter that does nothing", noop, ""},
-		{"ehlogate, embedded store", fmt.Sprintf("inet:127.0.0.1:%d", daemon.Milter), fmt.Sprintf("socketmap:inet:127.0.0.1:%d:starttls", daemon.Socketmap)},
+	with := func(d *mx.Daemon) (milters, table string) {
+		return fmt.Sprintf("inet:127.0.0.1:%d", d.Milter), fmt.Sprintf("socketmap:inet:127.0.0.1:%d:starttls", d.Socketmap)
+	}
+	type contender struct{ name, milters, table string }
+	cases := []contender{{"no milter", "", ""}, {"a milter that does nothing", noop, ""}}
+	for i, name := range []string{"ehlogate, embedded store", "ehlogate, Redis"} {
+		milters, table := with(daemons[i])
+		cases = append(cases, contender{name, milters, table})
 	}
 	rates := make([][]float64, len(cases))
 	for range rounds {
@@ -93,20 +114,23 @@ func run(messages, sessions, rounds int) error {
 			rates[i] = append(rates[i], float64(messages)/time.Since(began).Seconds())
 		}
 	}
-	events, err := daemon.Events()
-	if err != nil {
-		return err
-	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintf(w, "%d MESSAGES, %d AT ONCE\tMESSAGES/S (MEDIAN OF %d)\tALL\tRATIO\n", messages, sessions, rounds)
 	for i, c := range cases {
 		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.2f\n", c.name, median(rates[i]), rates[i], median(rates[i])/median(rates[0]))
 	}
 	w.Flush()
-	learnt, _ := daemon.Metric("ehlogate_lessons_total")
-	commits, _ := daemon.Metric("ehlogate_store_commits_total")
-	late, _ := daemon.Metric("ehlogate_observations_late_total")
-	fmt.Printf("events %d of %d, lessons %.0f in %.0f commits, late %.0f\n", len(events), rounds*messages, learnt, commits, late)
+	for i, d := range daemons {
+		events, err := d.Events()
+		if err != nil {
+			return err
+		}
+		learnt, _ := d.Metric("ehlogate_lessons_total")
+		commits, _ := d.Metric("ehlogate_store_commits_total")
+		trips, _ := d.Metric("ehlogate_store_round_trips_total")
+		late, _ := d.Metric("ehlogate_observations_late_total")
+		fmt.Printf("%s: events %d of %d, lessons %.0f in %.0f commits or round trips, late %.0f\n", cases[2+i].name, len(events), rounds*messages, learnt, commits+trips, late)
+	}
 	return nil
 }
 

@@ -340,3 +340,41 @@ func TestALostReplyStillMovesTheSystem(t *testing.T) {
 	arrives(t, s, "192.0.2.0/24", 10)
 	arrives(t, s, "AS64500", 10)
 }
+
+// TestALookupWaitsTwentyMilliseconds asks while Redis hangs: who is known is answered from memory, who is not is offered STARTTLS, in any mode.
+func TestALookupWaitsTwentyMilliseconds(t *testing.T) {
+	server := startRedis(t)
+	s := openStore(t, "redis://"+server.Addr(), t.TempDir(), &logBuffer{})
+	defer s.Close()
+	p := policy.Default()
+	p.Mode = policy.Earn
+	j := policy.NewJudge(policy.New(p), s, time.Now)
+	for range 3 {
+		must(t, lesson(s, "192.0.2.7", policy.Spam))
+	}
+	server.Pause()
+	defer server.Resume()
+	decide := func(addr string) (policy.Decision, time.Duration) {
+		start := time.Now()
+		d := j.Decide(netip.MustParseAddr(addr))
+		return d, time.Since(start)
+	}
+	if d, took := decide("198.51.100.7"); d.Withhold || !d.Unread || took < readWait || took > 45*time.Millisecond {
+		t.Errorf("a stranger, after %v: %s", took, d.Why())
+	}
+	if d, took := decide("192.0.2.7"); !d.Withhold || took > readWait {
+		t.Errorf("a spammer, after %v: %s", took, d.Why())
+	}
+	// What is remembered is still good when it may have changed since.
+	s.cache.doubt()
+	if d, took := decide("192.0.2.7"); !d.Withhold || took > 45*time.Millisecond {
+		t.Errorf("a spammer who may have changed, after %v: %s", took, d.Why())
+	}
+	// As soon as the breaker is open, nobody waits.
+	must(t, redisd.Until(func() error {
+		if d, took := decide(fmt.Sprintf("198.51.100.%d", time.Now().Nanosecond()%250)); took > readWait/2 || d.Withhold {
+			return fmt.Errorf("%v: %s", took, d.Why())
+		}
+		return nil
+	}))
+}

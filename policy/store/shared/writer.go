@@ -24,8 +24,8 @@ const (
 	// keepSent is how long a batch that Redis had is kept, to be sent again should Redis lose it: by a fail-over to a replica that lags,
 	// or a restart from an older copy.
 	keepSent = time.Minute
-	// confirmEvery is how often the marks of batches that are to be kept no longer are looked at.
-	confirmEvery = time.Second
+	// confirmEvery is how often is looked for batches that were kept for confirmAfter, whose marks are then looked at before they go.
+	confirmEvery, confirmAfter = time.Second, keepSent * 3 / 2
 	// mostAtOnce is how many batches one pipeline takes.
 	mostAtOnce = 256
 	// retryFirst and retryMost bound the pause after a failure.
@@ -121,7 +121,7 @@ func (w *writer) loop(ctx context.Context) {
 			time.Sleep(window)
 		case <-look.C:
 		case <-confirm.C:
-			go w.confirm(ctx, keepSent)
+			go w.confirm(ctx, confirmAfter)
 		}
 		w.step(ctx)
 	}
@@ -361,6 +361,9 @@ func (w *writer) results(l *lane, sent []*batch, results []*redis.Cmd, err error
 			w.stats.Refused.Add(uint64(len(b.Changes)))
 			b.tell(err)
 			w.pass(l, b)
+			if b.stored != 0 {
+				w.finished = append(w.finished, b.stored)
+			}
 			l.gap = true
 		case err != nil:
 			w.failed(l, err)
