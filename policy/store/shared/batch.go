@@ -168,9 +168,9 @@ type stored struct{ key, number uint64 }
 // idle reports whether there is nothing to do.
 func (l *lane) idle() bool { return l.open == nil && len(l.queue) == 0 && len(l.disk) == 0 }
 
-// spooling reports whether what comes in has to go through the spool, behind what is there.
+// spooling reports whether there are batches on disk that have to be applied before what comes in.
 func (l *lane) spooling() bool {
-	return l.failing || len(l.disk) > 0 || len(l.queue) > 0 && l.queue[0].stored != 0
+	return len(l.disk) > 0 || len(l.queue) > 0 && l.queue[0].stored != 0
 }
 
 // seal gives the open batch its number and takes it out of the lane.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -374,6 +375,46 @@ func TestALookupWaitsTwentyMilliseconds(t *testing.T) {
 	must(t, redisd.Until(func() error {
 		if d, took := decide(fmt.Sprintf("198.51.100.%d", time.Now().Nanosecond()%250)); took > readWait/2 || d.Withhold {
 			return fmt.Errorf("%v: %s", took, d.Why())
+		}
+		return nil
+	}))
+}
+
+// TestTheDiskIsFullWhileRedisIsAway has nowhere to put observations but memory; they are there when either comes back.
+func TestTheDiskIsFullWhileRedisIsAway(t *testing.T) {
+	server, err := redisd.New(t.TempDir())
+	must(t, err)
+	dir := t.TempDir()
+	must(t, syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"))
+	t.Cleanup(func() { must(t, syscall.Unmount(dir, syscall.MNT_DETACH)) })
+	log := &logBuffer{}
+	s := openStore(t, "redis://"+server.Addr(), dir, log)
+	defer s.Close()
+	if err := os.WriteFile(filepath.Join(dir, "ballast"), make([]byte, 1<<20), 0o600); err == nil {
+		t.Fatal("the disk is not full")
+	}
+	now := time.Now()
+	j := policy.NewJudge(policy.New(policy.Default()), s, func() time.Time { return now })
+	const lessons = 3000
+	for i := range lessons {
+		j.Learn(&policy.Observation{Time: now, Client: policy.Client{Addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})}, Mail: true, Verdict: policy.Verdict{Class: policy.Ham}})
+		if i%100 == 0 {
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	says(t, log, "observations cannot be kept on disk while Redis is away")
+	must(t, server.Start())
+	t.Cleanup(server.Kill)
+	must(t, redisd.Until(func() error {
+		sum := 0.0
+		err := s.Each(func(r policy.Record) error {
+			if r.Network.IsSingleIP() {
+				sum += r.Evidence.Total().Ham
+			}
+			return nil
+		})
+		if err != nil || sum != lessons {
+			return fmt.Errorf("%v of %d messages, %v, dropped %d", sum, lessons, err, s.Stats.Dropped.Load())
 		}
 		return nil
 	}))

@@ -30,8 +30,10 @@ const (
 	mostAtOnce = 256
 	// retryFirst and retryMost bound the pause after a failure.
 	retryFirst, retryMost = 50 * time.Millisecond, time.Second
-	// mostQueued is how many batches a lane holds in memory when the disk does not take them.
-	mostQueued = 64
+	// mostLoaded is how many batches of a lane are brought back from disk at once.
+	mostLoaded = 64
+	// saveAgain is the pause after the disk did not take something.
+	saveAgain = time.Second
 )
 
 // writer sends batches to Redis, each applied once. One loop owns what goes out; calls run beside it, one at a time for each server.
@@ -57,7 +59,9 @@ type writer struct {
 	sending map[string]*sending
 	// finished are keys in the spool that Redis has had.
 	finished []uint64
-	closed   bool
+	// unsavedUntil is when the disk is asked again that did not take something.
+	unsavedUntil time.Time
+	closed       bool
 }
 
 // sending is the state of the way to one server.
@@ -173,6 +177,10 @@ func (w *writer) ways() map[*lane]way {
 // save puts on disk what Redis does not take, or has not taken for too long, in one transaction.
 func (w *writer) save(ways map[*lane]way) {
 	w.mu.Lock()
+	if w.now().Before(w.unsavedUntil) {
+		w.mu.Unlock()
+		return
+	}
 	late := w.now().Add(-spoolAfter)
 	var batches []*batch
 	var opened []*lane
@@ -185,7 +193,7 @@ func (w *writer) save(ways map[*lane]way) {
 				}
 			}
 		}
-		if l.open != nil && (way.down || l.spooling() || l.open.since.Before(late)) {
+		if l.open != nil && (way.down || l.failing || l.spooling() || l.open.since.Before(late)) {
 			batches, opened = append(batches, l.seal()), append(opened, l)
 		}
 	}
@@ -200,6 +208,9 @@ func (w *writer) save(ways map[*lane]way) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.stats.Spooled.Store(w.spool.batches)
+	if err != nil && !errors.Is(err, errFull) {
+		w.unsavedUntil = w.now().Add(saveAgain)
+	}
 	for i, b := range batches {
 		switch l := opened[i]; {
 		case keys[i] == 0:
@@ -217,16 +228,28 @@ func (w *writer) save(ways map[*lane]way) {
 	}
 }
 
-// unsaved deals with a batch that could not be put on disk: it stays in memory as long as there is room. l is nil for one that is in the queue.
+// unsaved deals with a batch that could not be put on disk. It waits in memory with what comes in after it, unless the spool is full. l is nil for
+// one that is in the queue, and waits there.
 func (w *writer) unsaved(l *lane, b *batch, err error) {
-	switch {
-	case l == nil:
-	case !errors.Is(err, errFull) && len(l.disk) == 0 && len(l.queue) < mostQueued:
-		l.queue = append(l.queue, b)
-	default:
+	if l == nil {
+		return
+	}
+	// Its number was the last that was given.
+	l.number--
+	if errors.Is(err, errFull) {
 		w.stats.Dropped.Add(uint64(len(b.Changes)))
-		// Its number was the last that was given.
-		l.number--
+		return
+	}
+	after := l.open
+	l.open = b
+	if after == nil {
+		return
+	}
+	for _, c := range after.Changes {
+		if !b.add(c) {
+			w.stats.Dropped.Add(1)
+			c.tell(errFull)
+		}
 	}
 }
 
@@ -279,7 +302,7 @@ func (w *writer) load(l *lane) {
 	if len(l.disk) == 0 || len(l.queue) > 0 && l.queue[0].Number < l.disk[0].number {
 		return
 	}
-	n := min(len(l.disk), mostQueued)
+	n := min(len(l.disk), mostLoaded)
 	batches := make([]*batch, 0, n)
 	for _, d := range l.disk[:n] {
 		b, err := w.spool.get(d.key)
@@ -489,6 +512,9 @@ func (w *writer) close() error {
 	for l := range ways {
 		ways[l] = way{down: true}
 	}
+	w.mu.Lock()
+	w.unsavedUntil = time.Time{}
+	w.mu.Unlock()
 	w.save(ways)
 	w.step(context.Background())
 	w.mu.Lock()
