@@ -145,7 +145,7 @@ type Known struct {
 	// Override is the operator's word on the address, if Overridden.
 	Override   Override
 	Overridden bool
-	// Unread says that the store did not answer in time, and that nothing is known of the evidence: not even that there is none.
+	// Unread says that the store did not answer in time: nothing is known of the host but what was learnt since, not even that there is nothing.
 	Unread bool
 }
 

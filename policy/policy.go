@@ -151,8 +151,12 @@ func (p *Policy) Decide(addr netip.Addr, known Known, now time.Time) Decision {
 		d.Tier = reputation.Bad
 		d.withhold(true)
 	case known.Unread:
-		d.Unread = true
-		return d
+		// It may be good. Only what it did meanwhile can convict it.
+		d.Unread = d.Tier != reputation.Bad || d.Own.Spam == 0
+		if d.Unread {
+			return d
+		}
+		d.withhold(true)
 	case p.Mode == Earn:
 		d.withhold(d.Tier != reputation.Good)
 	default:

@@ -21,6 +21,11 @@ func overridden(k Known, network string, allow bool, until time.Time) Known {
 	return k
 }
 
+func unread(k Known) Known {
+	k.Unread = true
+	return k
+}
+
 func TestDecide(t *testing.T) {
 	spammer, stranger, proven := knows(5, 0), Known{}, knows(0, 6)
 	for _, c := range []struct {
@@ -43,6 +48,10 @@ func TestDecide(t *testing.T) {
 		{"an allow goes before the score", Protect, "192.0.2.7", overridden(spammer, "192.0.2.0/24", true, time.Time{}), "", false, reputation.Bad},
 		{"a deny goes before the score", Protect, "192.0.2.7", overridden(proven, "192.0.2.7/32", false, time.Time{}), "starttls, silent-discard", true, reputation.Bad},
 		{"a deny holds in observe", Observe, "192.0.2.7", overridden(proven, "192.0.2.7/32", false, time.Time{}), "starttls, silent-discard", true, reputation.Bad},
+		{"a store that does not answer is a doubt: offer, in every mode", Earn, "192.0.2.7", unread(stranger), "", false, reputation.Unknown},
+		{"so is one that is away while ham comes in", Earn, "192.0.2.7", unread(knows(0, 1)), "", false, reputation.Unknown},
+		{"spam that comes in meanwhile convicts all the same", Protect, "192.0.2.7", unread(spammer), "starttls, silent-discard", true, reputation.Bad},
+		{"an override holds without the store", Earn, "192.0.2.7", overridden(unread(stranger), "192.0.2.0/24", false, time.Time{}), "starttls, silent-discard", true, reputation.Bad},
 		{"an override ends", Protect, "192.0.2.7", overridden(proven, "192.0.2.7/32", false, now), "", false, reputation.Good},
 	} {
 		t.Run(c.name, func(t *testing.T) {

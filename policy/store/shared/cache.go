@@ -24,9 +24,9 @@ const (
 type freshness int
 
 const (
-	// absent: nothing is remembered. stale: what is remembered may have changed since, and is good only while Redis does not answer.
-	// ageing: good, and to be read again. fresh: good.
-	absent freshness = iota
+	// guess: Redis never said anything of the client; what is remembered was learnt here. stale: it may have changed since, and is good only
+	// while Redis does not answer. ageing: good, and to be read again. fresh: good.
+	guess freshness = iota
 	stale
 	ageing
 	fresh
@@ -88,7 +88,7 @@ func (c *cache) recall(k policy.Keys, now time.Time) (known policy.Known, f fres
 	defer c.mu.Unlock()
 	e, ok := c.networks.GetIfPresent(k.Network)
 	if !ok {
-		return known, absent
+		return known, guess
 	}
 	known.Network = e.sum
 	host := e.host(k.Host)
@@ -96,7 +96,9 @@ func (c *cache) recall(k policy.Keys, now time.Time) (known policy.Known, f fres
 		known.Host = host.evidence
 	}
 	switch {
-	case host == nil || host.generation != c.generation || e.generation != c.generation:
+	case host == nil || host.generation == unread:
+		f = guess
+	case host.generation != c.generation || e.generation != c.generation:
 		f = stale
 	case now.Sub(host.at) > renewAfter:
 		f = ageing

@@ -10,6 +10,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/sony/gobreaker/v2"
+
+	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
 // server is the way to Redis, with a breaker for each server behind it: one that does not answer is asked again a few times a second, and in between
@@ -144,7 +146,7 @@ var refusals = []string{"LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH", "WRONG
 func down(err error) bool {
 	var reply redis.Error
 	switch {
-	case err == nil || errors.Is(err, redis.Nil):
+	case err == nil || errors.Is(err, redis.Nil) || errors.Is(err, reputation.ErrRecord) || errors.Is(err, errReply):
 		return false
 	case errors.As(err, &reply):
 		for _, r := range refusals {

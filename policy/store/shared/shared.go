@@ -155,7 +155,7 @@ func (s *Store) Recall(addr netip.Addr, k policy.Keys) policy.Known {
 			known = read
 		} else {
 			s.Stats.Late.Add(1)
-			known.Unread = f == absent
+			known.Unread = f == guess
 		}
 	}
 	known.Override, known.Overridden = s.overrides.Load().Lookup(addr)
