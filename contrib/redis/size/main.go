@@ -131,5 +131,5 @@ func memory(server *redisd.Server, name string) (int64, error) {
 			return strconv.ParseInt(v, 10, 64)
 		}
 	}
-	return 0, fmt.Errorf("Redis does not tell its %s", name)
+	return 0, fmt.Errorf("no %s in what Redis says of its memory", name)
 }

@@ -63,6 +63,8 @@ type change struct {
 	Record []byte `json:"record,omitempty"`
 
 	waiting []chan<- error
+	// moved says that what it moved is under way to its autonomous system.
+	moved bool
 }
 
 func (c *change) field() string {

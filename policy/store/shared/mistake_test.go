@@ -419,3 +419,26 @@ func TestTheDiskIsFullWhileRedisIsAway(t *testing.T) {
 		return nil
 	}))
 }
+
+// TestASystemHasItsPartOnce takes from Redis what a bucket had, so that it is sent again, and holds the autonomous system, which lost nothing, to
+// what it had.
+func TestASystemHasItsPartOnce(t *testing.T) {
+	server := startRedis(t)
+	log := &logBuffer{}
+	s := openStore(t, "redis://"+server.Addr(), t.TempDir(), log)
+	defer s.Close()
+	p := policy.Default()
+	p.ASN = func(netip.Addr) uint32 { return 64500 }
+	now := time.Now()
+	j := policy.NewJudge(policy.New(p), s, func() time.Time { return now })
+	learn := func() {
+		must(t, <-j.Learn(&policy.Observation{Time: now, Client: policy.Client{Addr: netip.MustParseAddr("192.0.2.7")}, Mail: true, Verdict: policy.Verdict{Class: policy.Spam}}))
+	}
+	learn()
+	arrives(t, s, "AS64500", 1)
+	do(t, server, "DEL", redisKey("192.0.2.0/24"), laneID{s.writer.stream, bucketOf("192.0.2.0/24")}.mark())
+	learn()
+	arrives(t, s, "192.0.2.0/24", 2)
+	arrives(t, s, "AS64500", 2)
+	says(t, log, "Redis lacks evidence that it had taken")
+}

@@ -277,14 +277,15 @@ func (s *Store) took(b *batch, r reply) (next []change) {
 			c.tell(did.err)
 			continue
 		}
-		if c.Word == learn && c.ASN != 0 && did.move != (reputation.Move{}) {
+		// Should Redis lose the batch and get it again, the system has had its part already.
+		if c.Word == learn && c.ASN != 0 && !c.moved && did.move != (reputation.Move{}) {
 			next = append(next, change{Word: move, Key: systemKey(c.ASN), Slice: c.Slice, Count: did.move.Recent, Past: did.move.Past, waiting: c.waiting})
-			c.waiting = nil
+			c.waiting, c.moved = nil, true
 		}
-		if c.Word == leave && c.ASN != 0 && r.status == applied {
+		if c.Word == leave && c.ASN != 0 && !c.moved && r.status == applied {
 			record, _ := did.before.AppendBinary(nil)
 			next = append(next, change{Word: less, Key: systemKey(c.ASN), Record: record, waiting: c.waiting})
-			c.waiting = nil
+			c.waiting, c.moved = nil, true
 		}
 		switch {
 		case c.Word == move || c.Word == less:
