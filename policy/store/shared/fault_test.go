@@ -221,7 +221,7 @@ func TestFaults(t *testing.T) {
 			r.server.Pause()
 			time.Sleep(2 * time.Second)
 			r.server.Resume()
-		}, "Redis does not take observations; they wait on disk"},
+		}, "Redis does not serve"},
 		{"it becomes a replica: READONLY", nil, func(r *rig) {
 			do(r, r.server, "REPLICAOF", "127.0.0.1", "1")
 			time.Sleep(time.Second)
@@ -232,11 +232,15 @@ func TestFaults(t *testing.T) {
 			time.Sleep(time.Second)
 			do(r, r.server, "CONFIG", "SET", "maxmemory", "0")
 		}, "OOM"},
-		{"it reads its file slowly: LOADING", []string{"--appendonly", "no", "--loading-process-events-interval-bytes", "1024", "--key-load-delay", "25000"}, func(r *rig) {
+		{"it reads its file slowly: LOADING", []string{"--appendonly", "no", "--loading-process-events-interval-bytes", "1024", "--key-load-delay", "5000"}, func(r *rig) {
+			// Keys of others, each so large that it sees to its clients after reading it.
+			for i := range 400 {
+				do(r, r.server, "SET", fmt.Sprint("other:", i), strings.Repeat("x", 2000))
+			}
 			do(r, r.server, "SAVE")
 			r.server.Kill()
 			must(r, r.server.Launch())
-			time.Sleep(4 * time.Second)
+			time.Sleep(3 * time.Second)
 		}, "LOADING"},
 		{"its disk is full: MISCONF", []string{"--enable-protected-configs", "yes"}, func(r *rig) {
 			do(r, r.server, "CONFIG", "SET", "save", "1 1")

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -35,7 +34,11 @@ const (
 func (b *batch) arguments(now time.Time, forced bool) (keys []string, args []any) {
 	places := map[string]int{}
 	keys = []string{b.mark()}
-	keep := slices.ContainsFunc(b.Changes, func(c change) bool { return c.ASN != 0 })
+	// A change is not copied: who waits for it may be told meanwhile.
+	keep := false
+	for i := range b.Changes {
+		keep = keep || b.Changes[i].ASN != 0
+	}
 	args = []any{b.Number, forced, now.Add(lifetime).Unix(), hostsPerNetwork, keep}
 	for i := range b.Changes {
 		c := &b.Changes[i]

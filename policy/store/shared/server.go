@@ -21,6 +21,7 @@ type server struct {
 	// cluster is the client if it is one of a cluster.
 	cluster *redis.ClusterClient
 	log     *slog.Logger
+	odd     *complaints
 	// back is called when a server answers again.
 	back func()
 
@@ -46,8 +47,8 @@ const (
 	unneeded = 3 * time.Second
 )
 
-func newServer(client redis.UniversalClient, log *slog.Logger, back func()) *server {
-	s := &server{client: client, log: log, back: back, breakers: map[string]*breaker{}}
+func newServer(client redis.UniversalClient, log *slog.Logger, odd *complaints, back func()) *server {
+	s := &server{client: client, log: log, odd: odd, back: back, breakers: map[string]*breaker{}}
 	s.cluster, _ = client.(*redis.ClusterClient)
 	return s
 }
@@ -75,17 +76,21 @@ func (s *server) master(key string) (addr string, ok bool) {
 	return c.Options().Addr, true
 }
 
+// name is what the log calls a server.
+func name(addr string) string {
+	if addr == "" {
+		return "redis"
+	}
+	return addr
+}
+
 func (s *server) breaker(addr string) *breaker {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.breakers[addr]
 	if b == nil {
-		name := addr
-		if name == "" {
-			name = "redis"
-		}
 		b = &breaker{TwoStepCircuitBreaker: gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
-			Name: name, MaxRequests: 1, Timeout: probeAfter,
+			Name: name(addr), MaxRequests: 1, Timeout: probeAfter,
 			ReadyToTrip:   func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= tripAfter },
 			IsSuccessful:  func(err error) bool { return !down(err) },
 			OnStateChange: s.changed,
@@ -117,7 +122,11 @@ func (s *server) call(addr string, f func() error) error {
 	}
 	err := f()
 	done(err)
-	if s.cluster != nil && down(err) {
+	if !down(err) {
+		return err
+	}
+	s.odd.about("down "+kind(err), func() { s.log.Warn("Redis does not serve", "server", name(addr), "error", err) })
+	if s.cluster != nil {
 		// Its place may have been taken, which the library finds out only from a server that answers.
 		s.cluster.ReloadState(context.Background())
 	}

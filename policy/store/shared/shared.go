@@ -86,7 +86,7 @@ func Open(o Options) (*Store, error) {
 	s := &Store{opt: o, cache: newCache()}
 	s.overrides.Store(new(bart.Table[policy.Override]))
 	s.news.wake = make(chan struct{}, 1)
-	s.server = newServer(client, o.Log, s.back)
+	s.server = newServer(client, o.Log, &s.odd, s.back)
 	stream := make([]byte, 8)
 	rand.Read(stream)
 	w := &writer{

@@ -422,9 +422,11 @@ func (w *writer) pass(l *lane, b *batch) {
 
 // failed puts a lane off. What is on disk is left there.
 func (w *writer) failed(l *lane, err error) {
-	w.odd.about(kind(err), func() {
-		w.log.Warn("Redis does not take observations; they wait on disk", "bucket", l.bucket, "error", err)
-	})
+	if !down(err) {
+		w.odd.about(kind(err), func() {
+			w.log.Warn("Redis does not take observations; they wait on disk", "bucket", l.bucket, "error", err)
+		})
+	}
 	w.stats.Failed.Add(1)
 	l.failing = true
 	l.retry = w.now().Add(retryFirst)

@@ -38,8 +38,8 @@ type Server struct {
 	Heard   func() Heard
 }
 
-// maxBody bounds a request's body in bytes: a chunk of a dump takes some 60 KiB.
-const maxBody = 256 << 10
+// maxBody bounds a request's body in bytes, maxChunk one that is a chunk of a dump, which takes some 60 KiB.
+const maxBody, maxChunk = 64 << 10, 256 << 10
 
 // Handler routes the API.
 func (s *Server) Handler() http.Handler {
@@ -58,8 +58,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/export", s.export)
 	mux.HandleFunc("GET /api/v1/heard", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.Heard()) })
 	mux.HandleFunc("GET /api/v1/dump", s.dump)
-	mux.HandleFunc("POST /api/v1/load", s.authorized(s.load))
-	mux.HandleFunc("POST /api/v1/change", s.authorized(s.change))
+	mux.HandleFunc("POST /api/v1/load", s.authorized(maxChunk, s.load))
+	mux.HandleFunc("POST /api/v1/change", s.authorized(maxBody, s.change))
 	return mux
 }
 
@@ -121,15 +121,15 @@ func weights(m reputation.Mass) Weights { return Weights{round(m.Spam), round(m.
 // round keeps two decimals, which is more than the evidence is worth.
 func round(v float64) float64 { return math.Round(v*100) / 100 }
 
-// authorized lets a request through that has the token. A browser cannot send that header for another site's page.
-func (s *Server) authorized(next http.HandlerFunc) http.HandlerFunc {
+// authorized lets a request through that has the token, with a body of so many bytes at most. A browser cannot send that header for another site's page.
+func (s *Server) authorized(most int64, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 		if s.Token != "" && subtle.ConstantTimeCompare([]byte(token), []byte(s.Token)) != 1 {
 			refuse(w, http.StatusUnauthorized, errors.New("writing needs the token in http.token_file; run the command as a user who can read it, with the daemon's --config"))
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		r.Body = http.MaxBytesReader(w, r.Body, most)
 		next(w, r)
 	}
 }
