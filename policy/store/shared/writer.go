@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -368,133 +367,6 @@ func (w *writer) run(ctx context.Context, queues [][]*batch, gaps []bool, result
 	return firstError(all)
 }
 
-// results takes what came of a lane's batches, in their order.
-func (w *writer) results(l *lane, sent []*batch, results []*redis.Cmd, err error) {
-	for i, b := range sent {
-		if len(results) > i {
-			err = results[i].Err()
-		}
-		var r reply
-		if err == nil {
-			r, err = b.parse(results[i].Val())
-		}
-		switch {
-		case err != nil && !transient(err):
-			w.complain("Redis does not take what it was sent; it is left out", err)
-			w.stats.Refused.Add(uint64(len(b.Changes)))
-			b.tell(err)
-			w.pass(l, b)
-			if b.stored != 0 {
-				w.finished = append(w.finished, b.stored)
-			}
-			l.gap = true
-		case err != nil:
-			w.failed(l, err)
-			return
-		case r.status == behind:
-			w.rewind(l, r.last)
-			return
-		default:
-			l.failing, l.gap, l.retry = false, false, time.Time{}
-			w.stats.Batches.Add(1)
-			w.pass(l, b)
-			l.acked = b.Number
-			b.done = w.now()
-			if b.stored != 0 {
-				w.finished = append(w.finished, b.stored)
-				b.stored = 0
-				w.stats.Replayed.Add(1)
-			}
-			l.kept = append(l.kept, b)
-			for _, c := range w.took(b, r) {
-				w.addLocked(c)
-			}
-		}
-	}
-}
-
-// pass removes a batch from the head of the queue.
-func (w *writer) pass(l *lane, b *batch) {
-	if len(l.queue) > 0 && l.queue[0] == b {
-		l.queue = l.queue[1:]
-	}
-}
-
-// failed puts a lane off. What is on disk is left there.
-func (w *writer) failed(l *lane, err error) {
-	if !down(err) {
-		w.odd.about(kind(err), func() {
-			w.log.Warn("Redis does not take observations; they wait on disk", "bucket", l.bucket, "error", err)
-		})
-	}
-	w.stats.Failed.Add(1)
-	l.failing = true
-	l.retry = w.now().Add(retryFirst)
-	var back []stored
-	for len(l.queue) > 0 && l.queue[0].stored != 0 {
-		back = append(back, stored{l.queue[0].stored, l.queue[0].Number})
-		l.queue = l.queue[1:]
-	}
-	l.disk = append(back, l.disk...)
-}
-
-// confirm looks whether Redis still has what it said it had in lanes with something of an age, and sends it again where it has not.
-func (w *writer) confirm(ctx context.Context, age time.Duration) {
-	if !w.ready() {
-		return
-	}
-	w.mu.Lock()
-	old := w.now().Add(-age)
-	var lanes []*lane
-	var acked []uint64
-	for _, l := range w.lanes {
-		if !l.busy && !l.failing && len(l.kept) > 0 && !l.kept[0].done.After(old) {
-			lanes, acked = append(lanes, l), append(acked, l.acked)
-		}
-	}
-	w.mu.Unlock()
-	if len(lanes) == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	pipe := w.server.client.Pipeline()
-	marks := make([]*redis.StringCmd, len(lanes))
-	for i, l := range lanes {
-		marks[i] = pipe.GetRange(ctx, l.mark(), 0, 7)
-	}
-	pipe.Exec(ctx)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for i, l := range lanes {
-		if marks[i].Err() != nil || l.busy || l.acked != acked[i] {
-			continue
-		}
-		if last := parseMark(marks[i].Val()); last < l.acked {
-			w.rewind(l, last)
-			continue
-		}
-		l.kept = slices.DeleteFunc(l.kept, func(b *batch) bool { return w.now().Sub(b.done) >= keepSent })
-		if l.stream != w.stream && len(l.kept) == 0 && l.idle() {
-			delete(w.lanes, l.laneID)
-		}
-	}
-}
-
-// rewind sends again what Redis has lost.
-func (w *writer) rewind(l *lane, last uint64) {
-	if acked := l.acked; last < acked {
-		if l.rewind(last) {
-			w.stats.Lost.Add(1)
-		}
-		w.odd.about("lost", func() {
-			w.log.Error("Redis lacks evidence that it had taken: it was restarted without its data, or a replica took over that lagged; what was learnt in the last minute is sent again", "bucket", l.bucket, "has", last, "had", acked)
-		})
-	}
-	w.dirty[l] = struct{}{}
-	w.poke()
-}
-
 // complain logs what should not happen, once a minute.
 func (w *writer) complain(what string, err error) {
 	w.odd.about(what, func() { w.log.Error(what, "error", err) })
@@ -538,20 +410,4 @@ func (w *writer) drained() bool {
 		}
 	}
 	return true
-}
-
-// Stats are counts since the start; read them at any time.
-type Stats struct {
-	// Learnt counts lessons, Batches batches that Redis took, Trips pipelines sent, Failed batches that were put off.
-	Learnt, Batches, Trips, Failed atomic.Uint64
-	// Spooled is how many batches are in the spool now, Replayed how many came out of it.
-	Spooled  atomic.Int64
-	Replayed atomic.Uint64
-	// Dropped counts changes for which the spool had no room, Refused those that Redis cannot take, Lost the times that Redis had lost what
-	// could not be sent again.
-	Dropped, Refused, Lost atomic.Uint64
-	// Hits counts recollections from memory, Read those from Redis, Late those that it did not answer in time.
-	Hits, Read, Late atomic.Uint64
-	// Told counts changes of tier heard from other nodes.
-	Told atomic.Uint64
 }
