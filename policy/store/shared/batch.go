@@ -32,7 +32,7 @@ func field(host, network netip.Prefix) string {
 	if !host.IsValid() {
 		return ""
 	}
-	last := (host.Bits() + 7) / 8
+	last := max((host.Bits()+7)/8, 1)
 	first := min(network.Bits()/8, last-1)
 	return string(host.Addr().AsSlice()[first:last])
 }
