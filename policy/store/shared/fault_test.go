@@ -345,6 +345,10 @@ func TestAMasterOfAClusterIsKilled(t *testing.T) {
 // TestAClusterIsResharded moves a third of the slots from one master to another under traffic: MOVED, ASK and TRYAGAIN.
 func TestAClusterIsResharded(t *testing.T) {
 	c, url := newCluster(t)
+	// Check looks at each master.
+	if found := inspect(t, url); len(found) < 4 || !found[0].OK {
+		t.Errorf("found %+v", found)
+	}
 	x := newTraffic(t, url)
 	defer func() { x.store.Close() }()
 	x.during(time.Second, func() {
