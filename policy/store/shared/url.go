@@ -52,7 +52,8 @@ const (
 
 // ParseURL reads a Target.
 func ParseURL(s string) (*Target, error) {
-	u, err := url.Parse(s)
+	hosts, single := splitHosts(s)
+	u, err := url.Parse(single)
 	if err != nil {
 		// The error of net/url shows the whole URL, and with it a password.
 		return nil, fmt.Errorf("no URL: %w", errors.Unwrap(err))
@@ -73,7 +74,7 @@ func ParseURL(s string) (*Target, error) {
 	port := redisPort
 	switch t.form {
 	case "unix":
-		if u.Host != "" || path == "" {
+		if hosts != "" || path == "" {
 			return nil, errors.New("want redis+unix:///PATH/TO/SOCKET, with three slashes")
 		}
 		t.addrs = []string{u.Path}
@@ -94,7 +95,7 @@ func ParseURL(s string) (*Target, error) {
 			return nil, err
 		}
 	}
-	for _, host := range strings.Split(u.Host, ",") {
+	for _, host := range strings.Split(hosts, ",") {
 		h, p, err := net.SplitHostPort(host)
 		if err != nil {
 			h, p = strings.Trim(host, "[]"), port
@@ -102,12 +103,30 @@ func ParseURL(s string) (*Target, error) {
 		if h == "" {
 			return nil, errors.New("want a host after //")
 		}
-		t.addrs = append(t.addrs, net.JoinHostPort(h, p))
+		addr := net.JoinHostPort(h, p)
+		if _, err := url.Parse("redis://" + addr); err != nil {
+			return nil, fmt.Errorf("%q is no host; want such as redis1:6379 or [2001:db8::1]:6379", host)
+		}
+		t.addrs = append(t.addrs, addr)
 	}
 	if t.form == "" && len(t.addrs) > 1 {
 		return nil, errors.New("names several hosts; want one, or redis+sentinel or redis+cluster")
 	}
 	return t, nil
+}
+
+// splitHosts takes the list of hosts out of a URL, which net/url takes for a single one.
+func splitHosts(s string) (hosts, single string) {
+	scheme, rest, ok := strings.Cut(s, "://")
+	if !ok {
+		return "", s
+	}
+	end := strings.IndexAny(rest, "/?#")
+	if end < 0 {
+		end = len(rest)
+	}
+	at := strings.LastIndex(rest[:end], "@") + 1
+	return rest[at:end], scheme + "://" + rest[:at] + "host" + rest[end:]
 }
 
 func (t *Target) setDB(s string) (err error) {
