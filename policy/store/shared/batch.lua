@@ -250,32 +250,43 @@ for i, c in ipairs(changes) do
   end
 end
 
+local function has_ham(e)
+  for p = PAST, PAST + 2 * PASTS - 1, 2 do
+    if e[p + 1] > 0 then return true end
+  end
+  return false
+end
+
 -- Makes room in a network for hosts that it does not hold yet, so that it never comes to hold more than the compact encoding of Redis takes. Those
--- without ham go first, and of them those not heard of for longest. It returns how many of the new ones there is no room for.
-local function make_room(key, k, new)
+-- without ham go first, of the old ones those not heard of for longest, then new ones; those with ham only for others with ham. It returns for how
+-- many of the new ones without ham, and of the new ones at all, there is no room.
+local function make_room(key, k, new, plain)
   local excess = redis.call('HLEN', key) + new - (limit + 1)
-  if excess <= 0 then return 0 end
-  local all, hosts = redis.call('HGETALL', key), {}
+  if excess <= 0 then return 0, 0 end
+  local all, poor, rich = redis.call('HGETALL', key), {}, {}
   for i = 1, #all, 2 do
     local e = not k.now[all[i]] and decode(all[i + 1])
     if e then
-      local ham = 0
-      for p = PAST, PAST + 2 * PASTS - 1, 2 do
-        if e[p + 1] > 0 then ham = 1 end
-      end
-      hosts[#hosts + 1] = { all[i], ham, e[2] }
+      local list = has_ham(e) and rich or poor
+      list[#list + 1] = { all[i], e[2] }
     end
   end
-  table.sort(hosts, function(a, b)
-    if a[2] ~= b[2] then return a[2] < b[2] end
-    if a[3] ~= b[3] then return a[3] < b[3] end
-    return a[1] < b[1]
-  end)
-  -- An eighth more than is needed, so that it need not be done for each host of a flood.
-  for i = 1, math.min(#hosts, excess + math.floor(limit / 8)) do
-    redis.call('HDEL', key, hosts[i][1])
+  local function remove(list, n)
+    table.sort(list, function(a, b)
+      if a[2] ~= b[2] then return a[2] < b[2] end
+      return a[1] < b[1]
+    end)
+    for i = 1, math.min(#list, n) do
+      redis.call('HDEL', key, list[i][1])
+    end
   end
-  return math.max(0, excess - #hosts)
+  -- An eighth more than is needed, so that it need not be done for each host of a flood.
+  remove(poor, excess + math.floor(limit / 8))
+  local rest = math.max(0, excess - #poor)
+  local surplus = math.min(rest, plain)
+  rest = rest - surplus
+  remove(rich, rest)
+  return surplus, math.max(0, rest - #rich)
 end
 
 local sums = {}
@@ -284,16 +295,25 @@ for i = 2, #KEYS do
   if k.err then
     sums[i - 1] = k.err
   else
-    local set, gone, new = {}, {}, 0
-    for _, field in ipairs(k.fields) do
-      if k.dirty[field] and k.dirty[field] ~= 'gone' and not k.found[field] then new = new + 1 end
+    local set, gone, new, plain = {}, {}, 0, 0
+    local function is_new(field)
+      return field ~= '' and k.dirty[field] and k.dirty[field] ~= 'gone' and not k.found[field]
     end
-    local surplus = new > 0 and make_room(KEYS[i], k, new) or 0
+    for _, field in ipairs(k.fields) do
+      if is_new(field) then
+        new = new + 1
+        if not has_ham(k.now[field]) then plain = plain + 1 end
+      end
+    end
+    local surplus, more = 0, 0
+    if new > 0 then surplus, more = make_room(KEYS[i], k, new, plain) end
     for _, field in ipairs(k.fields) do
       if k.dirty[field] == 'gone' then
         gone[#gone + 1] = field
-      elseif k.dirty[field] and surplus > 0 and field ~= '' and not k.found[field] then
+      elseif surplus > 0 and is_new(field) and not has_ham(k.now[field]) then
         surplus = surplus - 1
+      elseif more > 0 and is_new(field) and has_ham(k.now[field]) then
+        more = more - 1
       elseif k.dirty[field] then
         set[#set + 1] = field
         set[#set + 1] = encode(k.now[field])
