@@ -105,7 +105,9 @@ func TestAFloodIntoOneNetwork(t *testing.T) {
 		return netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 0, 1, byte(i >> 8), byte(i), 15: 1})
 	}
 	fill(t, s, 1, host, policy.Ham)
-	fill(t, s, 5000, func(i int) netip.Addr { return host(i + 1) }, policy.Spam)
+	for round := range 10 {
+		fill(t, s, 500, func(i int) netip.Addr { return host(round*500 + i + 1) }, policy.Spam)
+	}
 	// The same in one batch, as it comes out of the spool.
 	large := &batch{Stream: "large", Bucket: bucketOf("2001:db8:1::/48"), Number: 1}
 	for i := range 1900 {
