@@ -38,20 +38,15 @@ func Inspect(ctx context.Context, o Options) []Finding {
 		}}
 	}
 	all := []Finding{{OK: true, What: fmt.Sprintf("%s serves, and holds reputation of this version or none", o.Target)}}
-	cluster, ok := client.(*redis.ClusterClient)
-	if !ok {
-		return append(all, inspectServer(ctx, "Redis", client)...)
-	}
-	servers := make(chan []Finding)
-	go func() {
-		defer close(servers)
-		cluster.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error {
-			servers <- inspectServer(ctx, c.Options().Addr, c)
-			return nil
-		})
-	}()
-	for s := range servers {
-		all = append(all, s...)
+	err = eachServer(ctx, client, func(addr string, c redis.Cmdable) error {
+		if addr == "" {
+			addr = "Redis"
+		}
+		all = append(all, inspectServer(ctx, addr, c)...)
+		return nil
+	})
+	if err != nil {
+		all = append(all, Finding{What: "not all servers of the cluster can be looked at", Mend: err.Error()})
 	}
 	return all
 }

@@ -148,6 +148,28 @@ func (s *server) up() bool {
 	return true
 }
 
+// eachServer calls f for the server behind a client, or for each master of a cluster, one after the other, until it returns an error.
+func eachServer(ctx context.Context, client redis.UniversalClient, f func(addr string, c redis.Cmdable) error) error {
+	cluster, ok := client.(*redis.ClusterClient)
+	if !ok {
+		return f("", client)
+	}
+	var mu sync.Mutex
+	var masters []*redis.Client
+	err := cluster.ForEachMaster(ctx, func(_ context.Context, c *redis.Client) error {
+		mu.Lock()
+		defer mu.Unlock()
+		masters = append(masters, c)
+		return nil
+	})
+	for _, c := range masters {
+		if err == nil {
+			err = f(c.Options().Addr, c)
+		}
+	}
+	return err
+}
+
 // refusals are the beginnings of Redis's errors of a server that cannot serve now, or does not let us in. Such a server is left alone for a while.
 var refusals = []string{"LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH", "WRONGPASS", "NOPERM", "BUSY ", "ERR max number of clients"}
 

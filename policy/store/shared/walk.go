@@ -160,28 +160,10 @@ func (s *Store) walk(ctx context.Context, f func(string, map[string]string) erro
 		seen[h] = struct{}{}
 		return f(key, fields)
 	}
-	if s.server.cluster == nil {
-		return s.walkServer(ctx, s.server.client, once)
-	}
-	// One server after the other, so that f need not mind.
-	var masters []*redis.Client
-	found := make(chan *redis.Client)
-	go func() {
-		defer close(found)
-		s.server.cluster.ForEachMaster(ctx, func(_ context.Context, c *redis.Client) error { found <- c; return nil })
-	}()
-	for c := range found {
-		masters = append(masters, c)
-	}
-	for _, c := range masters {
-		if err := s.walkServer(ctx, c, once); err != nil {
-			return err
-		}
-	}
-	return nil
+	return eachServer(ctx, s.server.client, func(_ string, c redis.Cmdable) error { return walkServer(ctx, c, once) })
 }
 
-func (s *Store) walkServer(ctx context.Context, c redis.Cmdable, f func(string, map[string]string) error) error {
+func walkServer(ctx context.Context, c redis.Cmdable, f func(string, map[string]string) error) error {
 	var cursor uint64
 	for {
 		keys, next, err := c.Scan(ctx, cursor, prefix+"{???}:[0-9a-fA]*", walkStep).Result()
@@ -194,7 +176,11 @@ func (s *Store) walkServer(ctx context.Context, c redis.Cmdable, f func(string, 
 			hashes[i] = pipe.HGetAll(ctx, k)
 		}
 		if len(keys) > 0 {
-			pipe.Exec(ctx)
+			// A key of another type is none of ours; a server that is gone leaves out what is.
+			cmds, _ := pipe.Exec(ctx)
+			if err := firstError(cmds); down(err) {
+				return err
+			}
 		}
 		for i, k := range keys {
 			_, name, _ := strings.Cut(strings.TrimPrefix(k, prefix), ":")
