@@ -70,8 +70,7 @@ type Policy struct {
 	Treatments map[reputation.Tier]Treatment
 	// Exempt networks are offered STARTTLS always and get no action.
 	Exempt []netip.Prefix
-	// IPv4Network, IPv6Host and IPv6Network are the prefix lengths of a client's identities; an IPv4 host is its /32.
-	IPv4Network, IPv6Host, IPv6Network int
+	Layout
 	// ASN returns the autonomous system of an address, 0 when it is not known. It is nil where none is.
 	ASN func(netip.Addr) uint32
 
@@ -84,11 +83,11 @@ var thisHost = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustP
 // Default returns the policy of a configuration that says nothing: protect, loopback exempt, /24 and /64 in /48.
 func Default() Policy {
 	return Policy{
-		Mode:        Protect,
-		Params:      reputation.DefaultParams,
-		Thresholds:  reputation.DefaultThresholds,
-		Exempt:      []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
-		IPv4Network: 24, IPv6Host: 64, IPv6Network: 48,
+		Mode:       Protect,
+		Params:     reputation.DefaultParams,
+		Thresholds: reputation.DefaultThresholds,
+		Exempt:     []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+		Layout:     Layout{IPv4Network: 24, IPv6Host: 64, IPv6Network: 48},
 	}
 }
 
@@ -99,6 +98,14 @@ func New(p Policy) *Policy {
 		p.exempt.Insert(n)
 	}
 	return &p
+}
+
+// Layout is how addresses are cut into hosts and networks: the prefix lengths of a client's identities. An IPv4 host is its /32.
+type Layout struct{ IPv4Network, IPv6Host, IPv6Network int }
+
+// Text names a layout, so that two places can be held to have the same.
+func (l Layout) Text() string {
+	return fmt.Sprintf("IPv4 /32 in /%d; IPv6 /%d in /%d", l.IPv4Network, l.IPv6Host, l.IPv6Network)
 }
 
 // Keys are the identities of an address, which must be valid.

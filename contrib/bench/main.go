@@ -3,7 +3,7 @@
 //
 //	go run ./contrib/bench [-messages 10000] [-sessions 20] [-rounds 3]
 //
-// The three take turns in every round; the table has the medians and their ratio to no milter.
+// The four take turns in every round; the table has the medians and their ratio to no milter.
 package main
 
 import (

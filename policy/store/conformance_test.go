@@ -129,9 +129,8 @@ func shares(url string) func(*testing.T) keeper {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := policy.Default()
 		s, err := shared.Open(shared.Options{
-			Target: target, SpoolDir: t.TempDir(), SpoolLimit: 1 << 20, IPv4Network: p.IPv4Network, IPv6Host: p.IPv6Host, IPv6Network: p.IPv6Network,
+			Target: target, SpoolDir: t.TempDir(), SpoolLimit: 1 << 20, Layout: policy.Default().Layout,
 			Now: time.Now, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		})
 		if err != nil {

@@ -54,7 +54,7 @@ func run(addresses, perNetwork int) error {
 	policies := policy.Default()
 	store, err := shared.Open(shared.Options{
 		Target: target, SpoolDir: dir, SpoolLimit: 1 << 30, Now: time.Now, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
-		IPv4Network: policies.IPv4Network, IPv6Host: policies.IPv6Host, IPv6Network: policies.IPv6Network,
+		Layout: policies.Layout,
 	})
 	if err != nil {
 		return err

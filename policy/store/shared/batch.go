@@ -211,8 +211,6 @@ func (l *lane) first() uint64 {
 	return min(l.queue[0].Number, l.disk[0].number)
 }
 
-func encodeBatch(b *batch) ([]byte, error) { return json.Marshal(b) }
-
 func decodeBatch(v []byte) (*batch, error) {
 	b := new(batch)
 	if err := json.Unmarshal(v, b); err != nil {

@@ -16,7 +16,7 @@
 -- batch that was applied; for each change, what it found and left of the host and what that moved, or an error's text; and for each key,
 -- what it found and left of the sum, or an error's text.
 --
--- Counting is all that is done here: it is what AddCount, Apply and Without of package reputation do, to the bit.
+-- Counting is all that is done here: it is what AddCount, Apply, Without, Merge and Rejoin of package reputation do, to the bit.
 
 local MARK = KEYS[1]
 local number, forced, expire, limit, keep = tonumber(ARGV[1]), ARGV[2] == '1', ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
@@ -259,7 +259,7 @@ end
 
 -- Makes room in a network for hosts that it does not hold yet, so that it never comes to hold more than the compact encoding of Redis takes. Those
 -- without ham go first, of the old ones those not heard of for longest, then new ones; those with ham only for others with ham. It returns for how
--- many of the new ones without ham, and of the new ones at all, there is no room.
+-- many of the new ones without ham, and of those with it, there is no room.
 local function make_room(key, k, new, plain)
   local excess = redis.call('HLEN', key) + new - (limit + 1)
   if excess <= 0 then return 0, 0 end

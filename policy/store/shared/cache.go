@@ -153,7 +153,10 @@ func (c *cache) end(k policy.Keys, known policy.Known, ok bool, now time.Time) {
 	if !ok || changed {
 		return
 	}
-	c.put(k, known, now, true)
+	c.put(k, known, now)
+	if k.ASN != 0 {
+		c.systems.Set(k.ASN, &systemEntry{sum: known.AS, at: now, generation: c.generation})
+	}
 }
 
 // settled takes what Redis said of a host and its network after a change of ours. It is as good as read.
@@ -161,7 +164,7 @@ func (c *cache) settled(k policy.Keys, host, network reputation.Evidence, now ti
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.touch(k.Network)
-	c.put(k, policy.Known{Host: host, Network: network}, now, false)
+	c.put(k, policy.Known{Host: host, Network: network}, now)
 }
 
 // touch spoils what is being read of a network.
@@ -171,14 +174,12 @@ func (c *cache) touch(network netip.Prefix) {
 	}
 }
 
-func (c *cache) put(k policy.Keys, known policy.Known, now time.Time, system bool) {
+// put remembers a host and its network.
+func (c *cache) put(k policy.Keys, known policy.Known, now time.Time) {
 	e := c.network(k.Network)
 	e.sum, e.generation = known.Network, c.generation
 	h := c.host(k, e)
 	h.evidence, h.at, h.generation = known.Host, now, c.generation
-	if system && k.ASN != 0 {
-		c.systems.Set(k.ASN, &systemEntry{sum: known.AS, at: now, generation: c.generation})
-	}
 }
 
 // network is the entry of a network, made unread if there is none.

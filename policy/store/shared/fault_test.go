@@ -61,7 +61,7 @@ func openStore(t *testing.T, url, spool string, log *logBuffer) *Store {
 		t.Fatal(err)
 	}
 	s, err := Open(Options{
-		Target: target, SpoolDir: spool, SpoolLimit: 64 << 20, IPv4Network: 24, IPv6Host: 64, IPv6Network: 48,
+		Target: target, SpoolDir: spool, SpoolLimit: 64 << 20, Layout: policy.Default().Layout,
 		Now: time.Now, Log: slog.New(slog.NewTextHandler(log, nil)),
 	})
 	if err != nil {

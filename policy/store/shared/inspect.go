@@ -3,6 +3,7 @@ package shared
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 
@@ -52,15 +53,13 @@ func Inspect(ctx context.Context, o Options) []Finding {
 }
 
 func inspectServer(ctx context.Context, name string, c redis.Cmdable) []Finding {
-	text, err := c.Info(ctx, "everything").Result()
+	sections, err := c.InfoMap(ctx, "everything").Result()
 	if err != nil {
 		return []Finding{{What: name + " does not say how it is set up", Mend: "allow the user +info: " + err.Error()}}
 	}
 	info := map[string]string{}
-	for line := range strings.Lines(text) {
-		if k, v, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
-			info[k] = v
-		}
+	for _, section := range sections {
+		maps.Copy(info, section)
 	}
 	var found []Finding
 	wrong := func(bad bool, what, mend string) {

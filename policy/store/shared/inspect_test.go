@@ -6,26 +6,28 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ehlogate/ehlogate/policy"
 )
 
 func inspect(t *testing.T, url string) []Finding {
 	t.Helper()
 	target, err := ParseURL(url)
 	must(t, err)
-	return Inspect(context.Background(), Options{Target: target, Now: time.Now, IPv4Network: 24, IPv6Host: 64, IPv6Network: 48})
+	return Inspect(context.Background(), Options{Target: target, Now: time.Now, Layout: policy.Default().Layout})
 }
 
 func TestInspect(t *testing.T) {
 	good := startRedis(t, "--maxmemory", "64mb", "--maxmemory-policy", "volatile-ttl", "--appendonly", "yes")
 	bare := startRedis(t)
-	policy := startRedis(t, "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru", "--appendonly", "yes")
+	wrong := startRedis(t, "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru", "--appendonly", "yes")
 	other := startRedis(t)
 	do(t, other, "SET", schemaKey, "ehlogate evidence 9")
 	for _, c := range []struct{ name, url, want string }{
 		{"as it should be", "redis://" + good.Addr(), "true Redis is version 7"},
 		{"no limit", "redis://" + bare.Addr(), "false Redis has no limit on memory"},
 		{"nothing kept", "redis://" + bare.Addr(), "false Redis keeps nothing when it ends"},
-		{"a policy that evicts what is needed", "redis://" + policy.Addr(), "false Redis has maxmemory-policy allkeys-lru"},
+		{"a policy that evicts what is needed", "redis://" + wrong.Addr(), "false Redis has maxmemory-policy allkeys-lru"},
 		{"another version", "redis://" + other.Addr(), "holds reputation of another version or layout (ehlogate evidence 9)"},
 		{"nobody there", "redis://127.0.0.1:1", "false redis://127.0.0.1:1 does not serve"},
 		{"a password file that is missing", "redis://127.0.0.1:1?password_file=/nonexistent", "cannot be used: open /nonexistent"},

@@ -212,20 +212,17 @@ func (s *Store) look(ctx context.Context) {
 }
 
 func (s *Store) lookLoop(ctx context.Context) {
-	pause := time.NewTimer(0)
-	defer pause.Stop()
 	for {
+		pause := time.Second
+		if s.ready() {
+			pause = lookAgain
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-pause.C:
+		case <-time.After(pause):
 		}
 		s.look(ctx)
 		s.loadOverrides(ctx)
-		if s.ready() {
-			pause.Reset(lookAgain)
-		} else {
-			pause.Reset(time.Second)
-		}
 	}
 }

@@ -43,16 +43,14 @@ type Options struct {
 	// SpoolDir is the directory of the spool, SpoolLimit how many bytes of observations it holds.
 	SpoolDir   string
 	SpoolLimit int64
-	// IPv4Network, IPv6Host and IPv6Network are how addresses are cut into hosts and networks. All nodes must agree on it.
-	IPv4Network, IPv6Host, IPv6Network int
-	Now                                func() time.Time
-	Log                                *slog.Logger
+	// Layout is how addresses are cut into hosts and networks. All nodes must agree on it.
+	Layout policy.Layout
+	Now    func() time.Time
+	Log    *slog.Logger
 }
 
 // schema is what Redis has to hold for this node to work with it.
-func (o *Options) schema() string {
-	return fmt.Sprintf("%s; IPv4 /32 in /%d; IPv6 /%d in /%d", schemaVersion, o.IPv4Network, o.IPv6Host, o.IPv6Network)
-}
+func (o *Options) schema() string { return schemaVersion + "; " + o.Layout.Text() }
 
 // Store is reputation in Redis. Open makes one.
 type Store struct {

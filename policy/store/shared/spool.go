@@ -2,6 +2,7 @@ package shared
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -104,7 +105,7 @@ func (s *spool) put(batches []*batch) ([]uint64, error) {
 	err := s.db.Update(func(tx *bolt.Tx) error {
 		bucket := tx.Bucket(spoolBucket)
 		for i, b := range batches {
-			v, err := encodeBatch(b)
+			v, err := json.Marshal(b)
 			if err != nil {
 				return err
 			}

@@ -136,7 +136,7 @@ func parseKey(key string) (network netip.Prefix, system uint32) {
 func (s *Store) host(network netip.Prefix, field string) netip.Prefix {
 	bits := 32
 	if network.Addr().Is6() {
-		bits = s.opt.IPv6Host
+		bits = s.opt.Layout.IPv6Host
 	}
 	b := network.Addr().AsSlice()
 	last := (bits + 7) / 8

@@ -51,11 +51,6 @@ type Loaded struct {
 	Fresh bool `json:"fresh"`
 }
 
-// layout names how a policy cuts addresses.
-func layout(p *policy.Policy) string {
-	return fmt.Sprintf("IPv4 /32 in /%d; IPv6 /%d in /%d", p.IPv4Network, p.IPv6Host, p.IPv6Network)
-}
-
 // dump writes all evidence and overrides.
 func (s *Server) dump(w http.ResponseWriter, _ *http.Request) {
 	http.NewResponseController(w).SetWriteDeadline(time.Time{})
@@ -64,7 +59,7 @@ func (s *Server) dump(w http.ResponseWriter, _ *http.Request) {
 	lines := json.NewEncoder(out)
 	var end DumpEnd
 	write := func() error {
-		if err := lines.Encode(DumpLine{Head: &DumpHead{Format: DumpFormat, ID: rand.Text(), Layout: layout(s.Judge.Policy())}}); err != nil {
+		if err := lines.Encode(DumpLine{Head: &DumpHead{Format: DumpFormat, ID: rand.Text(), Layout: s.Judge.Policy().Layout.Text()}}); err != nil {
 			return err
 		}
 		err := s.Store.Each(func(r policy.Record) error {
@@ -104,8 +99,8 @@ func (s *Server) load(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p := s.Judge.Policy()
-	if l := q.Get("layout"); l != layout(p) {
-		refuse(w, http.StatusConflict, fmt.Errorf("the dump is of another layout (%s) than this node's (%s); set reputation.ipv4_network, ipv6_host and ipv6_network alike", l, layout(p)))
+	if l := q.Get("layout"); l != p.Layout.Text() {
+		refuse(w, http.StatusConflict, fmt.Errorf("the dump is of another layout (%s) than this node's (%s); set reputation.ipv4_network, ipv6_host and ipv6_network alike", l, p.Layout.Text()))
 		return
 	}
 	var records []policy.Record

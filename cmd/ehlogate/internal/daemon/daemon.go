@@ -235,7 +235,7 @@ func (d *Daemon) Reload(cfg *config.Config) error {
 	}
 	if old.Store.Redis != nil {
 		// The other nodes cut addresses so, and what is in Redis is cut so.
-		cfg.Policy.IPv4Network, cfg.Policy.IPv6Host, cfg.Policy.IPv6Network = old.Policy.IPv4Network, old.Policy.IPv6Host, old.Policy.IPv6Network
+		cfg.Policy.Layout = old.Policy.Layout
 	}
 	d.cfg.Store(cfg)
 	d.judge.SetPolicy(d.policyOf(cfg))

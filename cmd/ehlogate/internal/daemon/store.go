@@ -30,7 +30,7 @@ func openStore(cfg *config.Config, log *slog.Logger) (keeper, error) {
 func SharedOptions(cfg *config.Config, log *slog.Logger) shared.Options {
 	return shared.Options{
 		Target: cfg.Store.Redis, SpoolDir: cfg.Store.Spool, SpoolLimit: cfg.Store.SpoolLimit, Now: time.Now, Log: log,
-		IPv4Network: cfg.Policy.IPv4Network, IPv6Host: cfg.Policy.IPv6Host, IPv6Network: cfg.Policy.IPv6Network,
+		Layout: cfg.Policy.Layout,
 	}
 }
 
@@ -38,7 +38,6 @@ func SharedOptions(cfg *config.Config, log *slog.Logger) shared.Options {
 func sameStore(a, b *config.Config) bool {
 	x, y := a.Store, b.Store
 	x.Redis, y.Redis = nil, nil
-	p, q := &a.Policy, &b.Policy
 	return x == y && (a.Store.Redis == nil) == (b.Store.Redis == nil) &&
-		(a.Store.Redis == nil || p.IPv4Network == q.IPv4Network && p.IPv6Host == q.IPv6Host && p.IPv6Network == q.IPv6Network)
+		(a.Store.Redis == nil || a.Policy.Layout == b.Policy.Layout)
 }
