@@ -39,10 +39,13 @@ func serve(t testing.TB, change func(*Server)) *hall {
 	h.Server = &Server{
 		Decide: func(a netip.Addr) policy.Decision { return p.Decide(a, policy.Known{}, time.Now()) },
 		Told:   func(netip.Addr) policy.Answer { return policy.Offered },
-		Rules:  func() verdict.Rules { return verdict.Rules{Headers: verdict.DefaultHeaders, Silence: policy.None} },
-		Treats: func() bool { return true },
-		Now:    time.Now,
-		Log:    slog.New(slog.DiscardHandler),
+		Rules: func() verdict.Rules {
+			return verdict.Rules{Headers: verdict.DefaultHeaders, Silence: policy.None, Weights: policy.DefaultWeights()}
+		},
+		Harvest: verdict.NewHarvest(),
+		Treats:  func() bool { return true },
+		Now:     time.Now,
+		Log:     slog.New(slog.DiscardHandler),
 		Observe: func(o *policy.Observation) {
 			h.mu.Lock()
 			defer h.mu.Unlock()
@@ -162,10 +165,10 @@ func TestWhatIsNoAcceptedMessage(t *testing.T) {
 		name    string
 		session func(must, *gomilter.ClientSession, *gomilter.MacroBag)
 		outcome policy.Outcome
-		source  string
+		source  policy.Source
 		class   policy.Class
 	}{
-		{"no mail", func(must, *gomilter.ClientSession, *gomilter.MacroBag) {}, policy.NoMail, "", policy.None},
+		{"no mail", func(must, *gomilter.ClientSession, *gomilter.MacroBag) {}, policy.NoMail, policy.FromProbe, policy.None},
 		{"refused by a DNSBL", func(m must, s *gomilter.ClientSession, macros *gomilter.MacroBag) {
 			m.do(s.Mail("", ""))
 			reject(m, s, macros, "5.7.1", "Client host rejected: Service unavailable; Client host [192.0.2.7] blocked using zen.example")

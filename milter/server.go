@@ -27,7 +27,7 @@ import (
 type Stats struct {
 	Connections, Refused, Malformed, Panics atomic.Uint64
 	Sessions, Messages, TLSMessages         atomic.Uint64
-	Spam, Ham, Actions                      atomic.Uint64
+	Actions                                 atomic.Uint64
 }
 
 // Server hears sessions. Its exported fields are set before Serve.
@@ -42,8 +42,10 @@ type Server struct {
 	// Rules are the verdict rules in force; Treats says whether any tier has an action, so that the MTA is asked for leave.
 	Rules  func() verdict.Rules
 	Treats func() bool
-	Now    func() time.Time
-	Log    *slog.Logger
+	// Harvest counts what clients do again and again.
+	Harvest *verdict.Harvest
+	Now     func() time.Time
+	Log     *slog.Logger
 
 	Stats Stats
 

@@ -7,17 +7,16 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	gomilter "github.com/d--j/go-milter"
 
 	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy"
 )
-
-// maxRejected bounds the rejected recipients of a message that are kept for the verdict; all are counted.
-const maxRejected = 100
 
 // session is one milter connection, that is one SMTP session. It implements gomilter.Milter; the library calls it from one goroutine.
 type session struct {
@@ -29,21 +28,26 @@ type session struct {
 	connected bool
 	client    policy.Client
 	told      policy.Answer
+	began     time.Time
 	helo      string
 	tls       *policy.TLS
 	mails     int
+	// aborts counts the ABORTs since HELO that ended no message: STARTTLS, or RSET.
+	aborts int
 	// mail is the message under way, nil between messages.
 	mail *message
 }
 
 // message is one MAIL transaction.
 type message struct {
+	began         time.Time
 	queueID       string
 	fromDomain    string
 	authenticated bool
 	rcpts         int
 	rejected      int
-	rejections    []verdict.Rejection
+	rejections    verdict.Rejections
+	traps         []policy.Verdict
 	data          bool
 	rules         verdict.Rules
 	headers       verdict.Headers
@@ -84,7 +88,7 @@ func (s *session) NewConnection(gomilter.Modifier) error {
 
 func (s *session) Connect(host, family string, port uint16, addr string, m gomilter.Modifier) (*gomilter.Response, error) {
 	return s.hear(func() {
-		s.connected = true
+		s.connected, s.began = true, s.server.Now()
 		if family != "tcp4" && family != "tcp6" {
 			addr = m.Get(gomilter.MacroClientAddr)
 		}
@@ -122,25 +126,35 @@ func (s *session) MailFrom(from, _ string, m gomilter.Modifier) (*gomilter.Respo
 		s.hearTLS(m)
 		s.mails++
 		s.mail = &message{
-			queueID: m.Get(gomilter.MacroQueueId), fromDomain: domain(from),
+			began: s.server.Now(), queueID: m.Get(gomilter.MacroQueueId), fromDomain: domain(from),
 			authenticated: m.Get(gomilter.MacroAuthAuthen) != "", rules: s.server.Rules(), decision: s.decide(),
 		}
 	})
 }
 
-func (s *session) RcptTo(_, _ string, m gomilter.Modifier) (*gomilter.Response, error) {
+func (s *session) RcptTo(rcpt, _ string, m gomilter.Modifier) (*gomilter.Response, error) {
 	return s.hear(func() {
 		if s.mail == nil {
 			return
 		}
 		s.mail.rcpts++
+		if v, ok := s.mail.rules.Traps.Caught(rcpt); ok {
+			s.mail.traps = policy.Add(s.mail.traps, v)
+		}
 		if m.Get(gomilter.MacroRcptMailer) == verdict.RejectedMailer {
-			s.mail.rejected++
-			if len(s.mail.rejections) < maxRejected {
-				s.mail.rejections = append(s.mail.rejections, verdict.Rejection{Status: m.Get(gomilter.MacroRcptHost), Text: m.Get(gomilter.MacroRcptAddr)})
-			}
+			s.refused(verdict.Rejection{Status: m.Get(gomilter.MacroRcptHost), Text: m.Get(gomilter.MacroRcptAddr)}, rcpt)
 		}
 	})
+}
+
+// refused takes a recipient that the MTA refused.
+func (s *session) refused(r verdict.Rejection, rcpt string) {
+	s.mail.rejected++
+	var harvest float64
+	if r.Verdict().Source == policy.FromUnknownUser {
+		harvest = s.server.Harvest.Count(s.client.Addr, rcpt)
+	}
+	s.mail.rejections.Add(r, harvest)
 }
 
 func (s *session) Data(m gomilter.Modifier) (*gomilter.Response, error) {
@@ -154,8 +168,8 @@ func (s *session) Data(m gomilter.Modifier) (*gomilter.Response, error) {
 
 func (s *session) Header(name, value string, _ gomilter.Modifier) (*gomilter.Response, error) {
 	return s.hear(func() {
-		if s.mail != nil && s.mail.rules.Listed(name) {
-			s.mail.headers.Add(name, value)
+		if s.mail != nil {
+			s.mail.headers.Hear(&s.mail.rules, name, value)
 		}
 	})
 }
@@ -185,13 +199,7 @@ func (s *session) EndOfMessage(m gomilter.Modifier) (resp *gomilter.Response, er
 	if refuses(mail.decision.Action) && !mail.authenticated {
 		outcome = policy.Rejected
 	}
-	v := mail.headers.Verdict(mail.rules.Silence)
-	if v.Class == policy.None {
-		if r := verdict.Rejections(mail.rejections); r.Source != "" {
-			v = r
-		}
-	}
-	s.finish(v, outcome)
+	s.finish(mail.headers.Said(mail.rules.Silence), outcome)
 	if mail.authenticated {
 		return resp, nil
 	}
@@ -201,6 +209,9 @@ func (s *session) EndOfMessage(m gomilter.Modifier) (resp *gomilter.Response, er
 // Abort ends the message under way, if there is one: Postfix sends it after every message and before TLS, too.
 func (s *session) Abort(gomilter.Modifier) error {
 	defer s.guard()
+	if s.mail == nil {
+		s.aborts++
+	}
 	s.abandon()
 	return nil
 }
@@ -238,26 +249,24 @@ func (s *session) abandon() {
 	if s.mail.rejected > 0 && s.mail.rejected == s.mail.rcpts && !s.mail.data {
 		outcome = policy.Rejected
 	}
-	s.finish(verdict.Rejections(s.mail.rejections), outcome)
+	s.finish(nil, outcome)
 }
 
-// finish records the message under way.
-func (s *session) finish(v policy.Verdict, outcome policy.Outcome) {
+// finish records the message under way, with what was said of it beside its recipients.
+func (s *session) finish(said []policy.Verdict, outcome policy.Outcome) {
 	mail := s.mail
 	s.mail = nil
 	o := s.observation()
-	o.Mail, o.Verdict, o.Outcome, o.Decision = true, v, outcome, mail.decision
+	for _, v := range slices.Concat(mail.traps, mail.rejections.Said(), said) {
+		o.Said = policy.Add(o.Said, mail.rules.Weights.Weigh(v))
+	}
+	o.Verdict = policy.Resolve(o.Said)
+	o.Began, o.Mail, o.Outcome, o.Decision, o.Auth = mail.began, true, outcome, mail.decision, mail.headers.Auth()
 	o.QueueID, o.FromDomain, o.Authenticated = mail.queueID, mail.fromDomain, mail.authenticated
 	o.Rcpts, o.RcptsRejected = mail.rcpts, mail.rejected
 	s.server.Stats.Messages.Add(1)
 	if o.TLS != nil {
 		s.server.Stats.TLSMessages.Add(1)
-	}
-	switch v.Class {
-	case policy.Spam:
-		s.server.Stats.Spam.Add(1)
-	case policy.Ham:
-		s.server.Stats.Ham.Add(1)
 	}
 	s.server.Observe(o)
 }
@@ -267,7 +276,10 @@ func (s *session) end() {
 	s.abandon()
 	if s.connected && s.mails == 0 {
 		o := s.observation()
-		o.Verdict, o.Outcome, o.Decision = policy.Verdict{Class: policy.None}, policy.NoMail, s.decide()
+		o.Outcome, o.Decision = policy.NoMail, s.decide()
+		o.Verdict = s.server.Rules().Weights.Weigh(s.idle())
+		o.Said = []policy.Verdict{o.Verdict}
+		o.Trouble = s.trouble()
 		s.server.Observe(o)
 	}
 	if s.connected {
@@ -276,8 +288,42 @@ func (s *session) end() {
 	s.connected = false
 }
 
+// idle is what a session without a message says.
+func (s *session) idle() policy.Verdict {
+	if s.server.Harvest.Idle(s.client.Addr, s.server.Now()) {
+		return policy.Verdict{Class: policy.Spam, Source: policy.FromFlood, Reason: "sessions without a message, again and again within a minute"}
+	}
+	reason := "left after " + cmp.Or(s.said(), "nothing")
+	return policy.Verdict{Class: policy.None, Source: policy.FromProbe, Reason: reason}
+}
+
+// said is how far a session without a message came.
+func (s *session) said() string {
+	switch {
+	case s.tls != nil:
+		return "STARTTLS"
+	case s.helo != "":
+		return "EHLO"
+	}
+	return ""
+}
+
+// trouble is the trouble with TLS that a session without a message shows. A client that says RSET and leaves looks like one whose handshake
+// failed; the MTA's log tells the two apart.
+func (s *session) trouble() policy.Trouble {
+	switch {
+	case s.helo == "" || s.tls != nil:
+		return ""
+	case s.told == policy.Withheld && s.aborts == 0:
+		return policy.LeftWithout
+	case s.told == policy.Offered && s.aborts > 0:
+		return policy.MaybeFailed
+	}
+	return ""
+}
+
 func (s *session) observation() *policy.Observation {
-	return &policy.Observation{Time: s.server.Now(), Session: s.id, Client: s.client, HELO: s.helo, STARTTLS: s.told, TLS: s.tls}
+	return &policy.Observation{Time: s.server.Now(), Began: s.began, Session: s.id, Client: s.client, HELO: s.helo, STARTTLS: s.told, TLS: s.tls}
 }
 
 // HeaderName is the header that the action "header" adds.

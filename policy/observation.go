@@ -26,26 +26,28 @@ type TLS struct {
 	CertSubject string `json:"cert_subject,omitempty"`
 }
 
-// Class is what a verdict says of a message.
-type Class string
-
-// The classes. None says nothing: no filter spoke, or what it said is no judgement of the client, like greylisting.
-const (
-	Spam Class = "spam"
-	Ham  Class = "ham"
-	None Class = "none"
-)
-
-// Verdict is what was said of a message, by whom and why.
-type Verdict struct {
-	Class Class `json:"class"`
-	// Score is the filter's own score, 0 when it gave none.
-	Score float64 `json:"score"`
-	// Source is who said it: header, rcpt, dnsbl or greylist; empty for None without a word.
-	Source string `json:"source,omitempty"`
-	// Reason is the words it was said in.
-	Reason string `json:"reason,omitempty"`
+// Auth is what SPF (RFC 7208), DKIM (RFC 6376) and DMARC (RFC 7489) found, in the words of RFC 8601, such as pass, fail or none; empty
+// where nothing was said. It is recorded and reported.
+type Auth struct {
+	SPF         string `json:"spf,omitempty"`
+	SPFDomain   string `json:"spf_domain,omitempty"`
+	DKIM        string `json:"dkim,omitempty"`
+	DKIMDomain  string `json:"dkim_domain,omitempty"`
+	DMARC       string `json:"dmarc,omitempty"`
+	DMARCDomain string `json:"dmarc_domain,omitempty"`
 }
+
+// Trouble is what went wrong between a client and STARTTLS, empty where nothing did.
+type Trouble string
+
+// The troubles.
+const (
+	// LeftWithout is a client that left without a message when it was not offered STARTTLS: maybe it requires TLS.
+	LeftWithout Trouble = "left-without"
+	// HandshakeFailed is a TLS handshake that failed, as the MTA's log tells; MaybeFailed one that seems to have.
+	HandshakeFailed Trouble = "handshake-failed"
+	MaybeFailed     Trouble = "handshake-failed?"
+)
 
 // Outcome is how a message, or a session without one, ended as far as the milter protocol tells.
 type Outcome string
@@ -70,7 +72,9 @@ const (
 
 // Observation is one message of a session, or one session that carried none.
 type Observation struct {
-	Time    time.Time
+	// Time is when it ended, Began when it began: the session, or the message with its MAIL command.
+	Time, Began time.Time
+	// Session is ours, empty where the session was not heard but told of by the MTA's log or a feed.
 	Session string
 	QueueID string
 	Client  Client
@@ -84,7 +88,13 @@ type Observation struct {
 	Rcpts, RcptsRejected int
 	// Authenticated says that the client logged in: its mail is its user's, and nothing is learnt of its address.
 	Authenticated bool
-	Verdict       Verdict
+	// Verdict is what counts of all that was said, Said what each source said, weighed.
+	Verdict Verdict
+	Said    []Verdict
+	// Auth is what the MTA's own authentication found of the sender.
+	Auth Auth
+	// Trouble is what went wrong with TLS.
+	Trouble Trouble
 	// Decision is the judgement of the client before this message.
 	Decision Decision
 	Outcome  Outcome
@@ -100,22 +110,43 @@ type Lesson struct {
 
 // Lesson weighs an observation; ok is false when it teaches nothing.
 func (o *Observation) Lesson() (l Lesson, ok bool) {
-	if o.Authenticated || !o.Client.Addr.IsValid() || !o.Mail {
-		return Lesson{}, false
-	}
 	l = o.Verdict.lesson(o.Time)
-	return l, l.Spam != 0 || l.Ham != 0
+	return l, l.teaches() && !o.Authenticated && o.Client.Addr.IsValid()
 }
 
-// lesson is what a verdict on a message of a time teaches.
-func (v Verdict) lesson(at time.Time) Lesson {
-	switch v.Class {
-	case Spam:
-		return Lesson{At: at, Spam: 1}
-	case Ham:
-		return Lesson{At: at, Ham: 1}
+func (l Lesson) teaches() bool { return l.Spam != 0 || l.Ham != 0 }
+
+// Testimony is what something beside the session itself told of a message, or of a session without one: a log, a feed, a person.
+type Testimony struct {
+	Time time.Time
+	// Addr is the client's, invalid where it is not told; Port its TCP port, 0 where it is not told.
+	Addr netip.Addr
+	Port uint16
+	// QueueID is the message's, empty where there is none.
+	QueueID string
+	// Mail says that it is about a message.
+	Mail bool
+	// FromDomain and HELO are as the client said.
+	FromDomain, HELO string
+	// Outcome is what became of it, empty where it is not told.
+	Outcome Outcome
+	Trouble Trouble
+	Verdict Verdict
+}
+
+// Observation is what is made of a testimony about what was not heard.
+func (t Testimony) Observation() *Observation {
+	o := &Observation{
+		Time: t.Time, Began: t.Time, QueueID: t.QueueID, Client: Client{Addr: t.Addr, Port: t.Port}, HELO: t.HELO, STARTTLS: Unasked,
+		FromDomain: t.FromDomain, Mail: t.Mail, Outcome: t.Outcome, Trouble: t.Trouble, Said: []Verdict{t.Verdict}, Verdict: t.Verdict,
 	}
-	return Lesson{At: at}
+	if o.Outcome == "" {
+		o.Outcome = NoMail
+		if t.Mail {
+			o.Outcome = Accepted
+		}
+	}
+	return o
 }
 
 // Correction replaces what was learnt of a message by a later, better verdict. Nothing depends on which of the two comes in first.
@@ -130,7 +161,7 @@ type Correction struct {
 func (c Correction) Lesson() (l Lesson, ok bool) {
 	from, to := c.Old.lesson(c.At), c.New.lesson(c.At)
 	l = Lesson{At: c.At, Spam: to.Spam - from.Spam, Ham: to.Ham - from.Ham}
-	return l, c.Addr.IsValid() && (l.Spam != 0 || l.Ham != 0)
+	return l, l.teaches() && c.Addr.IsValid()
 }
 
 // Keys are the identities of a client's address: its host, its network, and its autonomous system, 0 when that is not known.

@@ -97,6 +97,22 @@ func TestTiersNameKeywordsAndActions(t *testing.T) {
 	}
 }
 
+// TestAVerdictTakenBackLeavesNothing corrects a message again and again, with weights that evidence cannot hold exactly.
+func TestAVerdictTakenBackLeavesNothing(t *testing.T) {
+	o := Observation{Time: now, Mail: true, Client: Client{Addr: netip.MustParseAddr("192.0.2.7")}, Verdict: Verdict{Class: Spam, Weight: 0.31}}
+	lesson, _ := o.Lesson()
+	e, _ := reputation.Evidence{}.Add(lesson.At, lesson.Spam, lesson.Ham)
+	was := o.Verdict
+	for _, next := range []Verdict{{Class: Spam, Weight: 1.0 / 9}, {Class: Ham, Weight: 0.7}, {Class: Spam, Weight: 0.19}, {Class: Spam, Weight: 3}, {Class: None}} {
+		l, _ := Correction{Addr: o.Client.Addr, At: now, Old: was, New: next}.Lesson()
+		e, _ = e.Add(l.At, l.Spam, l.Ham)
+		was = next
+	}
+	if total := e.Total(); total.Spam != 0 || total.Ham != 0 {
+		t.Errorf("%+v is left of it", total)
+	}
+}
+
 func TestWhatTeachesNothing(t *testing.T) {
 	spam := Observation{Time: now, Mail: true, Client: Client{Addr: netip.MustParseAddr("192.0.2.7")}, Verdict: Verdict{Class: Spam}}
 	if l, ok := spam.Lesson(); !ok || l.Spam != 1 || l.Ham != 0 {
@@ -105,7 +121,6 @@ func TestWhatTeachesNothing(t *testing.T) {
 	for name, change := range map[string]func(*Observation){
 		"a user who logged in":  func(o *Observation) { o.Authenticated = true },
 		"an unknown address":    func(o *Observation) { o.Client.Addr = netip.Addr{} },
-		"a session of no mail":  func(o *Observation) { o.Mail = false },
 		"a filter that is mute": func(o *Observation) { o.Verdict.Class = None },
 	} {
 		o := spam

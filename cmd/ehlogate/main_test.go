@@ -96,7 +96,7 @@ func TestTheSampleIsTheDefault(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, s := range config.Settings {
-		_, name, _ := strings.Cut(s.Key, ".")
+		name := s.Key[strings.LastIndexByte(s.Key, '.')+1:]
 		if !strings.Contains(string(text), "\n"+name+" = ") && !strings.Contains(string(text), "\n# "+name+" = ") {
 			t.Errorf("%s is not in the sample", s.Key)
 		}

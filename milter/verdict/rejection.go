@@ -8,7 +8,7 @@ import (
 )
 
 // Rejection is a recipient that the MTA refused, as Postfix tells of it to milters that ask for rejected recipients: the macros
-// {rcpt_host} and {rcpt_addr} beside an {rcpt_mailer} of "error".
+// {rcpt_host} and {rcpt_addr} beside an {rcpt_mailer} of "error"; or as it is in the log.
 type Rejection struct {
 	// Status is the enhanced status code, RFC 3463, such as 5.1.1.
 	Status string
@@ -19,49 +19,88 @@ type Rejection struct {
 // RejectedMailer is the {rcpt_mailer} of a rejected recipient.
 const RejectedMailer = "error"
 
-// harvest is how many unknown users in one message are no longer a typo.
-const harvest = 3
-
-// Rejections is what the rejected recipients of a message say of its client: a DNSBL's or a policy's refusal is spam; one unknown user is
-// a typo, from three on a harvest; relaying denied is a misconfiguration as often as a probe; a temporary refusal, greylisting above
-// all, says nothing.
-func Rejections(rejected []Rejection) policy.Verdict {
-	v := policy.Verdict{Class: policy.None}
-	unknown := 0
-	for _, r := range rejected {
-		class, source := r.classify()
-		if source == sourceUnknownUser {
-			if unknown++; unknown >= harvest {
-				class = policy.Spam
-			}
-		}
-		if v.Reason == "" || class == policy.Spam && v.Class != policy.Spam {
-			v = policy.Verdict{Class: class, Source: source, Reason: clip(r.Status + " " + r.Text)}
-		}
+// Verdict is what a refused recipient says of its client. An unknown user says nothing by itself; Harvest counts them.
+func (r Rejection) Verdict() policy.Verdict {
+	v := policy.Verdict{Class: policy.Spam, Source: r.source(), Reason: Clip(r.Status + " " + r.Text)}
+	switch v.Source {
+	case policy.FromUnknownUser, policy.FromGreylist, policy.FromTempfail:
+		v.Class = policy.None
 	}
-	if unknown >= harvest && v.Source == sourceUnknownUser {
-		v.Reason = fmt.Sprintf("%d unknown users: %s", unknown, v.Reason)
+	if v.Source == policy.FromRecipient && !strings.HasPrefix(r.Status, "5.7.") {
+		v.Class = policy.None
 	}
 	return v
 }
 
-const sourceUnknownUser = "unknown-user"
-
-func (r Rejection) classify() (policy.Class, string) {
+func (r Rejection) source() policy.Source {
 	text := strings.ToLower(r.Text)
-	switch {
-	case strings.Contains(text, "greylist") || strings.Contains(text, "graylist"):
-		return policy.None, "greylist"
-	case strings.Contains(text, "relay access denied"):
-		return policy.None, "relay"
-	case strings.HasPrefix(r.Status, "4"):
-		return policy.None, "tempfail"
-	case strings.Contains(text, "blocked using"):
-		return policy.Spam, "dnsbl"
-	case strings.HasPrefix(r.Status, "5.1."):
-		return policy.None, sourceUnknownUser
-	case strings.HasPrefix(r.Status, "5.7."):
-		return policy.Spam, "rcpt"
+	has := func(words ...string) bool {
+		for _, w := range words {
+			if strings.Contains(text, w) {
+				return true
+			}
+		}
+		return false
 	}
-	return policy.None, "rcpt"
+	switch {
+	case has("greylist", "graylist"):
+		return policy.FromGreylist
+	case has("relay access denied", "relaying denied"):
+		return policy.FromRelay
+	case has("improper use of smtp command pipelining"):
+		return policy.FromPipelining
+	case has("too many recipients", "too many connections", "too many errors", "too much mail", "too many messages", "rate limit"):
+		return policy.FromLimit
+	case strings.HasPrefix(r.Status, "4"):
+		return policy.FromTempfail
+	case has("blocked using"):
+		return policy.FromDNSBL
+	case strings.HasPrefix(r.Status, "5.1."):
+		return policy.FromUnknownUser
+	}
+	return policy.FromRecipient
+}
+
+// Rejections collects the refused recipients of a message: one verdict a source, the first of each.
+type Rejections struct {
+	said    []policy.Verdict
+	unknown int
+	harvest float64
+}
+
+// Add takes a refused recipient; harvest is what Harvest.Count made of an unknown one.
+func (r *Rejections) Add(of Rejection, harvest float64) {
+	v := of.Verdict()
+	if v.Source == policy.FromUnknownUser {
+		r.unknown++
+		r.harvest += harvest
+	}
+	for _, old := range r.said {
+		if old.Source == v.Source {
+			return
+		}
+	}
+	r.said = append(r.said, v)
+}
+
+// Said is what they say.
+func (r *Rejections) Said() []policy.Verdict {
+	for i, v := range r.said {
+		if v.Source == policy.FromUnknownUser {
+			r.said[i] = UnknownUsers(v, r.unknown, r.harvest)
+		}
+	}
+	return r.said
+}
+
+// UnknownUsers is the verdict of some unknown users, given that of the first.
+func UnknownUsers(first policy.Verdict, n int, harvest float64) policy.Verdict {
+	v := first
+	if n > 1 {
+		v.Reason = fmt.Sprintf("%d unknown users: %s", n, v.Reason)
+	}
+	if harvest > 0 {
+		v.Class, v.Weight = policy.Spam, min(harvest, 1)
+	}
+	return v
 }

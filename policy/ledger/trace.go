@@ -34,6 +34,10 @@ type Row struct {
 	STARTTLS policy.Answer
 	// CorrectionOf is the ID of the row whose verdict this one replaces, 0 when it replaces none.
 	CorrectionOf int
+	// Correction says that this row corrects an observation of the time Of, whose verdict was Was.
+	Correction bool
+	Of         time.Time
+	Was        policy.Verdict
 }
 
 const (
@@ -55,13 +59,34 @@ type row struct {
 	Authenticated bool             `json:"authenticated"`
 	TLS           *json.RawMessage `json:"tls"`
 	TLSCapable    bool             `json:"tls_capable"`
-	Verdict       *struct {
-		Class  *policy.Class `json:"class"`
-		Score  float64       `json:"score"`
-		Source string        `json:"source"`
-	} `json:"verdict"`
-	STARTTLS     policy.Answer `json:"starttls"`
-	CorrectionOf int           `json:"correction_of"`
+	Verdict       *said            `json:"verdict"`
+	STARTTLS      policy.Answer    `json:"starttls"`
+	CorrectionOf  int              `json:"correction_of"`
+}
+
+// said is what is read of a verdict.
+type said struct {
+	Class  policy.Class  `json:"class"`
+	Score  float64       `json:"score"`
+	Weight float64       `json:"weight"`
+	Source policy.Source `json:"source"`
+}
+
+func (s said) verdict() policy.Verdict {
+	return policy.Verdict{Class: s.Class, Score: s.Score, Weight: s.Weight, Source: s.Source}
+}
+
+// check finds what is wrong with a verdict.
+func check(name string, v said) error {
+	switch v.Class {
+	case policy.Spam, policy.Ham, policy.None:
+	default:
+		return fmt.Errorf("%s.class is %q; want spam, ham or none", name, v.Class)
+	}
+	if v.Weight < 0 || v.Weight > policy.MostWeight {
+		return fmt.Errorf("%s.weight is %g; want 0 to %d", name, v.Weight, policy.MostWeight)
+	}
+	return nil
 }
 
 // batch is some lines on their way from the reader through a decoder.
@@ -161,18 +186,21 @@ func parseRow(line []byte) (r Row, err error) {
 		return Row{}, errors.New(`no "time"; want RFC 3339, such as "2026-11-24T13:21:55.365Z"`)
 	case v.Client == nil || v.Client.Addr == nil:
 		return Row{}, errors.New(`no "client" with its "addr"`)
-	case v.Verdict == nil || v.Verdict.Class == nil:
+	case v.Verdict == nil || v.Verdict.Class == "":
 		return Row{}, errors.New(`no "verdict" with its "class"`)
 	}
-	switch *v.Verdict.Class {
-	case policy.Spam, policy.Ham, policy.None:
-	default:
-		return Row{}, fmt.Errorf("verdict.class is %q; want spam, ham or none", *v.Verdict.Class)
+	if err := check("verdict", *v.Verdict); err != nil {
+		return Row{}, err
 	}
 	r = Row{
 		Time: *v.Time, Session: v.Session, Authenticated: v.Authenticated, TLS: v.TLS != nil || v.TLSCapable,
-		Mail: v.Event == "message" || *v.Verdict.Class != policy.None, STARTTLS: v.STARTTLS, CorrectionOf: v.CorrectionOf,
-		Verdict: policy.Verdict{Class: *v.Verdict.Class, Score: v.Verdict.Score, Source: v.Verdict.Source},
+		Mail: v.Event == eventMessage || v.Event == "" && v.Verdict.Class != policy.None, STARTTLS: v.STARTTLS, CorrectionOf: v.CorrectionOf,
+		Verdict: v.Verdict.verdict(),
+	}
+	if v.Event == eventCorrection {
+		if err := r.readCorrection(line); err != nil {
+			return Row{}, err
+		}
 	}
 	if v.ID != nil {
 		r.ID, r.Named = *v.ID, true
@@ -184,4 +212,20 @@ func parseRow(line []byte) (r Row, err error) {
 		r.Addr = r.Addr.Unmap().WithZone("")
 	}
 	return r, nil
+}
+
+// readCorrection reads what a correction has besides.
+func (r *Row) readCorrection(line []byte) error {
+	var v struct {
+		Of  *time.Time `json:"of"`
+		Was *said      `json:"was"`
+	}
+	if err := json.Unmarshal(line, &v); err != nil {
+		return fmt.Errorf("no correction in JSON: %w", err)
+	}
+	if v.Of == nil || v.Was == nil {
+		return errors.New(`a correction without "of", the time of what it corrects, or "was", the verdict on it`)
+	}
+	r.Correction, r.Of, r.Was = true, *v.Of, v.Was.verdict()
+	return check("was", *v.Was)
 }

@@ -5,6 +5,7 @@
 package api
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/ehlogate/ehlogate/policy"
@@ -108,6 +109,37 @@ type Changed struct {
 	Network string `json:"network"`
 	// Removed counts the records and overrides that a forget removed.
 	Removed int `json:"removed"`
+}
+
+// Report is a person's word on a message, and what is known of the message: its queue id, its client, or both.
+type Report struct {
+	Class   policy.Class  `json:"class"`
+	Source  policy.Source `json:"source"`
+	QueueID string        `json:"queue_id,omitempty"`
+	Addr    netip.Addr    `json:"addr,omitzero"`
+	// Time is when the message came in, zero for now.
+	Time       time.Time `json:"time,omitzero"`
+	FromDomain string    `json:"from_domain,omitempty"`
+	Reason     string    `json:"reason,omitempty"`
+}
+
+// Status is what became of a report.
+type Status string
+
+// The statuses.
+const (
+	StatusCorrected Status = "corrected" // the message was known, and what was said of it now has this, too
+	StatusNew       Status = "new"       // the message was not known: a new verdict on its client
+	StatusAgain     Status = "again"     // the same was said before
+	StatusUnknown   Status = "unknown"   // no message with that queue id is known, and no client
+	StatusOwnUser   Status = "own-user"  // the client had logged in: nothing is learnt of its address
+)
+
+// Learnt is the answer to a report.
+type Learnt struct {
+	QueueID string     `json:"queue_id,omitempty"`
+	Addr    netip.Addr `json:"addr,omitzero"`
+	Status  Status     `json:"status"`
 }
 
 // fault is the body of every answer that is no success.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/reputation"
 	"github.com/ehlogate/ehlogate/policy/table"
@@ -36,6 +37,10 @@ type Server struct {
 	Token   string
 	Metrics http.Handler
 	Heard   func() Heard
+	// Feed takes what other programs post, and returns at once; nil where they may not.
+	Feed func(policy.Testimony)
+	// Learn takes the word of people.
+	Learn func([]Report) ([]Learnt, error)
 }
 
 // maxBody bounds a request's body in bytes, maxChunk one that is a chunk of a dump, which takes some 60 KiB.
@@ -58,6 +63,11 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/export", s.export)
 	mux.HandleFunc("GET /api/v1/heard", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.Heard()) })
 	mux.HandleFunc("GET /api/v1/dump", s.dump)
+	if s.Feed != nil {
+		mux.HandleFunc("POST /feed/rspamd", s.local(maxFeed, s.feed(verdict.Rspamd)))
+		mux.HandleFunc("POST /feed/verdict", s.local(maxFeed, s.feed(verdict.Feed)))
+	}
+	mux.HandleFunc("POST /api/v1/learn", s.authorized(maxChunk, s.learn))
 	mux.HandleFunc("POST /api/v1/load", s.authorized(maxChunk, s.load))
 	mux.HandleFunc("POST /api/v1/change", s.authorized(maxBody, s.change))
 	return mux

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -46,6 +47,12 @@ type Config struct {
 	// ASNDatabase is the file of autonomous systems, empty for none.
 	ASNDatabase string
 	Verdict     verdict.Rules
+	// LogFile is the MTA's log: a path, Journal, Journal:DIRECTORY or Stdin; empty for none.
+	LogFile string
+	// Feed says that other programs may post verdicts.
+	Feed bool
+	// OwnNetworks are the hosts that pass mail on inside.
+	OwnNetworks []netip.Prefix
 	Log         struct {
 		// Events is the event log's path.
 		Events    string
@@ -139,7 +146,7 @@ func fileOf(src Source) string {
 
 // EnvName is the variable that overrides a key: EHLOGATE_STORE_URL for store.url.
 func EnvName(key string) string {
-	return "EHLOGATE_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+	return "EHLOGATE_" + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(key))
 }
 
 func defaults(env func(string) (string, bool)) *Config {
@@ -154,7 +161,11 @@ func defaults(env func(string) (string, bool)) *Config {
 	if dirs, ok := env("STATE_DIRECTORY"); ok && dirs != "" {
 		c.Store.Dir, _, _ = strings.Cut(dirs, ":")
 	}
-	c.Verdict = verdict.Rules{Headers: verdict.DefaultHeaders, Silence: policy.None}
+	c.Verdict = verdict.Rules{Headers: verdict.DefaultHeaders, Silence: policy.None, Weights: policy.DefaultWeights()}
+	c.Feed = true
+	for _, n := range []string{"127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7"} {
+		c.OwnNetworks = append(c.OwnNetworks, netip.MustParsePrefix(n))
+	}
 	c.Log.Node, _ = os.Hostname()
 	c.Log.Node, _, _ = strings.Cut(cmp.Or(c.Log.Node, "localhost"), ".")
 	return c

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/reputation"
 	"github.com/ehlogate/ehlogate/policy/store/shared"
@@ -25,7 +26,24 @@ type Setting struct {
 }
 
 // Settings are all keys but the array of tables policy.tier.
-var Settings = []Setting{
+var Settings = slices.Concat(settings, weights())
+
+// weights are the keys verdict.weights.SOURCE.
+func weights() (all []Setting) {
+	for _, s := range policy.Sources() {
+		all = append(all, Setting{weightKey + string(s.Source), "what counts, in messages: " + s.Usage, func(c *Config, v value) error {
+			var n float64
+			err := number(0, policy.MostWeight, func(*Config) *float64 { return &n })(c, v)
+			c.Verdict.Weights[s.Source] = n
+			return err
+		}})
+	}
+	return all
+}
+
+const weightKey = "verdict.weights."
+
+var settings = []Setting{
 	{"milter.listen", "where the milter listens", address(func(c *Config) *Address { return &c.Milter.Listen })},
 	{"table.socketmap", "where the socketmap table listens", address(func(c *Config) *Address { return &c.Table.Socketmap })},
 	{"table.memcache", "where the memcache table listens", address(func(c *Config) *Address { return &c.Table.Memcache })},
@@ -35,7 +53,7 @@ var Settings = []Setting{
 	{"store.spool", "directory in which observations wait while Redis is away", path(func(c *Config) *string { return &c.Store.Spool })},
 	{"store.spool_limit", "most that waits there, in MiB", func(c *Config, v value) error { return c.setSpoolLimit(v) }},
 	{"policy.mode", "observe, protect or earn", oneOf(policy.Modes, func(c *Config) *policy.Mode { return &c.Policy.Mode })},
-	{"policy.exempt", "networks that are always offered STARTTLS; 127.0.0.1 and ::1 are, in any case", func(c *Config, v value) error { return c.setExempt(v) }},
+	{"policy.exempt", "networks that are always offered STARTTLS; 127.0.0.1 and ::1 are, in any case", networks(func(c *Config) *[]netip.Prefix { return &c.Policy.Exempt })},
 	{"reputation.half_life", "time in which what a host's spam weighs fades to half, beside ham; without any ham it takes sixteen times as long", duration(time.Minute, 720*time.Hour, func(c *Config) *time.Duration { return &c.Policy.Params.HalfLife })},
 	{"reputation.ham_half_life", "the same for its ham", duration(time.Minute, 8760*time.Hour, func(c *Config) *time.Duration { return &c.Policy.Params.HamHalfLife })},
 	{"reputation.network_half_life", "age at which what its neighbours sent weighs half", duration(time.Minute, 8760*time.Hour, func(c *Config) *time.Duration { return &c.Policy.Params.NetworkHalfLife })},
@@ -47,14 +65,16 @@ var Settings = []Setting{
 	{"reputation.asn_database", "file in MaxMind's format with the autonomous systems of addresses, such as GeoLite2-ASN.mmdb", path(func(c *Config) *string { return &c.ASNDatabase })},
 	{"verdict.headers", "headers in which the filters before us write their verdict", func(c *Config, v value) error { return c.setHeaders(v) }},
 	{"verdict.silence", "class of an accepted message without a verdict header: none or ham", oneOf([]policy.Class{policy.None, policy.Ham}, func(c *Config) *policy.Class { return &c.Verdict.Silence })},
+	{"verdict.authserv_id", "whose Authentication-Results (RFC 8601) are recorded: the authserv-id of this host's own filters", func(c *Config, v value) error { return c.setAuthservID(v) }},
+	{"verdict.traps", "recipients that are spam traps: addresses, domains, and files with one of these a line", func(c *Config, v value) error { return c.setTraps(v) }},
+	{"verdict.log_file", "the MTA's log that is followed: a file, journal, journal:DIRECTORY, or - for standard input", func(c *Config, v value) error { return c.setLogFile(v) }},
+	{"verdict.rspamd_feed", "take verdicts at /feed/rspamd and /feed/verdict: from this host, or with the token", boolean(func(c *Config) *bool { return &c.Feed })},
+	{"verdict.own_networks", "hosts that pass mail on inside: learn takes the first other one in the Received lines for the client", networks(func(c *Config) *[]netip.Prefix { return &c.OwnNetworks })},
 	{"log.events", "file of the event log", path(func(c *Config) *string { return &c.Log.Events })},
 	{"log.anonymize", "leave out of the event log the host part of addresses, names and ports", boolean(func(c *Config) *bool { return &c.Log.Anonymize })},
 	{"log.retain", "rotate the event log daily and keep it so long; 0s leaves that to logrotate and SIGHUP", duration(0, 87600*time.Hour, func(c *Config) *time.Duration { return &c.Log.Retain })},
 	{"log.node", "this host's name in the event log", func(c *Config, v value) error { return c.setNode(v) }},
 }
-
-// reserved are keys of the design that this version has nothing behind. They are refused with a word that tells them from a typing error.
-var reserved = []string{"verdict.authserv_id", "verdict.traps", "verdict.log_file", "verdict.rspamd_feed"}
 
 // value is what a key was given: a value of TOML, or the text of a flag or a variable.
 type value struct {
@@ -250,20 +270,22 @@ func (c *Config) setSpoolLimit(v value) error {
 	return err
 }
 
-func (c *Config) setExempt(v value) error {
-	networks, err := v.strs()
-	if err != nil {
-		return err
-	}
-	c.Policy.Exempt = nil
-	for _, s := range networks {
-		n, err := ParseNetwork(s)
+func networks(field func(*Config) *[]netip.Prefix) func(*Config, value) error {
+	return func(c *Config, v value) error {
+		list, err := v.strs()
 		if err != nil {
 			return err
 		}
-		c.Policy.Exempt = append(c.Policy.Exempt, n)
+		*field(c) = nil
+		for _, s := range list {
+			n, err := ParseNetwork(s)
+			if err != nil {
+				return err
+			}
+			*field(c) = append(*field(c), n)
+		}
+		return nil
 	}
-	return nil
 }
 
 // ParseNetwork reads an address or a network; host bits must be zero.
@@ -295,6 +317,42 @@ func (c *Config) setHeaders(v value) error {
 		}
 	}
 	c.Verdict.Headers = names
+	return err
+}
+
+// authservID is what RFC 8601 section 2.2 allows without quotes.
+var authservID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,255}$`)
+
+func (c *Config) setAuthservID(v value) error {
+	s, err := v.str()
+	if err == nil && !authservID.MatchString(s) {
+		err = fmt.Errorf("%q is no authserv-id; want the host name that this host's filters write into Authentication-Results", s)
+	}
+	c.Verdict.AuthservID = s
+	return err
+}
+
+func (c *Config) setTraps(v value) error {
+	list, err := v.strs()
+	if err == nil {
+		c.Verdict.Traps, err = verdict.ParseTraps(list)
+	}
+	return err
+}
+
+// The kinds of verdict.log_file that are no file.
+const (
+	Journal = "journal"
+	Stdin   = "-"
+)
+
+func (c *Config) setLogFile(v value) error {
+	s, err := v.str()
+	dir, inDir := strings.CutPrefix(s, Journal+":")
+	if err == nil && s != Journal && s != Stdin && !filepath.IsAbs(s) && !(inDir && filepath.IsAbs(dir)) {
+		err = fmt.Errorf("%q is no log; want the absolute path of a file, such as /var/log/mail.log, or journal, or - for standard input", s)
+	}
+	c.LogFile = s
 	return err
 }
 

@@ -56,25 +56,38 @@ func (c *Config) readTOML(file string, b []byte) (faults []error) {
 				c.readTiers(table[name], fault)
 				continue
 			}
+			if inner, ok := table[name].(map[string]any); ok && isTable(key) {
+				for _, n := range slices.Sorted(maps.Keys(inner)) {
+					fault(key+"."+n, c.setKey(key+"."+n, value{toml: inner[n]}))
+				}
+				continue
+			}
 			fault(key, c.setKey(key, value{toml: table[name]}))
 		}
 	}
 	return faults
 }
 
+// isTable reports whether a key holds a table of keys.
+func isTable(key string) bool {
+	return slices.ContainsFunc(Settings, func(s Setting) bool { return strings.HasPrefix(s.Key, key+".") })
+}
+
 func (c *Config) setKey(key string, v value) error {
-	section, _, _ := strings.Cut(key, ".")
+	section := parent(key)
 	var known []string
 	for _, s := range Settings {
 		if s.Key == key {
 			return s.set(c, v)
 		}
 		if name, ok := strings.CutPrefix(s.Key, section+"."); ok {
-			known = append(known, name)
+			if name, _, _ = strings.Cut(name, "."); !slices.Contains(known, name) {
+				known = append(known, name)
+			}
 		}
 	}
-	if slices.Contains(reserved, key) {
-		return fmt.Errorf("this version has nothing behind this key; leave it out")
+	if isTable(key) {
+		return fmt.Errorf("is a %s; want a table, [%s] on a line of its own", kind(v.toml), key)
 	}
 	if section == "policy" {
 		known = append(known, "tier")

@@ -46,6 +46,7 @@ type Daemon struct {
 	tables    *table.Server
 	milter    *milter.Server
 	http      *http.Server
+	hearing   hearing
 	late      atomic.Uint64
 	odd       rate.Sometimes
 	oneSided  rate.Sometimes
@@ -70,20 +71,27 @@ func New(cfg *config.Config, listeners *Listeners, log *slog.Logger) (d *Daemon,
 	if err = listeners.listen(cfg); err != nil {
 		return nil, err
 	}
+	d.hearing.init()
+	if err = d.remember(cfg); err != nil {
+		return nil, err
+	}
 	told := table.NewTold()
 	d.judge = policy.NewJudge(d.policyOf(cfg), d.store, time.Now)
 	d.tables = &table.Server{Decide: d.judge.Decide, Told: told.Put, Log: log}
 	d.milter = &milter.Server{
 		Decide: d.judge.Decide, Told: told.Get, Observe: d.observe, Now: time.Now, Log: log,
 		Rules:  func() verdict.Rules { return d.cfg.Load().Verdict },
-		Treats: d.treats,
+		Treats: d.treats, Harvest: d.hearing.harvest,
 	}
 	d.http, err = d.newHTTP(cfg)
 	return d, err
 }
 
 func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
-	server := &api.Server{Judge: d.judge, Store: d.store, Now: time.Now, Heard: d.heard}
+	server := &api.Server{Judge: d.judge, Store: d.store, Now: time.Now, Heard: d.heard, Learn: d.learn}
+	if cfg.Feed {
+		server.Feed = d.feed
+	}
 	if cfg.HTTP.Listen.Network != "unix" {
 		token, err := api.EnsureToken(cfg.HTTP.TokenFile)
 		if err != nil {
@@ -120,51 +128,6 @@ func (d *Daemon) treats() bool {
 	return false
 }
 
-func (d *Daemon) heard() api.Heard {
-	s := &d.milter.Stats
-	return api.Heard{Messages: s.Messages.Load(), Spam: s.Spam.Load(), Ham: s.Ham.Load()}
-}
-
-// observe learns and records. Both are queued at once and waited for together, no longer than recordWait.
-func (d *Daemon) observe(o *policy.Observation) {
-	cfg := d.cfg.Load()
-	if h := d.heard(); h.OneSided() {
-		d.oneSided.Do(func() {
-			d.log.Warn("spam is heard of and ham never, so whoever sends some spam looks like a spammer: if the filter marks only spam, set verdict.silence = \"ham\"", "messages", h.Messages, "spam", h.Spam)
-		})
-	}
-	learnt := d.judge.Learn(o)
-	line, err := ledger.Encode(o, cfg.Log.Node, cfg.Log.Anonymize)
-	if err != nil {
-		d.log.Error("record an observation", "session", o.Session, "client", o.Client.Addr, "error", err)
-		return
-	}
-	written := d.ledger.Append(line)
-	deadline := time.NewTimer(recordWait)
-	defer deadline.Stop()
-	for range 2 {
-		var err error
-		select {
-		case err = <-learnt:
-			learnt = nil
-		case err = <-written:
-			written = nil
-		case <-deadline.C:
-			d.late.Add(1)
-			return
-		}
-		if err != nil {
-			d.late.Add(1)
-			d.odd.Do(func() {
-				d.log.Error("an observation is not durable yet", "session", o.Session, "client", o.Client.Addr, "error", err)
-			})
-		}
-		if learnt == nil && written == nil {
-			return
-		}
-	}
-}
-
 // Run serves until the context ends, then stops in good order: sessions under way end first while the tables still answer, so
 // that an MTA with a socketmap misses as little as it can, and what was learnt is committed last.
 func (d *Daemon) Run(ctx context.Context) error {
@@ -197,6 +160,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 			}
 		}()
 	}
+	stopHearing := d.hear()
 	var err error
 	select {
 	case <-ctx.Done():
@@ -210,6 +174,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	stopTables()
 	answering.Wait()
 	d.http.Close()
+	stopHearing()
 	return errors.Join(err, d.close())
 }
 
@@ -228,6 +193,7 @@ func (d *Daemon) Reload(cfg *config.Config) error {
 	}{
 		{"milter.listen", cfg.Milter != old.Milter}, {"table", cfg.Table != old.Table}, {"http", cfg.HTTP != old.HTTP},
 		{"store", !sameStore(cfg, old)}, {"log.events", cfg.Log.Events != old.Log.Events}, {"log.retain", cfg.Log.Retain != old.Log.Retain},
+		{"verdict.log_file", cfg.LogFile != old.LogFile}, {"verdict.rspamd_feed", cfg.Feed != old.Feed},
 	} {
 		if c.changed {
 			d.log.Warn("this key changes with the next restart", "key", c.key)

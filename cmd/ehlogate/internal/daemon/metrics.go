@@ -32,9 +32,21 @@ func (d *Daemon) register(r prometheus.Registerer) {
 	counter("sessions_total", "SMTP sessions heard.", "", "", &m.Sessions)
 	counter("messages_total", "Messages heard, accepted or not.", "", "", &m.Messages)
 	counter("messages_tls_total", "Messages heard in sessions over TLS.", "", "", &m.TLSMessages)
+	h := &d.hearing
 	const verdicts = "Messages of which something was said, by class."
-	counter("verdicts_total", verdicts, "class", "spam", &m.Spam)
-	counter("verdicts_total", verdicts, "class", "ham", &m.Ham)
+	counter("verdicts_total", verdicts, "class", "spam", &h.spam)
+	counter("verdicts_total", verdicts, "class", "ham", &h.ham)
+	counter("corrections_total", "Later words on messages that were heard before.", "", "", &h.corrections)
+	counter("testimonies_joined_total", "What logs, feeds and people told of a session that was heard.", "", "", &h.docket.Stats.Joined)
+	counter("testimonies_alone_total", "What they told of a session that was not heard, which became an observation of its own.", "", "", &h.docket.Stats.Alone)
+	counter("testimonies_repeated_total", "What they told again.", "", "", &h.docket.Stats.Repeated)
+	counter("testimonies_orphaned_total", "What they told of an unknown message without its client.", "", "", &h.orphans)
+	counter("feed_posts_total", "Verdicts posted by other programs.", "", "", &h.feeds)
+	counter("feed_dropped_total", "Verdicts posted faster than they could be worked on.", "", "", &h.dropped)
+	log := &h.log.reader.Stats
+	counter("log_lines_total", "Lines of the MTA's log.", "", "", &log.Lines)
+	counter("log_lines_told_total", "Lines that told something of a client.", "", "", &log.Told)
+	counter("log_lines_odd_total", "Lines that were too long, or could not be read.", "", "", &log.Odd)
 	counter("actions_total", "Messages to which a tier's action was applied.", "", "", &m.Actions)
 	counter("events_written_total", "Lines written to the event log.", "", "", &l.Written)
 	counter("events_dropped_total", "Lines that could not be written to the event log.", "", "", &l.Dropped)

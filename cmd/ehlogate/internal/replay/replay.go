@@ -113,7 +113,7 @@ func Run(trace io.Reader, p *policy.Policy, opts Options) (*Summary, error) {
 			return nil, fmt.Errorf("line %d: %w", row.Line, err)
 		}
 	}
-	r.summary.Orphans = len(r.early)
+	r.summary.Orphans += len(r.early)
 	r.summary.Clients = r.changed()
 	if r.out != nil {
 		if err := r.out.Flush(); err != nil {
@@ -126,6 +126,10 @@ func Run(trace io.Reader, p *policy.Policy, opts Options) (*Summary, error) {
 // row judges a row at its own time, then learns from it.
 func (r *run) row(row *ledger.Row) error {
 	r.tick(row.Time)
+	if row.Correction {
+		r.corrected(row)
+		return nil
+	}
 	if row.CorrectionOf != 0 {
 		r.correct(row)
 		return nil
@@ -198,6 +202,18 @@ func (r *run) correct(row *ledger.Row) {
 		r.replace(row.CorrectionOf, row.Verdict)
 	} else {
 		r.early[row.CorrectionOf] = row.Verdict
+	}
+}
+
+// corrected takes a correction of the daemon's own, which says all by itself. What it corrects may lie before the trace.
+func (r *run) corrected(row *ledger.Row) {
+	r.summary.Corrections++
+	if row.Of.Before(r.summary.First) {
+		r.summary.Orphans++
+		return
+	}
+	if !row.Authenticated {
+		r.judge.Correct(policy.Correction{Addr: row.Addr, At: row.Of, Old: row.Was, New: row.Verdict})
 	}
 }
 

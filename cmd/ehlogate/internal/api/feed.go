@@ -1,0 +1,89 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/ehlogate/ehlogate/policy"
+)
+
+// maxFeed bounds what another program posts of a message: rspamd's exporter sends all symbols and some headers.
+const maxFeed = 1 << 20
+
+// local lets a request through that comes from this host, or has the token: rspamd's exporter has no way to send one.
+func (s *Server) local(most int64, next http.HandlerFunc) http.HandlerFunc {
+	guarded := s.authorized(most, next)
+	return func(w http.ResponseWriter, r *http.Request) {
+		if from, err := netip.ParseAddrPort(r.RemoteAddr); err == nil && from.Addr().Unmap().IsLoopback() {
+			r.Body = http.MaxBytesReader(w, r.Body, most)
+			next(w, r)
+			return
+		}
+		guarded(w, r)
+	}
+}
+
+// feed takes a post. It is answered before it is worked on: rspamd holds the message meanwhile.
+func (s *Server) feed(read func([]byte, time.Time) (policy.Testimony, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			refuse(w, http.StatusBadRequest, fmt.Errorf("body: %w", err))
+			return
+		}
+		t, err := read(body, s.Now())
+		if err != nil {
+			refuse(w, http.StatusBadRequest, err)
+			return
+		}
+		s.Feed(t)
+		reply(w, http.StatusOK, struct{}{})
+	}
+}
+
+// mostReports is how many reports a request may have.
+const mostReports = 500
+
+// learn takes reports of people.
+func (s *Server) learn(w http.ResponseWriter, r *http.Request) {
+	var reports []Report
+	decoder := json.NewDecoder(r.Body)
+	decoder.DisallowUnknownFields()
+	err := decoder.Decode(&reports)
+	if err == nil {
+		err = checkReports(reports)
+	}
+	if err != nil {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("body: %w", err))
+		return
+	}
+	learnt, err := s.Learn(reports)
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, err)
+		return
+	}
+	reply(w, http.StatusOK, learnt)
+}
+
+func checkReports(reports []Report) error {
+	if len(reports) > mostReports {
+		return fmt.Errorf("%d reports; %d is the most of one request", len(reports), mostReports)
+	}
+	for i, r := range reports {
+		switch {
+		case r.Class != policy.Spam && r.Class != policy.Ham:
+			return fmt.Errorf("report %d: class %q; want spam or ham", i+1, r.Class)
+		case !r.Source.People():
+			return fmt.Errorf("report %d: source %q; want person or report", i+1, r.Source)
+		case r.QueueID == "" && !r.Addr.IsValid():
+			return fmt.Errorf("report %d: %w", i+1, errors.New("neither a queue_id nor an addr"))
+		}
+		reports[i].Addr = r.Addr.Unmap().WithZone("")
+	}
+	return nil
+}

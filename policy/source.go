@@ -1,0 +1,101 @@
+package policy
+
+// Source is who said a verdict.
+type Source string
+
+// The sources.
+const (
+	FromHeader         Source = "header"
+	FromAuthentication Source = "authentication"
+	FromSilence        Source = "silence"
+	FromRspamd         Source = "rspamd"
+	FromFeed           Source = "feed"
+	FromDNSBL          Source = "dnsbl"
+	FromRecipient      Source = "rcpt"
+	FromUnknownUser    Source = "unknown-user"
+	FromRelay          Source = "relay"
+	FromGreylist       Source = "greylist"
+	FromTempfail       Source = "tempfail"
+	FromLimit          Source = "limit"
+	FromPipelining     Source = "pipelining"
+	FromMilterReject   Source = "milter-reject"
+	FromMilterDiscard  Source = "milter-discard"
+	FromMilterHold     Source = "milter-hold"
+	FromContent        Source = "content"
+	FromPregreet       Source = "pregreet"
+	FromHangup         Source = "hangup"
+	FromTLS            Source = "tls"
+	FromProbe          Source = "probe"
+	FromFlood          Source = "flood"
+	FromTrap           Source = "trap"
+	FromPerson         Source = "person"
+	FromReport         Source = "report"
+)
+
+// People reports whether the source is a person, whose word corrects what programs said.
+func (s Source) People() bool { return s == FromPerson || s == FromReport }
+
+// SourceInfo is what is known of a source beforehand.
+type SourceInfo struct {
+	Source Source
+	// Weight is what its whole verdict counts by default, in messages; 0 is recorded and teaches nothing.
+	Weight float64
+	// Usage says what it is.
+	Usage string
+}
+
+// Sources are all sources.
+func Sources() []SourceInfo {
+	return []SourceInfo{
+		{FromHeader, 1, "the verdict header of a filter before us, by its score: half where it begins to call it spam, whole at twice that"},
+		{FromAuthentication, 0, "DMARC failed, in the Authentication-Results of verdict.authserv_id; mailing lists and forwarders fail it, too"},
+		{FromSilence, 1, "an accepted message without a verdict header, where verdict.silence is ham"},
+		{FromRspamd, 1, "rspamd's metadata exporter at /feed/rspamd, by its score"},
+		{FromFeed, 1, "another program at /feed/verdict"},
+		{FromDNSBL, 1, "a recipient or client refused by a DNS block list, in smtpd or postscreen"},
+		{FromRecipient, 1, "a recipient refused by the MTA's own rules, 5.7.x"},
+		{FromUnknownUser, 1, "unknown users: one of a client within an hour counts nothing, ten count whole"},
+		{FromRelay, 0.25, "relaying refused: a probe, or a client that has lost its way"},
+		{FromGreylist, 0, "greylisted"},
+		{FromTempfail, 0, "any other temporary refusal"},
+		{FromLimit, 0.25, "over one of the MTA's limits: connections, messages, recipients, errors"},
+		{FromPipelining, 0.5, "commands sent before they may be, as seen by smtpd or postscreen"},
+		{FromMilterReject, 1, "refused by a filter before us"},
+		{FromMilterDiscard, 1, "discarded by a filter before us"},
+		{FromMilterHold, 0.5, "put on hold by a filter before us"},
+		{FromContent, 1, "refused or discarded by header_checks or body_checks"},
+		{FromPregreet, 1, "spoke before the greeting, as seen by postscreen"},
+		{FromHangup, 0, "hung up before the greeting, as seen by postscreen"},
+		{FromTLS, 0, "a TLS handshake that failed"},
+		{FromProbe, 0, "a session without a message"},
+		{FromFlood, 0.25, "every thirty sessions of a client without a message within a minute"},
+		{FromTrap, 3, "a recipient that is a spam trap: it convicts at once"},
+		{FromPerson, 1, "ehlogate learn"},
+		{FromReport, 1, "an abuse report in ARF, from a feedback loop"},
+	}
+}
+
+// MostWeight is the most that a source may count, in messages.
+const MostWeight = 10
+
+// Weights are what sources count, in messages.
+type Weights map[Source]float64
+
+// DefaultWeights are those of Sources.
+func DefaultWeights() Weights {
+	w := Weights{}
+	for _, s := range Sources() {
+		w[s.Source] = s.Weight
+	}
+	return w
+}
+
+// Weigh gives a verdict its source's weight. As it comes from its reader its own weight is its strength, a share of the source's;
+// what counts nothing is of class None afterwards, and keeps its reason.
+func (w Weights) Weigh(v Verdict) Verdict {
+	v.Weight = v.Messages() * w[v.Source]
+	if v.Weight == 0 {
+		v.Class = None
+	}
+	return v
+}
