@@ -68,7 +68,7 @@ func Resolve(said []Verdict) Verdict {
 func (v Verdict) compare(w Verdict) int {
 	return cmp.Or(
 		cmp.Compare(v.authority(), w.authority()), cmp.Compare(v.claim(), w.claim()),
-		cmp.Compare(v.Messages(), w.Messages()), cmp.Compare(v.Score, w.Score), cmp.Compare(v.Source, w.Source), cmp.Compare(v.Reason, w.Reason),
+		cmp.Compare(v.Messages(), w.Messages()), cmp.Compare(v.Score, w.Score), cmp.Compare(v.Source, w.Source), cmp.Compare(v.Reason, w.Reason), cmp.Compare(v.Weight, w.Weight),
 	)
 }
 

@@ -72,7 +72,7 @@ func check(c *cli.Context) error {
 		}
 		found = append(found, more...)
 	}
-	return report(c, found)
+	return printReport(c, found)
 }
 
 // storeFindings looks at the store. The embedded one is the daemon's alone while that runs.
@@ -97,7 +97,7 @@ func storeFindings(ctx context.Context, cfg *config.Config, running bool) (found
 // errWanting makes the exit status 1 without another word.
 var errWanting = errors.New("")
 
-func report(c *cli.Context, found []postfix.Finding) error {
+func printReport(c *cli.Context, found []postfix.Finding) error {
 	var err error
 	for _, f := range found {
 		if !f.OK {

@@ -112,6 +112,11 @@ func (d *Docket) Tell(t policy.Testimony) (c *Correction, known bool) {
 		d.wait(t)
 		return nil, false
 	}
+	return d.add(e, t)
+}
+
+// add adds a testimony to a case.
+func (d *Docket) add(e *entry, t policy.Testimony) (c *Correction, known bool) {
 	if e.pending != nil {
 		e.join(t)
 	}
@@ -130,12 +135,18 @@ func (d *Docket) Tell(t policy.Testimony) (c *Correction, known bool) {
 	return &Correction{Was: was, Now: e.observation()}, true
 }
 
-// Report is Tell for a person's word: it goes by the queue id alone, and waits for nothing.
+// sameDay is how far a report's time may be from its message's: what has the same queue id at another time is another message.
+const sameDay = 24 * time.Hour
+
+// Report is Tell for a person's word on a message of a time, zero where it is not known: it goes by the queue id alone, and waits for nothing.
 func (d *Docket) Report(t policy.Testimony) (c *Correction, known bool) {
-	if !d.Has(t.QueueID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	e := d.byQueue[t.QueueID]
+	if t.QueueID == "" || e == nil || !e.of(t.Addr) || !t.Time.IsZero() && t.Time.Sub(e.ended).Abs() > sameDay {
 		return nil, false
 	}
-	return d.Tell(t)
+	return d.add(e, t)
 }
 
 // Has reports whether a message with a queue id is in the docket, or waits there.
@@ -185,7 +196,7 @@ func (d *Docket) waitingFor(o *policy.Observation) *entry {
 // find is the case of a message or a session: that of the queue id and no other client's, else the last one of the client by address, time,
 // and port as far as it is known. What has another queue id is another message.
 func (d *Docket) find(queueID string, addr netip.Addr, port uint16, began, ended time.Time, mail bool) *entry {
-	if e := d.byQueue[queueID]; e != nil && queueID != "" && (!addr.IsValid() || !e.addr.IsValid() || e.addr == addr) {
+	if e := d.byQueue[queueID]; e != nil && queueID != "" && e.of(addr) {
 		return e
 	}
 	if !addr.IsValid() {
@@ -202,6 +213,11 @@ func (d *Docket) find(queueID string, addr netip.Addr, port uint16, began, ended
 		}
 	}
 	return nil
+}
+
+// of reports whether a case can be one of a client, if the two are known.
+func (e *entry) of(addr netip.Addr) bool {
+	return !addr.IsValid() || !e.addr.IsValid() || e.addr == addr
 }
 
 func (d *Docket) wait(t policy.Testimony) {

@@ -171,8 +171,15 @@ func TestPeopleCorrect(t *testing.T) {
 			t.Errorf("%s: %+v, %v, want %+v", step.class, got, known, step.want)
 		}
 	}
-	if _, known := c.Report(policy.Testimony{QueueID: "Q7", Addr: client}); known {
-		t.Error("an unknown message is known")
+	for name, stranger := range map[string]policy.Testimony{
+		"an unknown message":                        {QueueID: "Q7", Addr: client},
+		"no queue id":                               {Addr: client, Time: start},
+		"the queue id of another client's":          {QueueID: "Q1", Addr: netip.MustParseAddr("192.0.2.8")},
+		"the queue id of a message of another time": {QueueID: "Q1", Addr: client, Time: start.Add(48 * time.Hour)},
+	} {
+		if _, known := c.Report(stranger); known {
+			t.Errorf("%s is known", name)
+		}
 	}
 	auth := aborted()
 	auth.QueueID, auth.Authenticated = "Q3", true

@@ -72,6 +72,15 @@ func (c *Client) Change(ctx context.Context, change Change) (done Changed, err e
 	return done, c.do(ctx, http.MethodPost, "/api/v1/change", bytes.NewReader(body), decodeInto(&done))
 }
 
+// Learn reports what messages were.
+func (c *Client) Learn(ctx context.Context, reports []Report) (done []Learnt, err error) {
+	body, err := json.Marshal(reports)
+	if err != nil {
+		return nil, err
+	}
+	return done, c.do(ctx, http.MethodPost, "/api/v1/learn", bytes.NewReader(body), decodeInto(&done))
+}
+
 // Export copies the static table in a format to w.
 func (c *Client) Export(ctx context.Context, format string, w io.Writer) error {
 	return c.do(ctx, http.MethodGet, "/api/v1/export?format="+url.QueryEscape(format), nil, func(r io.Reader) error {

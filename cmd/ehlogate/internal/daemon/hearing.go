@@ -247,11 +247,7 @@ func (d *Daemon) look(reports []api.Report) error {
 }
 
 func (d *Daemon) learnOne(r api.Report) (l api.Learnt, wait func()) {
-	at := time.Now()
-	if !r.Time.IsZero() && r.Time.Before(at) {
-		at = r.Time
-	}
-	t := policy.Testimony{Time: at, Addr: r.Addr, QueueID: r.QueueID, Mail: true, FromDomain: r.FromDomain, Verdict: policy.Verdict{Class: r.Class, Source: r.Source, Reason: verdict.Clip(r.Reason)}}
+	t := policy.Testimony{Time: r.Time, Addr: r.Addr, QueueID: r.QueueID, Mail: true, FromDomain: r.FromDomain, Verdict: policy.Verdict{Class: r.Class, Source: r.Source, Reason: verdict.Clip(r.Reason)}}
 	t.Verdict = d.cfg.Load().Verdict.Weights.Weigh(t.Verdict)
 	l, wait = api.Learnt{QueueID: r.QueueID, Addr: r.Addr}, func() {}
 	c, known := d.hearing.docket.Report(t)
@@ -265,6 +261,9 @@ func (d *Daemon) learnOne(r api.Report) (l api.Learnt, wait func()) {
 	case !r.Addr.IsValid():
 		l.Status = api.StatusUnknown
 	default:
+		if now := time.Now(); t.Time.IsZero() || t.Time.After(now) {
+			t.Time = now
+		}
 		o := t.Observation()
 		o.Decision = d.judge.Decide(r.Addr)
 		d.hearing.docket.Hear(o)

@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/urfave/cli/v2"
+
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
+	"github.com/ehlogate/ehlogate/milter/verdict/report"
+	"github.com/ehlogate/ehlogate/policy"
+)
+
+func learnCommand() *cli.Command {
+	c := &cli.Command{
+		Name: "learn", Usage: "say what a message was: it corrects what was learnt of it, or is a new verdict on its client",
+		Description: "WHAT is a queue id, an address, a file with a message, a feedback report (ARF) or an mbox, a Maildir, or - for standard input, which is\n" +
+			"the default. A message's client is found in its Received lines, past verdict.own_networks. A feedback report says by itself what it is.",
+	}
+	for _, class := range []policy.Class{policy.Spam, policy.Ham} {
+		c.Subcommands = append(c.Subcommands, &cli.Command{
+			Name: string(class), Usage: "it was " + string(class), ArgsUsage: "[WHAT...]", Flags: []cli.Flag{apiFlag, jsonFlag},
+			Action: func(c *cli.Context) error { return learn(c, class) },
+		})
+	}
+	return c
+}
+
+// reportsAtOnce is how many reports go in one request.
+const reportsAtOnce = 200
+
+// learner gathers reports and sends them.
+type learner struct {
+	ctx     context.Context
+	class   policy.Class
+	own     []netip.Prefix
+	daemon  *api.Client
+	told    func(api.Learnt) error
+	wrong   func(what string, err error)
+	waiting []api.Report
+	counts  map[api.Status]int
+	bad     int
+}
+
+func learn(c *cli.Context, class policy.Class) error {
+	cfg, err := loadConfig(c)
+	if err != nil {
+		return err
+	}
+	daemon, err := client(c)
+	if err != nil {
+		return err
+	}
+	what := c.Args().Slice()
+	if len(what) == 0 {
+		what = []string{"-"}
+	}
+	for _, w := range what {
+		if err := checkWhat(w); err != nil {
+			return err
+		}
+	}
+	bar := progress(c.App.ErrWriter, "learn", -1, progressbar.OptionShowCount())
+	defer bar.Close()
+	l := &learner{ctx: c.Context, class: class, own: cfg.OwnNetworks, daemon: daemon, counts: map[api.Status]int{}}
+	l.told = func(done api.Learnt) error {
+		bar.Add(1)
+		if c.Bool("json") {
+			return json.NewEncoder(c.App.Writer).Encode(done)
+		}
+		return nil
+	}
+	l.wrong = func(what string, err error) { fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s: %v\n", what, err) }
+	for _, w := range what {
+		if err := l.learn(w, os.Stdin); err != nil {
+			return err
+		}
+	}
+	if err := l.send(); err != nil {
+		return err
+	}
+	if !c.Bool("json") {
+		fmt.Fprintln(c.App.Writer, l.summary())
+	}
+	if l.bad > 0 || l.counts[api.StatusUnknown] > 0 {
+		return errors.New("")
+	}
+	return nil
+}
+
+// aQueueID is what Postfix, Sendmail and Exim call a message.
+var aQueueID = regexp.MustCompile(`^[0-9A-Za-z-]{5,64}$`)
+
+// checkWhat finds what can be neither an address, nor a file, nor a queue id.
+func checkWhat(what string) error {
+	if _, err := netip.ParseAddr(what); err == nil || what == "-" || aQueueID.MatchString(what) {
+		return nil
+	}
+	if _, err := os.Stat(what); err != nil {
+		return misuseOf("%q is no queue id, no address and no file", what)
+	}
+	return nil
+}
+
+// learn takes one argument.
+func (l *learner) learn(what string, stdin io.Reader) error {
+	if what == "-" {
+		return l.stream("standard input", stdin)
+	}
+	if addr, err := netip.ParseAddr(what); err == nil {
+		return l.add(api.Report{Addr: addr.Unmap().WithZone(""), Reason: "an address, by hand"})
+	}
+	info, err := os.Stat(what)
+	switch {
+	case err != nil:
+		return l.add(api.Report{QueueID: what, Reason: "a queue id, by hand"})
+	case info.IsDir():
+		return filepath.WalkDir(what, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || !entry.Type().IsRegular() {
+				return err
+			}
+			return l.file(path)
+		})
+	}
+	return l.file(what)
+}
+
+func (l *learner) file(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return l.stream(path, f)
+}
+
+// stream takes a message or an mbox.
+func (l *learner) stream(name string, r io.Reader) error {
+	n := 0
+	err := report.Each(r, func(raw []byte) error {
+		n++
+		m, err := report.Read(raw, l.own)
+		if err != nil {
+			l.bad++
+			l.wrong(fmt.Sprintf("%s: message %d", name, n), err)
+			return nil
+		}
+		return l.add(reportOf(m))
+	})
+	if err == nil && n == 0 {
+		l.bad++
+		l.wrong(name, errors.New("it is empty"))
+	}
+	return err
+}
+
+// reportOf is the report of a message.
+func reportOf(m report.Message) api.Report {
+	r := api.Report{Class: m.Class(), QueueID: m.QueueID, Addr: m.Addr, Time: m.Time, FromDomain: m.FromDomain, Reason: "a message, by hand"}
+	if m.Feedback != "" {
+		r.Source, r.Reason = policy.FromReport, "feedback report: "+m.Feedback
+	}
+	return r
+}
+
+// add takes a report. What says by itself what it is, is that.
+func (l *learner) add(r api.Report) error {
+	if r.Source == "" {
+		r.Source, r.Class = policy.FromPerson, l.class
+	}
+	l.waiting = append(l.waiting, r)
+	if len(l.waiting) < reportsAtOnce {
+		return nil
+	}
+	return l.send()
+}
+
+func (l *learner) send() error {
+	if len(l.waiting) == 0 {
+		return nil
+	}
+	done, err := l.daemon.Learn(l.ctx, l.waiting)
+	if err != nil {
+		return err
+	}
+	l.waiting = l.waiting[:0]
+	for _, d := range done {
+		l.counts[d.Status]++
+		if d.Status == api.StatusUnknown {
+			l.wrong(d.QueueID, errors.New("no message with this queue id is known here; report its client's address, or the message"))
+		}
+		if err := l.told(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// summary says what became of all reports.
+func (l *learner) summary() string {
+	c := l.counts
+	return fmt.Sprintf("%s as %s: %d corrected, %d new, %d said before, %d of logged-in clients, %d unknown, %d unreadable",
+		plural(c[api.StatusCorrected]+c[api.StatusNew], "message")+" learnt", l.class,
+		c[api.StatusCorrected], c[api.StatusNew], c[api.StatusAgain], c[api.StatusOwnUser], c[api.StatusUnknown], l.bad)
+}
