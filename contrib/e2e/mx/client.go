@@ -1,6 +1,7 @@
 package mx
 
 import (
+	"cmp"
 	"crypto/tls"
 	"fmt"
 	"net"
@@ -99,6 +100,8 @@ type Message struct {
 	// Headers are further lines "Name: value", Last those that come after all others.
 	Headers []string
 	Last    []string
+	// Body is the text, "Hello" if it is empty.
+	Body string
 }
 
 // Deliver sends a message and returns the error of the first command that the server refused.
@@ -117,7 +120,7 @@ func (s *Session) Deliver(m Message) error {
 	}
 	lines := append(m.Headers, "From: <"+m.From+">", "To: <"+strings.Join(m.To, ">, <")+">", "Subject: "+m.Subject)
 	lines = append(lines, m.Last...)
-	if _, err := fmt.Fprintf(w, "%s\r\n\r\nHello\r\n", strings.Join(lines, "\r\n")); err != nil {
+	if _, err := fmt.Fprintf(w, "%s\r\n\r\n%s\r\n", strings.Join(lines, "\r\n"), cmp.Or(m.Body, "Hello")); err != nil {
 		return err
 	}
 	if err := w.Close(); err != nil {

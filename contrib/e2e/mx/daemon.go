@@ -168,15 +168,26 @@ type Event struct {
 	FromDomain    string `json:"from_domain"`
 	Rcpts         int
 	RcptsRejected int `json:"rcpts_rejected"`
-	Verdict       struct {
-		Class, Source, Reason string
-		Score                 float64
+	Verdict       Verdict
+	// Said is what each source said, where there were several; Was what a correction's verdict was before.
+	Said []Verdict
+	Was  *Verdict
+	Of   string
+	Auth struct {
+		SPF, DKIM, DMARC string
 	}
+	TLSTrouble string `json:"tls_trouble"`
 	Reputation struct {
 		Score       float64
 		Tier, Would string
 	}
 	Outcome string
+}
+
+// Verdict is a verdict in the event log.
+type Verdict struct {
+	Class, Source, Reason string
+	Score, Weight         float64
 }
 
 // Events are the lines of the event log so far. Every line must be an object of the known shape.
