@@ -32,8 +32,6 @@ type session struct {
 	helo      string
 	tls       *policy.TLS
 	mails     int
-	// aborts counts the ABORTs since HELO that ended no message: STARTTLS, or RSET.
-	aborts int
 	// mail is the message under way, nil between messages.
 	mail *message
 }
@@ -209,9 +207,6 @@ func (s *session) EndOfMessage(m gomilter.Modifier) (resp *gomilter.Response, er
 // Abort ends the message under way, if there is one: Postfix sends it after every message and before TLS, too.
 func (s *session) Abort(gomilter.Modifier) error {
 	defer s.guard()
-	if s.mail == nil {
-		s.aborts++
-	}
 	s.abandon()
 	return nil
 }
@@ -308,16 +303,11 @@ func (s *session) said() string {
 	return ""
 }
 
-// trouble is the trouble with TLS that a session without a message shows. A client that says RSET and leaves looks like one whose handshake
-// failed; the MTA's log tells the two apart.
+// trouble is the trouble with TLS that a session without a message shows. A handshake that failed looks like a client that only says EHLO: Postfix sends
+// one ABORT for either. The MTA's log tells the two apart.
 func (s *session) trouble() policy.Trouble {
-	switch {
-	case s.helo == "" || s.tls != nil:
-		return ""
-	case s.told == policy.Withheld && s.aborts == 0:
+	if s.helo != "" && s.tls == nil && s.told == policy.Withheld {
 		return policy.LeftWithout
-	case s.told == policy.Offered && s.aborts > 0:
-		return policy.MaybeFailed
 	}
 	return ""
 }

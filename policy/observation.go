@@ -44,9 +44,8 @@ type Trouble string
 const (
 	// LeftWithout is a client that left without a message when it was not offered STARTTLS: maybe it requires TLS.
 	LeftWithout Trouble = "left-without"
-	// HandshakeFailed is a TLS handshake that failed, as the MTA's log tells; MaybeFailed one that seems to have.
+	// HandshakeFailed is a TLS handshake that failed, as the MTA's log tells.
 	HandshakeFailed Trouble = "handshake-failed"
-	MaybeFailed     Trouble = "handshake-failed?"
 )
 
 // Outcome is how a message, or a session without one, ended as far as the milter protocol tells.
@@ -176,6 +175,9 @@ type Known struct {
 	// Override is the operator's word on the address, if Overridden.
 	Override   Override
 	Overridden bool
+	// Mark is what was noticed of the host and STARTTLS, if Marked.
+	Mark   Override
+	Marked bool
 	// Unread says that the store did not answer in time: nothing is known of the host but what was learnt since, not even that there is nothing.
 	Unread bool
 }
@@ -193,8 +195,10 @@ type Override struct {
 	// Allow offers STARTTLS always; otherwise it is withheld and the client is in tier bad.
 	Allow bool `json:"allow"`
 	// Note is the operator's reason.
-	Note string    `json:"note,omitempty"`
-	Set  time.Time `json:"set"`
+	Note string `json:"note,omitempty"`
+	// Cause is what the daemon noticed, where the override is its own: a mark. The operator's go before these.
+	Cause Cause     `json:"cause,omitempty"`
+	Set   time.Time `json:"set"`
 	// Until is when it ends; zero means never.
 	Until time.Time `json:"until,omitzero"`
 }

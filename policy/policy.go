@@ -136,6 +136,8 @@ type Decision struct {
 	// Exempt and Override say which rule went before the score; Override is nil when none did.
 	Exempt   bool
 	Override *Override
+	// Mark is what was noticed of the host and STARTTLS, where it decided; nil where it did not.
+	Mark *Override
 	// Unread says that the store did not answer in time, and that STARTTLS is offered for that.
 	Unread bool
 	Mode   Mode
@@ -157,6 +159,9 @@ func (p *Policy) Decide(addr netip.Addr, known Known, now time.Time) Decision {
 		}
 		d.Tier = reputation.Bad
 		d.withhold(true)
+	case known.Marked && p.heeds(&known, d.Judgement, now):
+		d.Mark = &known.Mark
+		d.withhold(!known.Mark.Allow)
 	case known.Unread:
 		// It may be good. Only what it did meanwhile can convict it.
 		d.Unread = d.Tier != reputation.Bad || d.Own.Spam == 0
@@ -178,6 +183,11 @@ func (p *Policy) Decide(addr netip.Addr, known Known, now time.Time) Decision {
 		}
 	}
 	return d
+}
+
+// heeds reports whether a mark decides: one of a host that requires TLS does so only until the host's own mail is bad.
+func (p *Policy) heeds(k *Known, j reputation.Judgement, now time.Time) bool {
+	return !k.Mark.Ended(now) && (!k.Mark.Allow || j.Own.LogOdds < p.Thresholds.Bad.Enter)
 }
 
 func (d *Decision) withhold(would bool) {
@@ -225,15 +235,23 @@ func (d Decision) Why() string {
 		return "exempt network: STARTTLS is always offered"
 	case d.Override != nil:
 		return fmt.Sprintf("operator's %s of %s%s", d.Override.Verb(), d.Override.Network, note(d.Override.Note))
+	case d.Mark != nil && d.Mark.Cause == RequiresTLS:
+		return fmt.Sprintf("it %s, so it may require TLS: offered until %s, unless its own mail is bad; %s", d.Mark.Note, d.Mark.Until.Format(time.RFC3339), d.terms())
+	case d.Mark != nil:
+		return fmt.Sprintf("%s: withheld until %s, so that its mail gets through in the clear; %s", d.Mark.Note, d.Mark.Until.Format(time.RFC3339), d.terms())
 	case d.Unread:
 		return "the store did not answer in time: STARTTLS is offered"
 	}
-	s := fmt.Sprintf("mode %s, tier %s: score %.2f = %.2f from %.1f spam and %.1f ham of its own, %+.2f from neighbours weighing %.1f spam and %.1f ham",
-		d.Mode, d.Tier, d.Score, d.Own.LogOdds, d.Own.Spam, d.Own.Ham, d.Expected.LogOdds, d.Expected.Neighbours.Spam, d.Expected.Neighbours.Ham)
+	s := d.terms()
 	if d.Would && !d.Withhold {
 		s += "; would be withheld outside observe"
 	}
 	return s
+}
+
+func (d Decision) terms() string {
+	return fmt.Sprintf("mode %s, tier %s: score %.2f = %.2f from %.1f spam and %.1f ham of its own, %+.2f from neighbours weighing %.1f spam and %.1f ham",
+		d.Mode, d.Tier, d.Score, d.Own.LogOdds, d.Own.Spam, d.Own.Ham, d.Expected.LogOdds, d.Expected.Neighbours.Spam, d.Expected.Neighbours.Ham)
 }
 
 func note(s string) string {

@@ -100,6 +100,7 @@ func explanation(e api.Explanation) string {
 	row("tier", "%s", tierText(e))
 	row("exempt", "%s", yesNo(e.Exempt))
 	row("override", "%s", overrideText(e.Override))
+	row("STARTTLS", "%s", markText(e.Mark))
 	row("in each mode", "observe: %s, protect: %s, earn: %s", e.Modes[policy.Observe], e.Modes[policy.Protect], e.Modes[policy.Earn])
 	row("what changes it", "%s", outlookText(e))
 	w.Flush()
@@ -154,6 +155,8 @@ func outlookText(e api.Explanation) string {
 		return "only the operator: ehlogate forget " + e.Override.Network.String()
 	case e.Exempt:
 		return "only policy.exempt in the configuration"
+	case e.Mark != nil && !e.Mark.Allow:
+		return "nothing until " + e.Mark.Until.Format(minuteFormat) + "; or ehlogate forget " + e.Addr
 	}
 	var ways []string
 	if n := e.Outlook.Ham; n > 0 {
@@ -183,6 +186,17 @@ func yesNo(b bool) string {
 		return "yes"
 	}
 	return "no"
+}
+
+// markText says what was noticed of the client and STARTTLS.
+func markText(m *policy.Override) string {
+	switch {
+	case m == nil:
+		return "nothing noticed"
+	case m.Cause == policy.RequiresTLS:
+		return fmt.Sprintf("%s on %s: maybe it requires TLS; offered until %s, unless its own mail is bad", m.Note, m.Set.Format(minuteFormat), m.Until.Format(minuteFormat))
+	}
+	return fmt.Sprintf("%s, the last on %s: withheld until %s", m.Note, m.Set.Format(minuteFormat), m.Until.Format(minuteFormat))
 }
 
 func overrideText(o *policy.Override) string {

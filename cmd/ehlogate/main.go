@@ -75,7 +75,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		},
 		Commands: []*cli.Command{
 			serveCommand(), checkCommand(), setupCommand(), lookupCommand(), explainCommand(),
-			changeCommand("allow"), changeCommand("deny"), changeCommand("forget"), overridesCommand(), learnCommand(), exportCommand(), dumpCommand(), loadCommand(), replayCommand(), versionCommand(),
+			changeCommand("allow"), changeCommand("deny"), changeCommand("forget"), overridesCommand(), learnCommand(), topCommand(), exportCommand(), dumpCommand(), loadCommand(), replayCommand(), versionCommand(),
 		},
 	}
 	for _, c := range app.Commands {

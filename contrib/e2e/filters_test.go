@@ -60,7 +60,7 @@ func (c *chain) send(t *testing.T, k kind) {
 	s, err := c.Dial(client)
 	must(t, err)
 	m := mx.Message{From: "alice@sender.example", To: []string{"bob@mx.example"}, Subject: k.subject, Body: k.body + fmt.Sprint("\r\nmessage ", c.clients), Headers: k.headers}
-	m.Last = append(slices.Clone(k.headers), "Date: " + time.Now().Format(time.RFC1123Z), fmt.Sprintf("Message-ID: <20261125.0559.%d.message@sender.example>", c.clients))
+	m.Last = append(slices.Clone(k.headers), "Date: "+time.Now().Format(time.RFC1123Z), fmt.Sprintf("Message-ID: <20261125.0559.%d.message@sender.example>", c.clients))
 	if k.to != "" {
 		m.To = []string{k.to}
 	}

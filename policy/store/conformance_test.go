@@ -33,6 +33,7 @@ type keeper interface {
 	SetOverride(policy.Override) error
 	LiftOverride(netip.Prefix) (bool, error)
 	Overrides() []policy.Override
+	Marks() []policy.Override
 	Forget(netip.Prefix, policy.Keys) (int, error)
 	Each(func(policy.Record) error) error
 	Load(dump string, chunk uint64, records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) (bool, error)
@@ -257,6 +258,7 @@ func TestConformance(t *testing.T) {
 			open := f.start(t)
 			t.Run("what was learnt is there, also after reopening", func(t *testing.T) { keepsWhatWasLearnt(t, open) })
 			t.Run("overrides hold, the longest network first", func(t *testing.T) { overridesHold(t, open) })
+			t.Run("marks hold beside overrides", func(t *testing.T) { marksHold(t, open) })
 			t.Run("forget", func(t *testing.T) { forgets(t, open) })
 			t.Run("learners together leave what one leaves", func(t *testing.T) { commutes(t, open, f.shared) })
 			t.Run("a dump of another store is taken in once", func(t *testing.T) { takesIn(t, open) })
@@ -310,6 +312,34 @@ func keepsWhatWasLearnt(t *testing.T, open func(*testing.T) keeper) {
 		if !seen[netip.MustParsePrefix(n)] {
 			t.Errorf("%s is not among the %d that are listed", n, len(seen))
 		}
+	}
+}
+
+// marksHold sets what a daemon noticed beside the operator's word on the same host.
+func marksHold(t *testing.T, open func(*testing.T) keeper) {
+	k := open(t)
+	host := netip.MustParsePrefix("198.51.100.21/32")
+	set := time.Now().UTC().Truncate(time.Second)
+	mark := policy.Override{Network: host, Cause: policy.BrokenTLS, Note: "3 TLS handshakes failed", Set: set, Until: set.Add(time.Hour)}
+	allow := policy.Override{Network: host, Allow: true, Set: set}
+	for _, o := range []policy.Override{mark, allow} {
+		if err := k.SetOverride(o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.Close()
+	k = open(t)
+	defer k.Close()
+	a, keys := keysOf("198.51.100.21")
+	if known := k.Recall(a, keys); !known.Overridden || known.Override != allow || !known.Marked || known.Mark != mark {
+		t.Errorf("%+v", known)
+	}
+	holds := func(all []policy.Override, o policy.Override) bool { return slices.Contains(all, o) }
+	if holds(k.Overrides(), mark) || !holds(k.Overrides(), allow) || !holds(k.Marks(), mark) || holds(k.Marks(), allow) {
+		t.Errorf("overrides %v, marks %v", k.Overrides(), k.Marks())
+	}
+	if lifted, err := k.LiftOverride(host); !lifted || err != nil || holds(k.Marks(), mark) || holds(k.Overrides(), allow) {
+		t.Errorf("lifted %v, %v; overrides %v, marks %v", lifted, err, k.Overrides(), k.Marks())
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -251,9 +252,9 @@ func (e *Embedded) Expire(now time.Time) int {
 func (e *Embedded) Sweep() {
 	now := e.now()
 	e.Expire(now)
-	for _, o := range e.Overrides() {
+	for _, o := range slices.Concat(e.Overrides(), e.Marks()) {
 		if o.Ended(now) {
-			e.LiftOverride(o.Network)
+			e.lift(o)
 		}
 	}
 }

@@ -122,7 +122,7 @@ func (e *Embedded) loadOverride(key, value []byte) error {
 	if err := json.Unmarshal(value, &o); err != nil {
 		return fmt.Errorf("override %x: %w", key, err)
 	}
-	e.overrides.Load().Insert(o.Network, o)
+	e.tableOf(&o).Load().Insert(o.Network, o)
 	return nil
 }
 

@@ -24,6 +24,8 @@ type Memory struct {
 	shards [shards]shard
 	// overrides is replaced whole by writers, one at a time.
 	overrides atomic.Pointer[bart.Table[policy.Override]]
+	// marks are those that the daemon set itself.
+	marks atomic.Pointer[bart.Table[policy.Override]]
 }
 
 const shards = 64
@@ -79,6 +81,7 @@ func NewMemory() *Memory {
 		m.shards[i].evidence = map[key]reputation.Evidence{}
 	}
 	m.overrides.Store(new(bart.Table[policy.Override]))
+	m.marks.Store(new(bart.Table[policy.Override]))
 	return m
 }
 
@@ -89,6 +92,7 @@ func (m *Memory) Recall(addr netip.Addr, k policy.Keys) policy.Known {
 		known.AS = m.get(key{asn: k.ASN})
 	}
 	known.Override, known.Overridden = m.overrides.Load().Lookup(addr)
+	known.Mark, known.Marked = m.marks.Load().Lookup(addr)
 	return known
 }
 
@@ -120,6 +124,14 @@ func (m *Memory) Learn(k policy.Keys, l policy.Lesson, settle func(before, after
 		return settle(before, after)
 	})
 	return durable
+}
+
+// tableOf is where an override is kept.
+func (m *Memory) tableOf(o *policy.Override) *atomic.Pointer[bart.Table[policy.Override]] {
+	if o.Cause != "" {
+		return &m.marks
+	}
+	return &m.overrides
 }
 
 // forget removes the evidence of every host and network inside a network, and takes a single host's part out of its network and its

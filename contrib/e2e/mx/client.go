@@ -24,11 +24,20 @@ const sessionTimeout = 60 * time.Second
 
 // Dial connects as a client at any address, which is told to Postfix in a PROXY line.
 func (p *Postfix) Dial(client string) (*Session, error) {
+	c, err := p.DialRaw(client, p.ProxyPort)
+	if err != nil {
+		return nil, err
+	}
+	return greet(c)
+}
+
+// DialRaw connects as a client at any address to a port that takes PROXY lines, and says nothing more.
+func (p *Postfix) DialRaw(client string, port int) (net.Conn, error) {
 	addr, err := netip.ParseAddr(client)
 	if err != nil {
 		return nil, err
 	}
-	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", p.ProxyPort))
+	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		return nil, err
 	}
@@ -36,10 +45,9 @@ func (p *Postfix) Dial(client string) (*Session, error) {
 	if addr.Is6() {
 		line = fmt.Sprintf("PROXY TCP6 %s 2001:db8::250 40000 25\r\n", addr)
 	}
-	if _, err := c.Write([]byte(line)); err != nil {
-		return nil, err
-	}
-	return greet(c)
+	c.SetDeadline(time.Now().Add(sessionTimeout))
+	_, err = c.Write([]byte(line))
+	return c, err
 }
 
 // DialFrom connects from a loopback address of this host.

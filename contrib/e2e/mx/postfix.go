@@ -27,6 +27,8 @@ type Postfix struct {
 	Dir string
 	// Port takes clients at their own loopback address, ProxyPort those that say their address in a PROXY line.
 	Port, ProxyPort int
+	// ScreenPort is behind postscreen, and takes PROXY lines.
+	ScreenPort int
 }
 
 // mainCF is what every private Postfix has; %[1]s is its directory.
@@ -48,6 +50,7 @@ smtputf8_enable = no
 smtpd_tls_security_level = may
 smtpd_tls_chain_files = %[1]s/chain.pem
 smtpd_tls_loglevel = 1
+postscreen_greet_wait = 1s
 smtpd_client_connection_count_limit = 0
 smtpd_client_connection_rate_limit = 0
 smtpd_peername_lookup = no
@@ -59,6 +62,10 @@ in_flow_delay = 0
 const masterCF = `127.0.0.1:%[1]d inet n - n - - smtpd
 [::1]:%[1]d inet n - n - - smtpd
 127.0.0.1:%[2]d inet n - n - - smtpd -o smtpd_upstream_proxy_protocol=haproxy
+127.0.0.1:%[3]d inet n - n - 1 postscreen -o postscreen_upstream_proxy_protocol=haproxy
+smtpd pass - - n - - smtpd
+dnsblog unix - - n - 0 dnsblog
+tlsproxy unix - - n - 0 tlsproxy
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
 tlsmgr unix - - n 1000? 1 tlsmgr
@@ -88,11 +95,11 @@ func TempDir() (string, error) {
 // NewPostfix writes the configuration of a private Postfix into an empty directory. It is not started.
 func NewPostfix(dir string) (*Postfix, error) {
 	p := &Postfix{Dir: dir}
-	ports, err := FreePorts(2)
+	ports, err := FreePorts(3)
 	if err != nil {
 		return nil, err
 	}
-	p.Port, p.ProxyPort = ports[0], ports[1]
+	p.Port, p.ProxyPort, p.ScreenPort = ports[0], ports[1], ports[2]
 	owner, err := user.Lookup("postfix")
 	if err != nil {
 		return nil, fmt.Errorf("mx: %w; install Debian's package postfix", err)
@@ -114,7 +121,7 @@ func NewPostfix(dir string) (*Postfix, error) {
 		return nil, err
 	}
 	for name, text := range map[string]string{
-		"etc/main.cf": fmt.Sprintf(mainCF, dir), "etc/master.cf": fmt.Sprintf(masterCF, p.Port, p.ProxyPort), "chain.pem": chain,
+		"etc/main.cf": fmt.Sprintf(mainCF, dir), "etc/master.cf": fmt.Sprintf(masterCF, p.Port, p.ProxyPort, p.ScreenPort), "chain.pem": chain,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600|0o044); err != nil {
 			return nil, err

@@ -48,8 +48,8 @@ type File struct {
 	skipping bool
 }
 
-// Follow calls f for each line, without its newline and valid until f returns, with the position after it, until the context ends. Before the
-// first it calls f with nil and the position at which it begins. A missing file is waited for.
+// Follow calls f for each line, without its newline and valid until f returns, with the position after it, until the context ends. Where
+// it begins it calls f with nil and that position. A missing file is waited for.
 func (w *File) Follow(ctx context.Context, from Position, f func(line []byte, after Position)) error {
 	defer w.close()
 	w.start(from)
@@ -187,6 +187,7 @@ func (w *File) read(ctx context.Context, f func([]byte, Position)) (grew bool, e
 		} else if err != nil {
 			return false, err
 		}
+		f(nil, w.at)
 	}
 	info, err := w.file.Stat()
 	if err != nil {

@@ -1,6 +1,7 @@
 package maillog
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -63,6 +64,20 @@ func (j *Journal) Follow(ctx context.Context, cursor string, f func(Entry)) erro
 	}
 	err = errors.Join(err, cmd.Wait())
 	return fmt.Errorf("maillog: journalctl ended: %w: %s", err, strings.TrimSpace(complaint.String()))
+}
+
+// End is the cursor of the last entry, empty where there is none.
+func (j *Journal) End(ctx context.Context) string {
+	args := []string{"--lines=1", "--output=json", "--output-fields=MESSAGE", "--quiet", "--no-pager"}
+	if j.Directory != "" {
+		args = append(args, "--directory="+j.Directory)
+	}
+	out, err := exec.CommandContext(ctx, "journalctl", args...).Output()
+	if err != nil {
+		return ""
+	}
+	e, _ := ParseEntry(bytes.TrimSpace(out))
+	return e.Cursor
 }
 
 // ParseEntry reads an entry in the journal's JSON: see JOURNAL_EXPORT_FORMATS. A text with bytes that are no UTF-8 is a list of numbers there.

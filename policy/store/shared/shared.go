@@ -67,7 +67,9 @@ type Store struct {
 	schema atomic.Int32
 	// overrides is replaced whole.
 	overrides atomic.Pointer[bart.Table[policy.Override]]
-	news      news
+	// marks are those that the daemons set themselves.
+	marks atomic.Pointer[bart.Table[policy.Override]]
+	news  news
 	// settled is how tiers are found, as the last lesson had it.
 	settled atomic.Pointer[func(before, after policy.Known) reputation.Evidence]
 
@@ -83,6 +85,7 @@ func Open(o Options) (*Store, error) {
 	}
 	s := &Store{opt: o, cache: newCache()}
 	s.overrides.Store(new(bart.Table[policy.Override]))
+	s.marks.Store(new(bart.Table[policy.Override]))
 	s.news.wake = make(chan struct{}, 1)
 	s.server = newServer(client, o.Log, &s.odd, s.back)
 	stream := make([]byte, 8)
@@ -157,6 +160,7 @@ func (s *Store) Recall(addr netip.Addr, k policy.Keys) policy.Known {
 		}
 	}
 	known.Override, known.Overridden = s.overrides.Load().Lookup(addr)
+	known.Mark, known.Marked = s.marks.Load().Lookup(addr)
 	return known
 }
 

@@ -37,6 +37,8 @@ type Explanation struct {
 	Thresholds reputation.Thresholds `json:"thresholds"`
 	Exempt     bool                  `json:"exempt"`
 	Override   *policy.Override      `json:"override,omitempty"`
+	// Mark is what was noticed of the host and STARTTLS, where it decides.
+	Mark *policy.Override `json:"mark,omitempty"`
 	// Modes is what the MTA would be told in each mode.
 	Modes map[policy.Mode]string `json:"modes"`
 	// Outlook is what would change the answer.

@@ -63,6 +63,11 @@ func (c *Client) Overrides(ctx context.Context) (o []policy.Override, err error)
 	return o, c.get(ctx, "/api/v1/overrides", &o)
 }
 
+// Marks lists what was noticed of hosts and STARTTLS.
+func (c *Client) Marks(ctx context.Context) (o []policy.Override, err error) {
+	return o, c.get(ctx, "/api/v1/marks", &o)
+}
+
 // Change makes an allow, deny or forget.
 func (c *Client) Change(ctx context.Context, change Change) (done Changed, err error) {
 	body, err := json.Marshal(change)

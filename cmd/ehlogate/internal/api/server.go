@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 type Store interface {
 	SetOverride(policy.Override) error
 	Overrides() []policy.Override
+	Marks() []policy.Override
 	Forget(netip.Prefix, policy.Keys) (int, error)
 	Each(func(policy.Record) error) error
 	Load(dump string, chunk uint64, records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) (fresh bool, err error)
@@ -60,6 +62,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/overrides", func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, http.StatusOK, append([]policy.Override{}, s.Store.Overrides()...))
 	})
+	mux.HandleFunc("GET /api/v1/marks", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.marks()) })
 	mux.HandleFunc("GET /api/v1/export", s.export)
 	mux.HandleFunc("GET /api/v1/heard", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.Heard()) })
 	mux.HandleFunc("GET /api/v1/dump", s.dump)
@@ -113,7 +116,7 @@ func (s *Server) explain(addr netip.Addr) Explanation {
 			Prior: p.Params.Prior, ASN: d.ASN, AS: weights(d.Expected.AS), Start: round(d.Expected.Start),
 			Neighbours: weights(d.Expected.Neighbours), Share: round(d.Expected.Share), LogOdds: round(d.Expected.LogOdds),
 		},
-		Stored: known.Host.Tier.String(), Thresholds: p.Thresholds, Exempt: d.Exempt, Override: d.Override, Modes: map[policy.Mode]string{},
+		Stored: known.Host.Tier.String(), Thresholds: p.Thresholds, Exempt: d.Exempt, Override: d.Override, Mark: d.Mark, Modes: map[policy.Mode]string{},
 	}
 	e.Entered, e.EnteredAt = known.Host.Entered()
 	e.EnteredAt = round(e.EnteredAt)
@@ -124,6 +127,11 @@ func (s *Server) explain(addr netip.Addr) Explanation {
 		e.Modes[m] = p.Decide(addr, known, now).Verb()
 	}
 	return e
+}
+
+// marks are the marks that hold.
+func (s *Server) marks() []policy.Override {
+	return slices.DeleteFunc(append([]policy.Override{}, s.Store.Marks()...), func(o policy.Override) bool { return o.Ended(s.Now()) })
 }
 
 func weights(m reputation.Mass) Weights { return Weights{round(m.Spam), round(m.Ham)} }
@@ -225,7 +233,7 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request) {
 	for _, n := range p.Exempt {
 		add(n, true)
 	}
-	for _, o := range s.Store.Overrides() {
+	for _, o := range slices.Concat(s.Store.Overrides(), s.Store.Marks()) {
 		if !o.Ended(s.Now()) {
 			add(o.Network, true)
 		}

@@ -30,16 +30,20 @@ const (
 type hearing struct {
 	docket  *docket.Docket
 	harvest *verdict.Harvest
-	fed     chan policy.Testimony
-	log     logFollower
+	// handshakes notices how hosts get along with STARTTLS.
+	handshakes *policy.Handshakes
+	fed        chan policy.Testimony
+	log        logFollower
 	// underWay bounds what nobody waits for.
 	underWay chan struct{}
 
 	spam, ham, corrections  atomic.Uint64
+	broken, marks           atomic.Uint64
 	feeds, dropped, orphans atomic.Uint64
 }
 
 func (h *hearing) init() {
+	h.handshakes = policy.NewHandshakes()
 	h.docket, h.harvest, h.fed = docket.New(time.Now), verdict.NewHarvest(), make(chan policy.Testimony, fedMost)
 	h.underWay = make(chan struct{}, underWayMost)
 	h.log.reader = maillog.NewReader(time.Now, time.Local, h.harvest.Count)
@@ -67,6 +71,7 @@ func (d *Daemon) heard() api.Heard {
 func (d *Daemon) observe(o *policy.Observation) {
 	d.hearing.docket.Hear(o)
 	d.record(o)()
+	d.notice(o)
 	if h := d.heard(); h.OneSided() {
 		d.oneSided.Do(func() {
 			d.log.Warn("spam is heard of and ham never, so whoever sends some spam looks like a spammer: if the filter marks only spam, set verdict.silence = \"ham\"", "messages", h.Messages, "spam", h.Spam)
@@ -137,6 +142,9 @@ func (d *Daemon) await(o *policy.Observation, learnt, written <-chan error) {
 // tell takes what something beside the sessions told.
 func (d *Daemon) tell(t policy.Testimony) {
 	t.Verdict = d.cfg.Load().Verdict.Weights.Weigh(t.Verdict)
+	if t.Trouble == policy.HandshakeFailed {
+		d.failed(t.Addr, t.Time)
+	}
 	if c, _ := d.hearing.docket.Tell(t); c != nil {
 		d.unwatched(d.correct(c))
 	}

@@ -67,6 +67,11 @@ func (d *Daemon) followLog(ctx context.Context) {
 		}
 	case source == config.Journal:
 		j := &maillog.Journal{Directory: dir, Odd: odd}
+		if from.Cursor == "" {
+			from.Cursor = j.End(ctx)
+			l.reached(place{Cursor: from.Cursor})
+			l.keep(true)
+		}
 		for ctx.Err() == nil {
 			err := j.Follow(ctx, from.Cursor, func(e maillog.Entry) {
 				if t, ok := l.reader.ReadEntry(e.At, e.Program, e.Text); ok {
@@ -90,10 +95,13 @@ func (d *Daemon) followLog(ctx context.Context) {
 		}
 		f := &maillog.File{Path: cfg.LogFile, Log: d.log, Odd: odd}
 		f.Follow(ctx, position, func(line []byte, after maillog.Position) {
-			if line != nil {
-				d.readLine(line)
-			}
 			l.reached(place{File: &after})
+			if line == nil {
+				// The place at which it begins is the first that it can come back to.
+				l.keep(true)
+				return
+			}
+			d.readLine(line)
 		})
 	}
 }

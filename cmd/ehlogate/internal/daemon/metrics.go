@@ -43,6 +43,8 @@ func (d *Daemon) register(r prometheus.Registerer) {
 	counter("testimonies_orphaned_total", "What they told of an unknown message without its client.", "", "", &h.orphans)
 	counter("feed_posts_total", "Verdicts posted by other programs.", "", "", &h.feeds)
 	counter("feed_dropped_total", "Verdicts posted faster than they could be worked on.", "", "", &h.dropped)
+	counter("tls_failures_total", "TLS handshakes that failed, as the MTA's log tells.", "", "", &h.broken)
+	counter("tls_marks_total", "Hosts marked as requiring TLS, or as one whose TLS is broken.", "", "", &h.marks)
 	log := &h.log.reader.Stats
 	counter("log_lines_total", "Lines of the MTA's log.", "", "", &log.Lines)
 	counter("log_lines_told_total", "Lines that told something of a client.", "", "", &log.Told)

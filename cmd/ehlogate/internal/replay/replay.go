@@ -171,6 +171,9 @@ func (r *run) tick(at time.Time) {
 	if back := s.Last.Sub(at); back > 0 {
 		s.OutOfOrder++
 		s.Back = max(s.Back, back.Seconds())
+		if at.Before(s.First) {
+			s.First = at
+		}
 	} else {
 		s.Last = at
 	}

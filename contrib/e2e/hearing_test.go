@@ -1,0 +1,261 @@
+package e2e
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ehlogate/ehlogate/contrib/e2e/mx"
+)
+
+// withLog prepares an exchanger whose log the daemon follows.
+func withLog(t *testing.T, more string) *exchanger {
+	t.Helper()
+	x := prepare(t, "")
+	must(t, x.daemon.Configure(filterTOML(x, more)))
+	return x
+}
+
+// breakTLS begins a TLS handshake and breaks it.
+func (x *exchanger) breakTLS(client string) (offered bool) {
+	x.t.Helper()
+	c, err := x.DialRaw(client, x.ProxyPort)
+	must(x.t, err)
+	defer c.Close()
+	in := bufio.NewReader(c)
+	reply := func() (text string) {
+		for {
+			line, err := in.ReadString('\n')
+			must(x.t, err)
+			if text += line; len(line) > 3 && line[3] == ' ' {
+				return text
+			}
+		}
+	}
+	reply()
+	fmt.Fprint(c, "EHLO client.example\r\n")
+	if !strings.Contains(reply(), "STARTTLS") {
+		return false
+	}
+	fmt.Fprint(c, "STARTTLS\r\n")
+	reply()
+	fmt.Fprint(c, "this is no handshake\r\n")
+	in.ReadByte()
+	return true
+}
+
+// until waits until something holds.
+func (x *exchanger) until(what string, holds func() bool) {
+	x.t.Helper()
+	for end := time.Now().Add(10 * time.Second); !holds(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			x.t.Fatalf("not within ten seconds: %s", what)
+		}
+	}
+}
+
+// TestBrokenTLSIsSparedIt breaks three handshakes of a client: then its mail gets through without TLS.
+func TestBrokenTLSIsSparedIt(t *testing.T) {
+	x := withLog(t, "")
+	x.apply()
+	x.run()
+	const client = "192.0.2.7"
+	for i := range 3 {
+		if !x.breakTLS(client) {
+			t.Fatalf("not offered after %d failures", i)
+		}
+		// The next attempt is no part of this one.
+		time.Sleep(2500 * time.Millisecond)
+	}
+	x.until("the client is listed", func() bool { return strings.Contains(x.command("top", "--broken-tls"), client+"/32") })
+	if x.send(client, "hello") {
+		t.Error("STARTTLS is offered to a client that cannot speak it")
+	}
+	if !x.offered("192.0.2.8") {
+		t.Error("its neighbour is not offered STARTTLS")
+	}
+	if out := x.command("explain", client); !strings.Contains(out, "3 TLS handshakes failed") || !strings.Contains(out, "withhold STARTTLS") {
+		t.Errorf("explained as\n%s", out)
+	}
+	if out := x.command("top", "--broken-tls", "--json"); !strings.Contains(out, `"cause":"broken-tls"`) {
+		t.Errorf("%s", out)
+	}
+	// It is not the operator's, and lasts over a restart.
+	if out := x.command("overrides"); strings.Contains(out, client) {
+		t.Errorf("listed as the operator's: %s", out)
+	}
+	must(t, x.daemon.Stop())
+	must(t, x.daemon.Start())
+	if x.offered(client) {
+		t.Error("forgotten with a restart")
+	}
+	x.command("forget", client)
+	if !x.offered(client) {
+		t.Error("the operator cannot lift it")
+	}
+	if n, err := x.daemon.Metric("ehlogate_tls_failures_total"); err != nil || n != 0 {
+		t.Errorf("%v failures since the restart, %v: the log was read twice", n, err)
+	}
+}
+
+// TestWhoRequiresTLSIsOfferedItAgain lets a stranger leave in mode earn because it is not offered STARTTLS.
+func TestWhoRequiresTLSIsOfferedItAgain(t *testing.T) {
+	x := start(t, "[policy]\nmode = 'earn'\n")
+	const client = "192.0.2.7"
+	if x.offered(client) {
+		t.Fatal("a stranger is offered STARTTLS in mode earn")
+	}
+	x.until("it is offered again", func() bool { return x.offered(client) })
+	if out := x.command("explain", client); !strings.Contains(out, "maybe it requires TLS") || !strings.Contains(out, "offer STARTTLS") {
+		t.Errorf("explained as\n%s", out)
+	}
+	if out := x.command("top", "--requires-tls"); !strings.Contains(out, client) {
+		t.Errorf("%s", out)
+	}
+	for range 5 {
+		x.send(client, "spam")
+	}
+	if x.offered(client) {
+		t.Error("its own spam does not count")
+	}
+}
+
+// TestPostscreenIsHeard lets clients fail postscreen's tests: the milter never sees them.
+func TestPostscreenIsHeard(t *testing.T) {
+	x := withLog(t, "")
+	must(t, x.Set("postscreen_greet_action = enforce"))
+	x.apply()
+	x.run()
+	hasty, err := x.DialRaw("192.0.2.7", x.ScreenPort)
+	must(t, err)
+	fmt.Fprint(hasty, "EHLO client.example\r\nMAIL FROM:<a@sender.example>\r\nRCPT TO:<bob@mx.example>\r\nQUIT\r\n")
+	bufio.NewReader(hasty).WriteTo(&strings.Builder{})
+	hasty.Close()
+	gone, err := x.DialRaw("192.0.2.8", x.ScreenPort)
+	must(t, err)
+	gone.Close()
+	events, err := x.daemon.WaitEvents(2)
+	must(t, err)
+	time.Sleep(4 * time.Second)
+	events, err = x.daemon.Events()
+	must(t, err)
+	if len(events) != 2 {
+		t.Fatalf("%d observations of two clients: %+v", len(events), events)
+	}
+	for _, e := range events {
+		want := mx.Verdict{Class: "spam", Source: "pregreet", Weight: 1}
+		if e.Client.Addr == "192.0.2.8" {
+			want = mx.Verdict{Class: "none", Source: "hangup"}
+		}
+		if v := e.Verdict; v.Class != want.Class || v.Source != want.Source || v.Weight != want.Weight || e.STARTTLS != "unknown" || e.Session != "" {
+			t.Errorf("%+v", e)
+		}
+	}
+}
+
+// TestEveryMessageOfTheLogIsCountedOnce kills the daemon again and again while Postfix refuses messages by their content, which only its log
+// and the docket know to be spam, and rotates the log.
+func TestEveryMessageOfTheLogIsCountedOnce(t *testing.T) {
+	x := withLog(t, "")
+	checks := filepath.Join(x.ConfigDir(), "checks")
+	must(t, os.WriteFile(checks, []byte("/pills/ REJECT no pills\n"), 0o644))
+	must(t, x.Set("header_checks = regexp:"+checks))
+	x.apply()
+	x.run()
+	const messages = 60
+	for i := range messages {
+		s, err := x.Dial("192.0.2.7")
+		must(t, err)
+		if err := s.Deliver(message("pills")); err == nil {
+			t.Fatal("not refused")
+		}
+		s.Quit()
+		switch i {
+		case 15, 35:
+			x.daemon.Kill()
+		case 20, 40:
+			must(t, x.daemon.Start())
+		case 25, 50:
+			must(t, os.Rename(filepath.Join(x.Dir, "mail.log"), filepath.Join(x.Dir, fmt.Sprintf("mail.log.%d", i))))
+			must(t, x.Reload())
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	spam := func() float64 {
+		var e struct{ Own struct{ Spam float64 } }
+		must(t, json.Unmarshal([]byte(x.command("explain", "--json", "192.0.2.7")), &e))
+		return e.Own.Spam
+	}
+	for end := time.Now().Add(10 * time.Second); spam() < messages && time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	}
+	time.Sleep(4 * time.Second)
+	if n := spam(); n != messages {
+		t.Errorf("%v spam of %d messages", n, messages)
+		events, err := x.daemon.Events()
+		must(t, err)
+		last := map[string]string{}
+		for _, e := range events {
+			last[e.QueueID] += fmt.Sprintf(" %s %s", e.Event, e.Verdict.Class)
+		}
+		t.Log(len(last), last)
+	}
+}
+
+// TestPeopleCorrect lets people say what messages were.
+func TestPeopleCorrect(t *testing.T) {
+	x := start(t, "[verdict]\nown_networks = ['127.0.0.0/8']\n")
+	x.send("192.0.2.7", "hello")
+	x.send("192.0.2.7", "spam")
+	events, err := x.daemon.WaitEvents(2)
+	must(t, err)
+	own := func(client string) string {
+		var e struct{ Own struct{ Spam, Ham float64 } }
+		must(t, json.Unmarshal([]byte(x.command("explain", "--json", client)), &e))
+		return fmt.Sprintf("%g spam, %g ham", e.Own.Spam, e.Own.Ham)
+	}
+	received := func(client, queueID string) string {
+		return fmt.Sprintf("Received: from c.example (unknown [%s])\n\tby mx.example (Postfix) with ESMTP id %s\n\tfor <bob@mx.example>; %s\nSubject: x\n\nx\n", client, queueID, time.Now().Format(time.RFC1123Z))
+	}
+	file := filepath.Join(tempDir(t), "mbox")
+	must(t, os.WriteFile(file, []byte("From a Tue Nov 24 13:21:57 2026\n"+received("192.0.2.7", events[0].QueueID)+"\nFrom b Tue Nov 24 13:21:57 2026\n"+received("192.0.2.9", "4ELSEWHERE1")), 0o600))
+	for _, step := range []struct {
+		args      []string
+		out, want string
+	}{
+		{[]string{"learn", "spam", events[0].QueueID}, "1 corrected", "2 spam, 0 ham"},
+		{[]string{"learn", "spam", events[0].QueueID}, "1 said before", "2 spam, 0 ham"},
+		{[]string{"learn", "ham", events[0].QueueID, events[1].QueueID}, "2 corrected", "0 spam, 2 ham"},
+		{[]string{"learn", "spam", "192.0.2.7"}, "1 new", "1 spam, 2 ham"},
+		{[]string{"learn", "spam", file}, "1 corrected, 1 new", "2 spam, 1 ham"},
+	} {
+		if out := x.command(step.args...); !strings.Contains(out, step.out) {
+			t.Errorf("%v: %s", step.args, out)
+		}
+		if got := own("192.0.2.7"); got != step.want {
+			t.Errorf("after %v: %s, want %s", step.args, got, step.want)
+		}
+	}
+	if got := own("192.0.2.9"); got != "1 spam, 0 ham" {
+		t.Errorf("the client of an unknown message: %s", got)
+	}
+	if out, status := x.daemon.Command("learn", "spam", "4NOWHERE001"); status != 1 || !strings.Contains(out, "no message with this queue id") {
+		t.Errorf("%d: %s", status, out)
+	}
+	// After a restart the event log knows.
+	must(t, x.daemon.Stop())
+	must(t, x.daemon.Start())
+	x.command("learn", "ham", file)
+	if got := own("192.0.2.7"); got != "1 spam, 2 ham" {
+		t.Errorf("after a restart: %s", got)
+	}
+	// What was learnt and corrected is what a replay of the event log learns.
+	out := x.command("replay", "--json", "--trace", filepath.Join(x.daemon.Dir, "data", "events.ndjson"))
+	if !strings.Contains(out, `"corrections":6`) || !strings.Contains(out, `"orphans":0`) {
+		t.Errorf("replayed as %s", out)
+	}
+}
