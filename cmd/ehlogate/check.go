@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	"github.com/urfave/cli/v2"
 
@@ -56,6 +58,7 @@ func check(c *cli.Context) error {
 	} else {
 		found = append(found, postfix.Finding{What: "the daemon does not answer", Mend: "ehlogate serve (" + running.Error() + ")"})
 	}
+	found = append(found, logFindings(cfg)...)
 	found = append(found, storeFindings(c.Context, cfg, running == nil)...)
 	p, err := postfix.Find(c.Context, c.String("postfix-config"), cfg)
 	switch {
@@ -73,6 +76,19 @@ func check(c *cli.Context) error {
 		found = append(found, more...)
 	}
 	return printReport(c, found)
+}
+
+// logFindings looks at the MTA's log, as the user who runs the check.
+func logFindings(cfg *config.Config) []postfix.Finding {
+	if !filepath.IsAbs(cfg.LogFile) {
+		return nil
+	}
+	f, err := os.Open(cfg.LogFile)
+	if err != nil {
+		return []postfix.Finding{{What: "the MTA's log cannot be read: what filters refuse is not heard", Mend: "let the daemon's user read the file of verdict.log_file, by group adm on Debian: " + err.Error()}}
+	}
+	f.Close()
+	return []postfix.Finding{{OK: true, What: "the MTA's log can be read"}}
 }
 
 // storeFindings looks at the store. The embedded one is the daemon's alone while that runs.

@@ -92,7 +92,7 @@ func learn(c *cli.Context, class policy.Class) error {
 		fmt.Fprintln(c.App.Writer, l.summary())
 	}
 	if l.bad > 0 || l.counts[api.StatusUnknown] > 0 {
-		return errors.New("")
+		return errWanting
 	}
 	return nil
 }

@@ -139,10 +139,10 @@ func TestPostscreenIsHeard(t *testing.T) {
 	gone, err := x.DialRaw("192.0.2.8", x.ScreenPort)
 	must(t, err)
 	gone.Close()
-	events, err := x.daemon.WaitEvents(2)
+	_, err = x.daemon.WaitEvents(2)
 	must(t, err)
 	time.Sleep(4 * time.Second)
-	events, err = x.daemon.Events()
+	events, err := x.daemon.Events()
 	must(t, err)
 	if len(events) != 2 {
 		t.Fatalf("%d observations of two clients: %+v", len(events), events)

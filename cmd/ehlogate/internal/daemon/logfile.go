@@ -42,10 +42,9 @@ type logFollower struct {
 	reader *maillog.Reader
 
 	mu sync.Mutex
-	// latest is how far was read, recent some places before it, the oldest first; kept is what is on disk.
+	// latest is how far was read, recent some places before it, the oldest first.
 	latest place
 	recent []place
-	kept   place
 }
 
 // followLog follows the MTA's log until the context ends.

@@ -3,6 +3,7 @@ package postfix
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -158,9 +159,16 @@ func (c *checker) checkSubmission(services []service) {
 // checkHeaders asks the header_checks tables what they do with a verdict header that a client wrote.
 func (c *checker) checkHeaders() {
 	tables := split(c.get(checks))
+	forged := map[string]string{}
 	for _, h := range c.cfg.Verdict.Headers {
+		forged[h] = h + ": No"
+	}
+	if id := c.cfg.Verdict.AuthservID; id != "" {
+		forged["Authentication-Results of "+id] = "Authentication-Results: " + id + "; dmarc=pass"
+	}
+	for _, h := range slices.Sorted(maps.Keys(forged)) {
 		stripped := slices.ContainsFunc(tables, func(t string) bool {
-			out, err := c.run(c.ctx, "postmap", "-c", c.Dir, "-q", h+": No", t)
+			out, err := c.run(c.ctx, "postmap", "-c", c.Dir, "-q", forged[h], t)
 			return err == nil && (strings.HasPrefix(strings.ToUpper(out), "IGNORE") || strings.HasPrefix(strings.ToUpper(out), "STRIP"))
 		})
 		c.want(stripped, "a client's own "+h+" is removed before any filter runs",

@@ -96,7 +96,11 @@ func (p *Postfix) headerChecks() string {
 	var b strings.Builder
 	b.WriteString("# What a client writes here is no verdict. Headers that milters add are not touched by this.\n")
 	for _, h := range p.cfg.Verdict.Headers {
-		fmt.Fprintf(&b, "/^%s:/\tIGNORE\n", regexp.QuoteMeta(h))
+		fmt.Fprintf(&b, "/^%s[ \t]*:/\tIGNORE\n", regexp.QuoteMeta(h))
+	}
+	if id := p.cfg.Verdict.AuthservID; id != "" {
+		// RFC 8601 section 5: whatever claims to be ours. A comment may stand before the id.
+		fmt.Fprintf(&b, "/^Authentication-Results[ \t]*:[^;]*%s/\tIGNORE\n", regexp.QuoteMeta(id))
 	}
 	return b.String()
 }
