@@ -164,3 +164,30 @@ func TestReplayRefusesWhatIsNoTraceByItsLine(t *testing.T) {
 		t.Errorf("status %d: %s", status, &stderr)
 	}
 }
+
+// TestReplayTakesCorrectionsOfTheEventLog corrects a message twice, and one from before the log began.
+func TestReplayTakesCorrectionsOfTheEventLog(t *testing.T) {
+	corrected := func(of time.Time, was, is string) string {
+		return fmt.Sprintf(`{"time":%q,"event":"correction","session":"a","client":{"addr":"192.0.2.7"},"of":%q,"was":{"class":%q,"weight":1},"verdict":{"class":%q,"weight":1}}`+"\n",
+			day.Add(time.Minute).Format(time.RFC3339), of.Format(time.RFC3339), was, is)
+	}
+	spam := strings.Repeat(logged("a", "192.0.2.7", "none", "offered", true), 3)
+	next := event(9, 2*time.Minute, "192.0.2.7", "none", "")
+	for name, c := range map[string]struct {
+		trace    string
+		withheld bool
+		orphans  int
+	}{
+		"nothing said":             {spam + next, false, 0},
+		"it was spam":              {spam + strings.Repeat(corrected(day, "none", "spam"), 3) + next, true, 0},
+		"it was no spam after all": {spam + strings.Repeat(corrected(day, "none", "spam"), 3) + strings.Repeat(corrected(day, "spam", "ham"), 3) + next, false, 0},
+		"of before the log began":  {spam + strings.Repeat(corrected(day.Add(-time.Hour), "none", "spam"), 3) + next, false, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			decisions, s := replayed(t, c.trace)
+			if got := strings.HasSuffix(decisions, `{"id":9,"starttls":"withhold"}`+"\n"); got != c.withheld || s.Orphans != c.orphans {
+				t.Errorf("withheld %v, %d orphans\n%s", got, s.Orphans, decisions)
+			}
+		})
+	}
+}

@@ -205,8 +205,13 @@ func TestRspamd(t *testing.T) {
 	t.Cleanup(redis.Stop)
 	x := prepare(t, "")
 	must(t, x.daemon.Configure(filterTOML(x, "")))
-	exporter := fmt.Sprintf("rules { EHLOGATE { backend = \"http\"; url = \"http://127.0.0.1:%d/feed/rspamd\"; selector = \"default\"; formatter = \"json\"; mime_type = \"application/json\"; } }\n", x.daemon.HTTP)
-	r, err := filters.StartRspamd(tempDir(t), redis.Port, map[string]string{"local.d/metadata_exporter.conf": exporter})
+	more := map[string]string{}
+	for _, name := range []string{"metadata_exporter.conf", "milter_headers.conf"} {
+		text, err := os.ReadFile(filepath.Join("../rspamd", name))
+		must(t, err)
+		more["local.d/"+name] = strings.ReplaceAll(string(text), "127.0.0.1:8896", fmt.Sprint("127.0.0.1:", x.daemon.HTTP))
+	}
+	r, err := filters.StartRspamd(tempDir(t), redis.Port, more)
 	must(t, err)
 	t.Cleanup(r.Stop)
 	behind(x, r.Milter())

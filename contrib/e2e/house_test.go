@@ -15,11 +15,15 @@ func TestImportsPointDown(t *testing.T) {
 		"policy/store":      {"policy", "policy/reputation"},
 		// One store knows nothing of the other.
 		"policy/store/shared": {"policy", "policy/reputation"},
+		"policy/docket":       {"policy", "policy/reputation"},
 		"policy/asn":          {},
 		"policy/table":        {"policy", "policy/reputation"},
 		"policy/ledger":       {"policy", "policy/reputation"},
 		"milter/verdict":      {"policy", "policy/reputation"},
-		"milter":              {"milter/verdict", "policy", "policy/reputation"},
+		// The log needs to know what a refusal means; reports need nothing of the rest.
+		"milter/verdict/maillog": {"milter/verdict", "policy", "policy/reputation"},
+		"milter/verdict/report":  {"policy", "policy/reputation"},
+		"milter":                 {"milter/verdict", "policy", "policy/reputation"},
 	}
 	for name, may := range allowed {
 		out, err := exec.Command("go", "list", "-deps", module+name).Output()

@@ -142,8 +142,6 @@ func StartRspamd(dir string, redis int, more map[string]string) (*Rspamd, error)
 		"conf/local.d/worker-fuzzy.inc":      "enabled = false;\n",
 		"conf/local.d/worker-proxy.inc":      fmt.Sprintf("bind_socket = \"127.0.0.1:%d\"; count = 1; milter = yes; timeout = 10s;\nupstream \"local\" { default = yes; self_scan = yes; }\n", r.Port),
 		"conf/local.d/greylist.conf":         fmt.Sprintf("servers = \"127.0.0.1:%d\"; timeout = 1min; whitelist_symbols = [\"TEST_SCORE9\"];\n", redis),
-		"conf/local.d/milter_headers.conf": "extended_spam_headers = true;\nuse = [\"x-spam-status\", \"x-spam-level\", \"x-spamd-bar\", \"authentication-results\"];\n" +
-			"skip_local = false; skip_authenticated = false;\nroutines { authentication-results { remove = 0; } }\n",
 	}
 	for _, m := range silent {
 		files["conf/local.d/"+m+".conf"] = "enabled = false;\n"
