@@ -97,6 +97,9 @@ func (c *chain) send(t *testing.T, k kind) {
 	if v := last.Verdict; v.Class != k.class || math.Abs(v.Weight-k.weight) > 0.005 || events[0].Outcome != k.outcome {
 		t.Errorf("%s: %s weighing %.3f, %s; want %s weighing %.3f, %s (%v)\n%+v", k.name, v.Class, v.Weight, events[0].Outcome, k.class, k.weight, k.outcome, sent, events)
 	}
+	if a := events[0].Auth; a.SPF == "pass" || a.DMARC == "pass" || c.name == "rspamd" && strings.Contains(k.sources, "header") && a.SPF == "" {
+		t.Errorf("%s: authentication %+v", k.name, a)
+	}
 	c.holds(t, k, client)
 }
 
@@ -183,6 +186,7 @@ func behind(x *exchanger, milters ...string) {
 // forged are verdicts of a client on its own message. It writes them before and after its other headers, and in whatever way they can be written.
 var forged = []string{
 	"X-Spam-Flag: NO", "x-sPAM-fLAG : NO", "X-Spam-Status: No, score=-99.0 required=5.0", "X-Spam-Status:\r\n\tNo,\r\n\tscore=-99.0\r\n\trequired=5.0", "X-Spam: No",
+	"Authentication-Results: mx.example; spf=pass smtp.mailfrom=bank.example; dmarc=pass header.from=bank.example", "Authentication-Results: (ours) mx.example; dmarc=pass header.from=bank.example",
 	"X-Spam-Level: ", "X-Spamd-Result: default: False [-99.00 / 15.00]; A(1)", "X-Rspamd-Action: no action",
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -154,6 +155,133 @@ func TestPostscreenIsHeard(t *testing.T) {
 		}
 		if v := e.Verdict; v.Class != want.Class || v.Source != want.Source || v.Weight != want.Weight || e.STARTTLS != "unknown" || e.Session != "" {
 			t.Errorf("%+v", e)
+		}
+	}
+}
+
+// say connects to a port that takes PROXY lines, says something at once, reads the replies until their end and returns them.
+func (x *exchanger) say(client, text string) string {
+	x.t.Helper()
+	c, err := x.DialRaw(client, x.ProxyPort)
+	must(x.t, err)
+	defer c.Close()
+	fmt.Fprint(c, text)
+	var replies strings.Builder
+	bufio.NewReader(c).WriteTo(&replies)
+	return replies.String()
+}
+
+// TestTheLogOfARealPostfix makes happen what its log tells, and wants one observation of each client.
+func TestTheLogOfARealPostfix(t *testing.T) {
+	x := withLog(t, "")
+	must(t, x.Set("smtpd_client_connection_rate_limit = 3", "smtpd_client_event_limit_exceptions =", "smtpd_delay_reject = no",
+		"smtpd_client_restrictions = check_client_access inline:{{192.0.2.6 = REJECT}}"))
+	x.apply()
+	x.run()
+	deliver := func(client, subject string) {
+		s, err := x.Dial(client)
+		must(t, err)
+		must(t, s.Deliver(message(subject)))
+		s.Quit()
+	}
+	const hello = "EHLO client.example\r\n"
+	for _, c := range []struct {
+		client, name, class, source string
+		weight                      float64
+		happen                      func(client string)
+	}{
+		{"192.0.2.1", "a filter discards", "spam", "milter-discard", 1, func(c string) { deliver(c, "discard") }},
+		{"192.0.2.2", "a filter holds", "spam", "milter-hold", 0.5, func(c string) { deliver(c, "hold") }},
+		{"192.0.2.3", "a connection lost in the handshake", "none", "tls", 0, func(c string) {
+			conn, err := x.DialRaw(c, x.ProxyPort)
+			must(t, err)
+			fmt.Fprint(conn, hello+"STARTTLS\r\n")
+			in := bufio.NewReader(conn)
+			for line := ""; !strings.Contains(line, "Ready to start TLS"); {
+				line, err = in.ReadString('\n')
+				must(t, err)
+			}
+			conn.Close()
+		}},
+		{"192.0.2.4", "commands before the greeting's end", "spam", "pipelining", 0.5, func(c string) { x.say(c, hello+hello+"QUIT\r\n") }},
+		{"192.0.2.6", "refused at once", "spam", "rcpt", 1, func(c string) { x.say(c, "QUIT\r\n") }},
+		{"192.0.2.7", "connections without end", "spam", "limit", 0.25, func(c string) {
+			for range 5 {
+				x.say(c, "QUIT\r\n")
+				time.Sleep(100 * time.Millisecond)
+			}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.happen(c.client)
+			var verdicts []mx.Verdict
+			x.until(c.source+" is heard", func() bool {
+				events, err := x.daemon.Events()
+				must(t, err)
+				verdicts = nil
+				for _, e := range events {
+					if e.Client.Addr == c.client {
+						verdicts = append(verdicts, e.Verdict)
+						verdicts = append(verdicts, e.Said...)
+					}
+				}
+				for _, v := range verdicts {
+					if v.Source == c.source {
+						return v.Class == c.class && v.Weight == c.weight
+					}
+				}
+				return false
+			})
+		})
+	}
+	if t.Failed() {
+		t.Log(x.Log())
+	}
+}
+
+// TestTheJournalAndStandardInputAreFollowed gives the daemon a line in each.
+func TestTheJournalAndStandardInputAreFollowed(t *testing.T) {
+	const told = "SSL_accept error from unknown[192.0.2.7]: -1"
+	t.Run("journal", func(t *testing.T) {
+		x := prepare(t, "")
+		dir := tempDir(t)
+		must(t, x.daemon.Configure(fmt.Sprintf("[verdict]\nlog_file = 'journal:%s'\n", dir)))
+		write := func(text string) {
+			cmd := exec.Command("/lib/systemd/systemd-journal-remote", "--output="+filepath.Join(dir, "remote-mx.journal"), "-")
+			cmd.Stdin = strings.NewReader(fmt.Sprintf("__REALTIME_TIMESTAMP=%d\n__MONOTONIC_TIMESTAMP=1\n_BOOT_ID=0123456789abcdef0123456789abcdef\nSYSLOG_FACILITY=2\nSYSLOG_IDENTIFIER=postfix/smtpd\nMESSAGE=%s\n\n", time.Now().UnixMicro(), text))
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+		}
+		write("SSL_accept error from unknown[192.0.2.6]: -1")
+		must(t, x.daemon.Start())
+		time.Sleep(time.Second)
+		write(told)
+		x.heardOf("192.0.2.7")
+		must(t, x.daemon.Stop())
+		write("SSL_accept error from unknown[192.0.2.8]: -1")
+		must(t, x.daemon.Start())
+		x.heardOf("192.0.2.7", "192.0.2.8")
+	})
+	t.Run("standard input", func(t *testing.T) {
+		x := prepare(t, "")
+		must(t, x.daemon.Configure("[verdict]\nlog_file = '-'\n"))
+		cmd := exec.Command(x.daemon.Binary, "serve", "--config", x.daemon.Config())
+		cmd.Stdin = strings.NewReader(time.Now().Format(time.RFC3339Nano) + " mx1 postfix/smtpd[9]: " + told + "\n")
+		must(t, x.daemon.StartAs(cmd))
+		x.heardOf("192.0.2.7")
+	})
+}
+
+// heardOf waits until exactly these clients were observed, each once.
+func (x *exchanger) heardOf(clients ...string) {
+	x.t.Helper()
+	events, err := x.daemon.WaitEvents(len(clients))
+	must(x.t, err)
+	for i, e := range events {
+		if e.Client.Addr != clients[i] {
+			x.t.Errorf("heard of %s, want %s", e.Client.Addr, clients[i])
 		}
 	}
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // Filter is a small spam filter, a milter that runs before ehlogate: a Subject with the word "spam" is flagged "X-Spam-Flag: YES", one
-// with "mute" is left alone, every other gets "X-Spam-Flag: NO". Its headers are added at the end, as most filters do.
+// with "mute" is left alone, one with "discard" or "hold" is discarded or held, every other gets "X-Spam-Flag: NO". Its headers are added at the end, as most filters do.
 type Filter struct {
 	server *gomilter.Server
 	addr   string
@@ -23,7 +23,7 @@ func StartFilter() (*Filter, error) {
 	f := &Filter{addr: "inet:" + l.Addr().String()}
 	f.server = gomilter.NewServer(
 		gomilter.WithMilter(func() gomilter.Milter { return &filterSession{} }),
-		gomilter.WithAction(gomilter.OptAddHeader),
+		gomilter.WithAction(gomilter.OptAddHeader|gomilter.OptQuarantine),
 		gomilter.WithProtocol(gomilter.OptNoConnect|gomilter.OptNoHelo|gomilter.OptNoMailFrom|gomilter.OptNoRcptTo|gomilter.OptNoBody|gomilter.OptNoHeaderReply),
 	)
 	go f.server.Serve(l)
@@ -52,6 +52,10 @@ func (f *filterSession) EndOfMessage(m gomilter.Modifier) (*gomilter.Response, e
 	switch {
 	case strings.Contains(f.subject, "mute"):
 		return gomilter.RespAccept, nil
+	case strings.Contains(f.subject, "discard"):
+		return gomilter.RespDiscard, nil
+	case strings.Contains(f.subject, "hold"):
+		return gomilter.RespAccept, m.Quarantine("held by the filter")
 	case strings.Contains(f.subject, "spam"):
 		return gomilter.RespAccept, m.AddHeader("X-Spam-Flag", "YES")
 	}
