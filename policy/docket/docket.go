@@ -146,7 +146,9 @@ func (d *Docket) Report(t policy.Testimony) (c *Correction, known bool) {
 	if t.QueueID == "" || e == nil || !e.of(t.Addr) || !t.Time.IsZero() && t.Time.Sub(e.ended).Abs() > sameDay {
 		return nil, false
 	}
-	return d.add(e, t)
+	// One that waits will be an observation with this word in it.
+	c, _ = d.add(e, t)
+	return c, true
 }
 
 // Has reports whether a message with a queue id is in the docket, or waits there.

@@ -37,7 +37,7 @@ type Reader struct {
 	zone *time.Location
 	// harvest counts an unknown user; see verdict.Harvest.
 	harvest func(netip.Addr, string) float64
-	// clients are the clients of queue ids.
+	// clients are the clients of queue ids, invalid for those of the operator's own users.
 	clients *otter.Cache[string, netip.Addr]
 }
 
@@ -94,22 +94,25 @@ type daemon int
 
 const (
 	smtpd daemon = iota
+	submission
 	cleanup
 	postscreen
 )
 
-// daemonOf finds it in a syslog tag, such as postfix/smtpd or postfix-in/smtpd. The services for the operator's own users are left out: what they do
-// wrong says nothing of a mail exchanger's clients.
+// daemonOf finds it in a syslog tag, such as postfix/smtpd or postfix-in/smtpd, or postfix/submission/smtpd for the operator's own users.
 func daemonOf(tag []byte) (daemon, bool) {
 	if !bytes.HasPrefix(tag, []byte("postfix")) {
 		return 0, false
 	}
 	i := bytes.LastIndexByte(tag, '/')
-	if i < 0 || bytes.Contains(tag[:i], []byte("/submission")) || bytes.Contains(tag[:i], []byte("/smtps")) {
+	if i < 0 {
 		return 0, false
 	}
 	switch string(tag[i+1:]) {
 	case "smtpd":
+		if bytes.Contains(tag[:i], []byte("/submission")) || bytes.Contains(tag[:i], []byte("/smtps")) {
+			return submission, true
+		}
 		return smtpd, true
 	case "cleanup":
 		return cleanup, true
@@ -148,6 +151,12 @@ func (r *Reader) tell(d daemon, text []byte) (policy.Testimony, bool) {
 		return r.postscreen(text)
 	case cleanup:
 		return r.queued(text, true)
+	case submission:
+		// What the operator's own users do says nothing of a mail exchanger's clients.
+		if id, _, ok := bytes.Cut(text, []byte(": client=")); ok {
+			r.clients.Set(string(id), netip.Addr{})
+		}
+		return policy.Testimony{}, false
 	}
 	for _, c := range []struct {
 		prefix string
@@ -252,9 +261,15 @@ func (r *Reader) queued(text []byte, cleanup bool) (t policy.Testimony, ok bool)
 		queueID = ""
 	}
 	if who, ok := bytes.CutPrefix(rest, []byte("client=")); ok {
-		if addr, _, _, ok := client(who); ok && queueID != "" {
+		if addr, _, rest, ok := client(who); ok && queueID != "" {
+			if bytes.Contains(rest, []byte("sasl_username=")) {
+				addr = netip.Addr{}
+			}
 			r.clients.Set(queueID, addr)
 		}
+		return t, false
+	}
+	if addr, known := r.clients.GetIfPresent(queueID); known && !addr.IsValid() {
 		return t, false
 	}
 	action, rest, ok := bytes.Cut(rest, []byte(": "))

@@ -97,6 +97,19 @@ func TestContentIsHeldAgainstTheClientOfItsQueueID(t *testing.T) {
 	}
 }
 
+func TestTheOperatorsOwnUsersAreNotAccused(t *testing.T) {
+	const stamp = "2026-11-25T05:08:53.123456+00:00 mx1 postfix/"
+	for _, client := range []string{"submission/smtpd[9]: Q1: client=home.example[192.0.2.7], sasl_method=PLAIN, sasl_username=bob", "smtpd[9]: Q1: client=home.example[192.0.2.7], sasl_method=PLAIN, sasl_username=bob"} {
+		r := reader()
+		r.Read([]byte(stamp + client))
+		for _, line := range []string{"cleanup[9]: Q1: milter-reject: END-OF-MESSAGE from home.example[192.0.2.7]: 5.7.1 spam; from=<b@c> to=<d@e> proto=ESMTP helo=<f>", "cleanup[9]: Q1: reject: body pills from home.example[192.0.2.7]; from=<b@c>: no"} {
+			if told, ok := r.Read([]byte(stamp + line)); ok {
+				t.Errorf("after %s\n%s tells %+v", client, line, told)
+			}
+		}
+	}
+}
+
 func TestTimesWithoutAYear(t *testing.T) {
 	const line = " mx1 postfix/smtpd[9]: SSL_accept error from unknown[192.0.2.7]: -1"
 	for stamp, want := range map[string]time.Time{

@@ -274,7 +274,10 @@ func (d *Daemon) learnOne(r api.Report) (l api.Learnt, wait func()) {
 		}
 		o := t.Observation()
 		o.Decision = d.judge.Decide(r.Addr)
-		d.hearing.docket.Hear(o)
+		if o.QueueID != "" {
+			// Reported again, it is known.
+			d.hearing.docket.Restore(o)
+		}
 		l.Status, wait = api.StatusNew, d.record(o)
 	}
 	return l, wait

@@ -60,9 +60,13 @@ func (d *Daemon) followLog(ctx context.Context) {
 	odd := func() { l.reader.Stats.Odd.Add(1) }
 	switch source, dir, _ := strings.Cut(cfg.LogFile, ":"); {
 	case source == config.Stdin:
-		err := maillog.Lines(ctx, os.Stdin, odd, func(line []byte) { d.readLine(line) })
-		if ctx.Err() == nil {
+		// A read of a pipe cannot be broken off: a stop does not wait for it.
+		ended := make(chan error, 1)
+		go func() { ended <- maillog.Lines(ctx, os.Stdin, odd, d.readLine) }()
+		select {
+		case err := <-ended:
 			d.log.Info("standard input has ended; no log is followed any more", "error", err)
+		case <-ctx.Done():
 		}
 	case source == config.Journal:
 		j := &maillog.Journal{Directory: dir, Odd: odd}
