@@ -24,6 +24,8 @@ const (
 	Wait = 3 * time.Second
 	// slack is how far apart the clocks of a session and of a log may be: many logs give whole seconds.
 	slack = 2 * time.Second
+	// outOfOrder is how many cases of a client that are too old are passed over before the rest is taken for older still.
+	outOfOrder = 64
 	// Remember is how long a case can be joined.
 	Remember = 2 * time.Hour
 	// most is how many cases are kept, waitingMost how many of them wait.
@@ -204,12 +206,20 @@ func (d *Docket) find(queueID string, addr netip.Addr, port uint16, began, ended
 	if !addr.IsValid() {
 		return nil
 	}
+	tooOld := 0
 	for _, e := range slices.Backward(d.byClient[addr]) {
+		if e.ended.Add(slack).Before(began) {
+			// They stand in the order of time, but for those that were restored late.
+			if tooOld++; tooOld > outOfOrder {
+				break
+			}
+			continue
+		}
 		switch {
 		case queueID != "" && e.queueID != "":
 		case port != 0 && e.port != 0 && port != e.port:
 		case mail != e.mail && e.pending == nil && (port == 0 || e.port == 0):
-		case ended.Add(slack).Before(e.began) || began.Add(-slack).After(e.ended):
+		case ended.Add(slack).Before(e.began):
 		default:
 			return e
 		}
@@ -252,7 +262,13 @@ func (d *Docket) remove(e *entry) {
 	if d.byQueue[e.queueID] == e {
 		delete(d.byQueue, e.queueID)
 	}
-	list := slices.DeleteFunc(d.byClient[e.addr], func(o *entry) bool { return o == e })
+	list := d.byClient[e.addr]
+	if i := slices.Index(list, e); i == 0 {
+		// The oldest goes first, and a busy client has many.
+		list = list[1:]
+	} else if i > 0 {
+		list = slices.Delete(list, i, i+1)
+	}
 	if len(list) == 0 {
 		delete(d.byClient, e.addr)
 	} else {

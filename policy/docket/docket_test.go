@@ -1,6 +1,7 @@
 package docket
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -266,5 +267,21 @@ func TestResolve(t *testing.T) {
 		if got := policy.Resolve(c.said); got != c.want {
 			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
 		}
+	}
+}
+
+// BenchmarkABusyClient hears a provider's messages, of which there are a hundred thousand on record.
+func BenchmarkABusyClient(b *testing.B) {
+	c := newCourt()
+	hear := func(i int) {
+		c.clock = start.Add(time.Duration(i) * 10 * time.Millisecond)
+		c.Hear(&policy.Observation{Time: c.clock, Began: c.clock.Add(-50 * time.Millisecond), QueueID: fmt.Sprint("Q", i), Client: policy.Client{Addr: client}, Mail: true})
+	}
+	for i := range 100_000 {
+		hear(i)
+	}
+	b.ResetTimer()
+	for i := range b.N {
+		hear(100_000 + i)
 	}
 }
