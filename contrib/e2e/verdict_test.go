@@ -60,7 +60,7 @@ func TestRejectionsReachTheEventLogAsWhatTheyAre(t *testing.T) {
 		{"greylist", "192.0.2.2", "bob@mx.example", "none", "greylist", "Greylisted"},
 		{"access table", "192.0.2.3", "bob@mx.example", "spam", "rcpt", "Access denied"},
 		{"unknown user", "192.0.2.4", "nobody@mx.example", "none", "unknown-user", "5.1.1"},
-		{"relay", "192.0.2.5", "bob@elsewhere.example", "none", "relay", "Relay access denied"},
+		{"relay", "192.0.2.5", "bob@elsewhere.example", "spam", "relay", "Relay access denied"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, err := x.Dial(c.client)
