@@ -163,9 +163,14 @@ func (r *reading) add(e *recalled) {
 		return
 	}
 	key := o.Session + " " + o.QueueID + " " + o.Client.Addr.String() + " " + o.Time.String()
-	if i, seen := r.known[key]; seen && correction {
-		o.Began, o.Mail = r.found[i].Began, r.found[i].Mail
-		r.found[i] = o
+	if i, seen := r.known[key]; seen {
+		// A correction that comes at once may stand before its observation.
+		if correction {
+			o.Began, o.Mail = r.found[i].Began, r.found[i].Mail
+			r.found[i] = o
+		} else {
+			r.found[i].Began, r.found[i].Mail = o.Began, o.Mail
+		}
 		return
 	}
 	r.known[key] = len(r.found)

@@ -15,6 +15,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 const (
@@ -52,17 +54,24 @@ type File struct {
 // it begins it calls f with nil and that position. A missing file is waited for.
 func (w *File) Follow(ctx context.Context, from Position, f func(line []byte, after Position)) error {
 	defer w.close()
-	w.start(from)
-	if w.file != nil {
-		f(nil, w.at)
-	}
-	for {
-		grew, err := w.read(ctx, f)
+	odd := rate.Sometimes{First: 1, Interval: time.Minute}
+	for started := false; ; {
+		grew := false
+		var err error
+		if !started {
+			if err = w.start(from); err == nil && w.file != nil {
+				f(nil, w.at)
+			}
+			started = err == nil
+		}
+		if err == nil {
+			grew, err = w.read(ctx, f)
+		}
 		if err == nil && !grew {
 			err = w.turn()
 		}
 		if err != nil {
-			w.Log.Error("the mail log cannot be read; it is tried again", "file", w.Path, "error", err)
+			odd.Do(func() { w.Log.Error("the mail log cannot be read; it is tried again", "file", w.Path, "error", err) })
 			w.close()
 		}
 		if grew && err == nil {
@@ -76,47 +85,46 @@ func (w *File) Follow(ctx context.Context, from Position, f func(line []byte, af
 	}
 }
 
-// start opens the file that was read last, wherever it is now.
-func (w *File) start(from Position) {
-	defer func() {
-		if w.file != nil {
-			w.at.Tail = w.tail(tailSize)
-		}
-	}()
-	if from.Inode == 0 {
-		if err := w.open(w.Path, 0); err == nil {
-			w.skipToEnd()
-		}
-		return
-	}
-	old := w.find(from)
-	if old == "" {
-		w.Log.Warn("the mail log was rotated away while nobody read it; it is read from its beginning, and what was behind it is not", "file", w.Path)
-		w.open(w.Path, 0)
-		return
-	}
-	if err := w.open(old, from.Offset); err == nil {
-		if w.at.Tail = from.Tail; !w.same() {
-			w.restart("was cut short")
-		}
-	}
-}
-
-func (w *File) skipToEnd() {
-	if info, err := w.file.Stat(); err == nil {
-		w.seek(info.Size())
-	}
-}
-
-// find is the path of a file that was read, under whatever name it is now.
-func (w *File) find(p Position) string {
+// start opens the file that was read last, wherever it is now. That there is none is no error.
+func (w *File) start(from Position) error {
 	candidates, _ := filepath.Glob(w.Path + "*")
 	for _, path := range append([]string{w.Path}, candidates...) {
-		if info, err := os.Stat(path); err == nil && is(info, p) {
-			return path
+		info, err := os.Stat(path)
+		if err != nil || !is(info, from) {
+			continue
+		}
+		if err := w.open(path, from.Offset); err != nil {
+			return err
+		}
+		if w.at.Tail = from.Tail; w.same() {
+			return nil
+		}
+		if path == w.Path {
+			w.restart("was cut short")
+			return nil
 		}
 	}
-	return ""
+	err := w.open(w.Path, 0)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case from.Inode == 0:
+		return w.skipToEnd()
+	}
+	w.Log.Warn("the mail log was rotated away while nobody read it; it is read from its beginning, and what was behind it is not", "file", w.Path)
+	return nil
+}
+
+// skipToEnd leaves what is there unread.
+func (w *File) skipToEnd() error {
+	info, err := w.file.Stat()
+	if err == nil {
+		w.seek(info.Size())
+		w.at.Tail = w.tail(tailSize)
+	}
+	return err
 }
 
 func is(info fs.FileInfo, p Position) bool {

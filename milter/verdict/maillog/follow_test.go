@@ -174,6 +174,22 @@ func TestSeveralRotationsWhileNobodyFollowed(t *testing.T) {
 	f.want("one", "two", "three", "four")
 }
 
+// TestAnotherFileOfTheSameNumber removes what was read, and lets the number of its inode be another file's.
+func TestAnotherFileOfTheSameNumber(t *testing.T) {
+	f := newFollower(t)
+	f.write(f.path, "before\n")
+	f.start()
+	time.Sleep(pollEvery)
+	f.write(f.path, "one\n")
+	f.want("one")
+	f.stop()
+	os.Rename(f.path, f.path+".1")
+	os.WriteFile(f.path+".1", []byte("another file\nof older lines\n"), 0o600)
+	f.write(f.path, "two\n")
+	f.start()
+	f.want("one", "two")
+}
+
 func TestALogThatComesLater(t *testing.T) {
 	f := newFollower(t)
 	f.start()

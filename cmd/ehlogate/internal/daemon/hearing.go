@@ -49,6 +49,15 @@ func (h *hearing) init() {
 	h.log.reader = maillog.NewReader(time.Now, time.Local, h.harvest.Count)
 }
 
+func (h *hearing) count(v policy.Verdict) {
+	switch v.Class {
+	case policy.Spam:
+		h.spam.Add(1)
+	case policy.Ham:
+		h.ham.Add(1)
+	}
+}
+
 // remember takes the last hours of the event log into the docket, so that what is told again, or late, of what was heard before a restart
 // is known.
 func (d *Daemon) remember(cfg *config.Config) error {
@@ -81,12 +90,7 @@ func (d *Daemon) observe(o *policy.Observation) {
 
 // record learns an observation and writes it down. Both are queued at once, and waited for together by the function that it returns.
 func (d *Daemon) record(o *policy.Observation) (wait func()) {
-	switch o.Verdict.Class {
-	case policy.Spam:
-		d.hearing.spam.Add(1)
-	case policy.Ham:
-		d.hearing.ham.Add(1)
-	}
+	d.hearing.count(o.Verdict)
 	cfg := d.cfg.Load()
 	learnt := d.judge.Learn(o)
 	line, err := ledger.Encode(o, cfg.Log.Node, cfg.Log.Anonymize)
@@ -96,6 +100,9 @@ func (d *Daemon) record(o *policy.Observation) (wait func()) {
 // correct learns a correction and writes it down, as record does.
 func (d *Daemon) correct(c *docket.Correction) (wait func()) {
 	d.hearing.corrections.Add(1)
+	if c.Now.Verdict.Class != c.Was.Class {
+		d.hearing.count(c.Now.Verdict)
+	}
 	cfg := d.cfg.Load()
 	learnt := d.judge.Correct(c.Policy())
 	line, err := ledger.EncodeCorrection(c.Now, c.Was, time.Now(), cfg.Log.Node, cfg.Log.Anonymize)

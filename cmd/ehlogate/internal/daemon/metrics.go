@@ -33,7 +33,7 @@ func (d *Daemon) register(r prometheus.Registerer) {
 	counter("messages_total", "Messages heard, accepted or not.", "", "", &m.Messages)
 	counter("messages_tls_total", "Messages heard in sessions over TLS.", "", "", &m.TLSMessages)
 	h := &d.hearing
-	const verdicts = "Messages of which something was said, by class."
+	const verdicts = "Verdicts on messages by class: the first of a message, and later ones of another class."
 	counter("verdicts_total", verdicts, "class", "spam", &h.spam)
 	counter("verdicts_total", verdicts, "class", "ham", &h.ham)
 	counter("corrections_total", "Later words on messages that were heard before.", "", "", &h.corrections)
