@@ -201,6 +201,44 @@ func TestWhatIsNoAcceptedMessage(t *testing.T) {
 	}
 }
 
+// TestSessionsWithoutAMessage runs thirty of them within a minute: each is a probe, the last makes a flood whole.
+func TestSessionsWithoutAMessage(t *testing.T) {
+	h := serve(t, nil)
+	m := must{t}
+	for range 30 {
+		s, _ := h.session(t)
+		m.do(s.Conn("mail.example", gomilter.FamilyInet, 25, "192.0.2.7"))
+		m.do(s.Helo("client.example"))
+		m.done(s.Close())
+	}
+	said := map[policy.Source]int{}
+	for _, o := range h.stop(t) {
+		said[o.Verdict.Source]++
+		if l, teaches := o.Lesson(); teaches != (o.Verdict.Source == policy.FromFlood) || teaches && l.Spam != 0.25 {
+			t.Errorf("%+v teaches %+v", o.Verdict, l)
+		}
+	}
+	if said[policy.FromProbe] != 29 || said[policy.FromFlood] != 1 {
+		t.Errorf("said %v", said)
+	}
+}
+
+// TestAClientThatLeavesWithoutSTARTTLS is one that may require it; one that was offered it is not.
+func TestAClientThatLeavesWithoutSTARTTLS(t *testing.T) {
+	for told, want := range map[policy.Answer]policy.Trouble{policy.Withheld: policy.LeftWithout, policy.Offered: "", policy.Unasked: ""} {
+		h := serve(t, func(s *Server) { s.Told = func(netip.Addr) policy.Answer { return told } })
+		m := must{t}
+		s, _ := h.session(t)
+		m.do(s.Conn("mail.example", gomilter.FamilyInet, 25, "192.0.2.7"))
+		m.do(s.Helo("client.example"))
+		m.done(s.Abort(nil))
+		m.done(s.Close())
+		if heard := h.stop(t); len(heard) != 1 || heard[0].Trouble != want {
+			t.Errorf("told %s: %+v", told, heard)
+		}
+	}
+}
+
 func TestAnOldMTAIsServed(t *testing.T) {
 	h := serve(t, nil)
 	s, _ := h.session(t, gomilter.WithMaximumVersion(2), gomilter.WithActions(0), gomilter.WithProtocols(0))

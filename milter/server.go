@@ -27,7 +27,7 @@ import (
 type Stats struct {
 	Connections, Refused, Malformed, Panics atomic.Uint64
 	Sessions, Messages, TLSMessages         atomic.Uint64
-	Actions                                 atomic.Uint64
+	Actions, OddHeaders                     atomic.Uint64
 }
 
 // Server hears sessions. Its exported fields are set before Serve.

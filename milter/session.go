@@ -260,6 +260,7 @@ func (s *session) finish(said []policy.Verdict, outcome policy.Outcome) {
 	o.QueueID, o.FromDomain, o.Authenticated = mail.queueID, mail.fromDomain, mail.authenticated
 	o.Rcpts, o.RcptsRejected = mail.rcpts, mail.rejected
 	s.server.Stats.Messages.Add(1)
+	s.server.Stats.OddHeaders.Add(mail.headers.Odd)
 	if o.TLS != nil {
 		s.server.Stats.TLSMessages.Add(1)
 	}

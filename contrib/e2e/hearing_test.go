@@ -374,6 +374,22 @@ func TestPeopleCorrect(t *testing.T) {
 	if out, status := x.daemon.Command("learn", "spam", "4NOWHERE001"); status != 1 || !strings.Contains(out, "no message with this queue id") {
 		t.Errorf("%d: %s", status, out)
 	}
+	// A sieve script pipes a message in, and a feedback loop's report says by itself what it is.
+	piped := exec.Command(x.daemon.Binary, "learn", "spam", "--config", x.daemon.Config())
+	piped.Env = append(piped.Environ(), "STATE_DIRECTORY="+filepath.Join(x.daemon.Dir, "data"))
+	piped.Stdin = strings.NewReader(received("192.0.2.10", "4PIPED00001"))
+	if out, err := piped.CombinedOutput(); err != nil || !strings.Contains(string(out), "1 new") {
+		t.Errorf("%v: %s", err, out)
+	}
+	arf := filepath.Join(tempDir(t), "arf")
+	must(t, os.WriteFile(arf, []byte("Content-Type: multipart/report; report-type=feedback-report; boundary=b\n\n--b\nContent-Type: message/feedback-report\n\n"+
+		"Feedback-Type: not-spam\nVersion: 1\nSource-IP: 192.0.2.10\n\n--b\nContent-Type: message/rfc822\n\n"+received("192.0.2.10", "4PIPED00001")+"\n--b--\n"), 0o600))
+	if out := x.command("learn", "spam", arf); !strings.Contains(out, "1 corrected") {
+		t.Errorf("%s", out)
+	}
+	if got := own("192.0.2.10"); got != "0 spam, 1 ham" {
+		t.Errorf("after a message and a feedback report: %s", got)
+	}
 	// After a restart the event log knows.
 	must(t, x.daemon.Stop())
 	must(t, x.daemon.Start())
@@ -383,7 +399,7 @@ func TestPeopleCorrect(t *testing.T) {
 	}
 	// What was learnt and corrected is what a replay of the event log learns.
 	out := x.command("replay", "--json", "--trace", filepath.Join(x.daemon.Dir, "data", "events.ndjson"))
-	if !strings.Contains(out, `"corrections":6`) || !strings.Contains(out, `"orphans":0`) {
+	if !strings.Contains(out, `"corrections":7`) || !strings.Contains(out, `"orphans":0`) {
 		t.Errorf("replayed as %s", out)
 	}
 }

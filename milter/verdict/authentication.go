@@ -18,13 +18,17 @@ type authentication struct {
 // maxResults bounds a header's value in bytes.
 const maxResults = 16 << 10
 
-func (a *authentication) add(authservID, value string) {
-	if a.closed || len(value) > maxResults {
-		return
+// add reads one header; ok is false when it cannot be read.
+func (a *authentication) add(authservID, value string) (ok bool) {
+	if a.closed {
+		return true
+	}
+	if len(value) > maxResults {
+		return false
 	}
 	id, results, err := authres.Parse(value)
 	if err != nil || !strings.EqualFold(strings.TrimSpace(id), authservID) {
-		return
+		return err == nil
 	}
 	for _, r := range results {
 		switch r := r.(type) {
@@ -44,6 +48,7 @@ func (a *authentication) add(authservID, value string) {
 			worse(&a.DMARC, &a.DMARCDomain, r.Value, r.From)
 		}
 	}
+	return true
 }
 
 // rank orders results from the best to the worst; what is not known is as none.

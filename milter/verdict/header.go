@@ -45,6 +45,8 @@ type Headers struct {
 	scored  bool
 	stars   float64
 	auth    authentication
+	// Odd counts those that say nothing that can be read.
+	Odd uint64
 }
 
 // Hear reads one header, in the order in which they stand in the message.
@@ -53,7 +55,9 @@ func (h *Headers) Hear(r *Rules, name, value string) {
 	case strings.EqualFold(name, "Received"):
 		h.auth.closed = true
 	case r.AuthservID != "" && strings.EqualFold(name, "Authentication-Results"):
-		h.auth.add(r.AuthservID, value)
+		if !h.auth.add(r.AuthservID, value) {
+			h.Odd++
+		}
 	}
 	if r.Listed(name) {
 		h.add(name, value)
@@ -70,6 +74,7 @@ func (h *Headers) add(name, value string) {
 	}
 	v, scored, ok := parse(word, value)
 	if !ok {
+		h.Odd++
 		return
 	}
 	v.Source, v.Reason = policy.FromHeader, Clip(name+": "+value)

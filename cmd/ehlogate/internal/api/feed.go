@@ -33,11 +33,13 @@ func (s *Server) feed(read func([]byte, time.Time) (policy.Testimony, error)) ht
 	return func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
+			s.Odd()
 			refuse(w, http.StatusBadRequest, fmt.Errorf("body: %w", err))
 			return
 		}
 		t, err := read(body, s.Now())
 		if err != nil {
+			s.Odd()
 			refuse(w, http.StatusBadRequest, err)
 			return
 		}

@@ -27,6 +27,8 @@ func post(h http.Handler, path, from, token, body string) *httptest.ResponseReco
 func TestFeedsAreTakenFromThisHostOrWithTheToken(t *testing.T) {
 	s := newServer(t)
 	var fed []policy.Testimony
+	odd := 0
+	s.Odd = func() { odd++ }
 	s.Feed = func(t policy.Testimony) { fed = append(fed, t) }
 	h := s.Handler()
 	const good = `{"ip":"192.0.2.7","qid":"4XyZ","action":"add header","score":9}`
@@ -49,6 +51,9 @@ func TestFeedsAreTakenFromThisHostOrWithTheToken(t *testing.T) {
 				t.Errorf("%d, fed %d: %s", w.Code, len(fed)-before, b)
 			}
 		})
+	}
+	if odd != 2 {
+		t.Errorf("%d posts counted as unreadable, want 2", odd)
 	}
 	if w := post(newServer(t).Handler(), "/feed/rspamd", "127.0.0.1:4711", "", good); w.Code != http.StatusNotFound && w.Code != http.StatusMethodNotAllowed {
 		t.Errorf("a feed that is switched off answers %d", w.Code)

@@ -41,6 +41,8 @@ type Server struct {
 	Heard   func() Heard
 	// Feed takes what other programs post, and returns at once; nil where they may not.
 	Feed func(policy.Testimony)
+	// Odd is called for a post that cannot be read.
+	Odd func()
 	// Learn takes the word of people.
 	Learn func([]Report) ([]Learnt, error)
 }

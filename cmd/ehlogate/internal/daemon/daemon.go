@@ -90,7 +90,7 @@ func New(cfg *config.Config, listeners *Listeners, log *slog.Logger) (d *Daemon,
 func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 	server := &api.Server{Judge: d.judge, Store: d.store, Now: time.Now, Heard: d.heard, Learn: d.learn}
 	if cfg.Feed {
-		server.Feed = d.feed
+		server.Feed, server.Odd = d.feed, func() { d.hearing.refused.Add(1) }
 	}
 	if cfg.HTTP.Listen.Network != "unix" {
 		token, err := api.EnsureToken(cfg.HTTP.TokenFile)

@@ -40,6 +40,7 @@ type hearing struct {
 	spam, ham, corrections  atomic.Uint64
 	broken, marks           atomic.Uint64
 	feeds, dropped, orphans atomic.Uint64
+	refused                 atomic.Uint64
 }
 
 func (h *hearing) init() {

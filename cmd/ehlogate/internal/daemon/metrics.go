@@ -41,6 +41,8 @@ func (d *Daemon) register(r prometheus.Registerer) {
 	counter("testimonies_alone_total", "What they told of a session that was not heard, which became an observation of its own.", "", "", &h.docket.Stats.Alone)
 	counter("testimonies_repeated_total", "What they told again.", "", "", &h.docket.Stats.Repeated)
 	counter("testimonies_orphaned_total", "What they told of an unknown message without its client.", "", "", &h.orphans)
+	counter("headers_odd_total", "Verdict headers and Authentication-Results that could not be read.", "", "", &m.OddHeaders)
+	counter("feed_refused_total", "Posts of other programs that could not be read.", "", "", &h.refused)
 	counter("feed_posts_total", "Verdicts posted by other programs.", "", "", &h.feeds)
 	counter("feed_dropped_total", "Verdicts posted faster than they could be worked on.", "", "", &h.dropped)
 	counter("tls_failures_total", "TLS handshakes that failed, as the MTA's log tells.", "", "", &h.broken)
