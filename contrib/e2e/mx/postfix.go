@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -19,6 +20,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -168,18 +170,30 @@ func (p *Postfix) command(name string, args ...string) error {
 	return nil
 }
 
+// Ports are given out below those that the kernel gives to clients (ip_local_port_range begins at 32768), so that none is taken before its
+// server is started, and none twice.
+const firstPort, lastPort = 12000, 32000
+
+// lastGiven is the port that was given out last, counted from firstPort.
+var lastGiven atomic.Int64
+
+func init() { lastGiven.Store(mathrand.Int64N(lastPort - firstPort)) }
+
 // FreePorts finds TCP ports of loopback that nobody listens on.
 func FreePorts(n int) ([]int, error) {
 	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for range lastPort - firstPort {
+		port := firstPort + int(lastGiven.Add(1)%(lastPort-firstPort))
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
-			return nil, err
+			continue
 		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		l.Close()
+		if ports = append(ports, port); len(ports) == n {
+			return ports, nil
+		}
 	}
-	return ports, nil
+	return nil, fmt.Errorf("mx: no %d free ports from %d to %d", n, firstPort, lastPort)
 }
 
 // patience is how long something that was started may take to answer.
