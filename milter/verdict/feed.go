@@ -56,6 +56,11 @@ func Rspamd(body []byte, now time.Time) (t policy.Testimony, err error) {
 	if !known {
 		return t, fmt.Errorf("action: %q is not known; want one of rspamd's, such as \"add header\"", Clip(v.Action))
 	}
+	var user, from string
+	if json.Unmarshal(v.User, &user) == nil && told(user) != "" {
+		// Its client had logged in: the mail is its user's, and says nothing of the address.
+		class = policy.None
+	}
 	said := policy.Verdict{Class: class, Score: float64(v.Score)}
 	if class != policy.None {
 		said = Strength(said, rspamdAddHeader)
@@ -65,7 +70,6 @@ func Rspamd(body []byte, now time.Time) (t policy.Testimony, err error) {
 	if t.Addr, err = address(told(v.IP)); err != nil {
 		return t, err
 	}
-	var from string
 	if json.Unmarshal(v.From, &from) == nil {
 		t.FromDomain = domainOf(told(from))
 	}

@@ -232,6 +232,7 @@ func TestFeeds(t *testing.T) {
 		{"rspamd adds a header", `{"ip":"192.0.2.7","qid":"4XyZ","action":"add header","score":9.0,"from":"a@Sender.example","rcpt":["x"]}`, rspamd, policy.Spam, 9, 0.75, ""},
 		{"rspamd rejects", `{"ip":"192.0.2.7","qid":"4XyZ","action":"reject","score":16.2,"from":"unknown","rcpt":"unknown"}`, rspamd, policy.Spam, 16.2, 1, ""},
 		{"rspamd finds nothing", `{"ip":"192.0.2.7","qid":"unknown","action":"no action","score":1.5}`, rspamd, policy.Ham, 1.5, 0.75, ""},
+		{"rspamd refuses a logged-in user's", `{"ip":"192.0.2.7","qid":"4XyZ","action":"reject","score":16.2,"user":"bob"}`, rspamd, policy.None, 16.2, 0, ""},
 		{"rspamd greylists", `{"ip":"::ffff:192.0.2.7","qid":"4XyZ","action":"soft reject","score":5}`, rspamd, policy.None, 5, 0, ""},
 		{"rspamd knows no client and no queue id", `{"ip":"unknown","qid":"unknown","action":"reject","score":16}`, rspamd, "", 0, 0, "neither a queue id nor an address"},
 		{"an action of another world", `{"ip":"192.0.2.7","action":"explode"}`, rspamd, "", 0, 0, "action"},
