@@ -42,7 +42,7 @@ const maxReason = 200
 // Headers collects what the headers of one message say. The zero value has seen none.
 type Headers struct {
 	verdict policy.Verdict
-	scored  bool
+	detail  detail
 	stars   float64
 	auth    authentication
 	// Odd counts those that say nothing that can be read.
@@ -64,7 +64,17 @@ func (h *Headers) Hear(r *Rules, name, value string) {
 	}
 }
 
-// add reads one verdict header. Of several the worst reading counts: spam before ham, a score before none, the higher of two scores.
+// detail is how much a header says: a word, with a score, with a score and the limit from which on that is spam.
+type detail int
+
+const (
+	plain detail = iota
+	scored
+	graded
+)
+
+// add reads one verdict header. Of several the worst reading counts: spam before ham; then the one that says most, as a filter's headers
+// come in any order; then the higher score.
 func (h *Headers) add(name, value string) {
 	value = oneLine(value)
 	word := strings.ToLower(name)
@@ -72,7 +82,7 @@ func (h *Headers) add(name, value string) {
 		h.stars = max(h.stars, float64(min(len(value)-len(strings.TrimLeft(value, "*")), mostStars)))
 		return
 	}
-	v, scored, ok := parse(word, value)
+	v, detail, ok := parse(word, value)
 	if !ok {
 		h.Odd++
 		return
@@ -80,25 +90,20 @@ func (h *Headers) add(name, value string) {
 	v.Source, v.Reason = policy.FromHeader, Clip(name+": "+value)
 	switch {
 	case h.verdict.Source == "":
-	case v.Class != h.verdict.Class:
-		if v.Class != policy.Spam && h.verdict.Class != policy.None {
-			return
-		}
-	case scored && h.scored:
-		if v.Score <= h.verdict.Score {
-			return
-		}
-	case h.scored || !scored:
+	case v.Class == policy.Spam && h.verdict.Class != policy.Spam:
+	case v.Class != policy.Spam && h.verdict.Class == policy.Spam:
+		return
+	case detail < h.detail || detail == h.detail && v.Score <= h.verdict.Score:
 		return
 	}
-	h.verdict, h.scored = v, scored
+	h.verdict, h.detail = v, detail
 }
 
 // Said is what the headers said, each source by itself; silence where they said nothing.
 func (h *Headers) Said(silence policy.Class) (said []policy.Verdict) {
 	switch v := h.verdict; {
 	case v.Source != "":
-		if !h.scored && v.Class == policy.Spam {
+		if h.detail == plain && v.Class == policy.Spam {
 			v.Score = h.stars
 		}
 		said = append(said, v)
@@ -122,16 +127,16 @@ const (
 )
 
 // parse reads the value of a verdict header by its lower-case name. A header of the operator's own choice is read as a yes or no.
-func parse(name, value string) (v policy.Verdict, scored, ok bool) {
+func parse(name, value string) (v policy.Verdict, d detail, ok bool) {
 	switch name {
 	case "x-spamd-result":
 		return parseSpamdResult(value)
 	case "x-rspamd-action":
 		class, known := Action(value)
-		return policy.Verdict{Class: class}, false, known
+		return policy.Verdict{Class: class}, plain, known
 	}
 	word, rest, _ := strings.Cut(value, " ")
-	score, scored := numberAfter(rest, "score=")
+	score, hasScore := numberAfter(rest, "score=")
 	limit, _ := numberAfter(rest, "required=")
 	v.Score = score
 	switch strings.ToLower(strings.TrimRight(word, ",;")) {
@@ -140,12 +145,15 @@ func parse(name, value string) (v policy.Verdict, scored, ok bool) {
 	case "no", "false", "ham":
 		v.Class = policy.Ham
 	default:
-		return v, false, false
+		return v, plain, false
 	}
-	if scored && limit > 0 {
-		v = Strength(v, limit)
+	switch {
+	case hasScore && limit > 0:
+		return Strength(v, limit), graded, true
+	case hasScore:
+		return v, scored, true
 	}
-	return v, scored, true
+	return v, plain, true
 }
 
 // Action is what an action of rspamd says. One that puts the message off says nothing yet.
@@ -178,17 +186,17 @@ const leastHam = 1.0 / 16
 
 // parseSpamdResult reads "default: False [11.00 / 15.00]; ...". The word says whether the message would be rejected, so a spam header at
 // 11 of 15 stands beside False: the numbers decide.
-func parseSpamdResult(value string) (v policy.Verdict, scored, ok bool) {
+func parseSpamdResult(value string) (v policy.Verdict, d detail, ok bool) {
 	head, _, _ := strings.Cut(value, "]")
 	flag, numbers, ok := strings.Cut(head, "[")
 	if !ok {
-		return v, false, false
+		return v, plain, false
 	}
 	a, b, ok := strings.Cut(numbers, "/")
 	score, errScore := strconv.ParseFloat(strings.TrimSpace(a), 64)
 	limit, errLimit := strconv.ParseFloat(strings.TrimSpace(b), 64)
 	if !ok || errScore != nil || errLimit != nil || !finite(score) || !finite(limit) {
-		return v, false, false
+		return v, plain, false
 	}
 	v = policy.Verdict{Class: policy.Ham, Score: score}
 	spam := addHeaderShare * limit
@@ -196,9 +204,9 @@ func parseSpamdResult(value string) (v policy.Verdict, scored, ok bool) {
 		v.Class = policy.Spam
 	}
 	if spam > 0 {
-		v = Strength(v, spam)
+		return Strength(v, spam), graded, true
 	}
-	return v, true, true
+	return v, scored, true
 }
 
 // numberAfter is the number that follows a key; ok is false where there is none.
