@@ -51,6 +51,15 @@ func newChain(x *exchanger, name string) *chain {
 	return c
 }
 
+// sendAll sends messages of these kinds and prints what came of them.
+func (c *chain) sendAll(t *testing.T, kinds []kind) {
+	t.Helper()
+	for _, k := range kinds {
+		c.send(t, k)
+	}
+	c.end(t)
+}
+
 // send sends a message of a kind from an address of its own and holds what came of it against what was to.
 func (c *chain) send(t *testing.T, k kind) {
 	t.Helper()
@@ -207,8 +216,7 @@ func TestRspamd(t *testing.T) {
 	must(t, err)
 	must(t, redis.Start())
 	t.Cleanup(redis.Stop)
-	x := prepare(t, "")
-	must(t, x.daemon.Configure(filterTOML(x, "")))
+	x := withLog(t, "")
 	more := map[string]string{}
 	for _, name := range []string{"metadata_exporter.conf", "milter_headers.conf"} {
 		text, err := os.ReadFile(filepath.Join("../rspamd", name))
@@ -219,8 +227,7 @@ func TestRspamd(t *testing.T) {
 	must(t, err)
 	t.Cleanup(r.Stop)
 	behind(x, r.Milter())
-	c := newChain(x, "rspamd")
-	for _, k := range append([]kind{
+	newChain(x, "rspamd").sendAll(t, append([]kind{
 		{"clean", letter{subject: "hello"}, "header rspamd", "ham", 1, "accepted"},
 		{"middling", letter{subject: "score3"}, "header rspamd", "ham", 0.5166, "accepted"},
 		{"greylisted", letter{subject: "score5"}, "rspamd tempfail", "none", 0, "aborted"},
@@ -229,22 +236,17 @@ func TestRspamd(t *testing.T) {
 		{"middling, verdicts forged", letter{subject: "score3", headers: forged}, "header rspamd", "ham", 0.5166, "accepted"},
 		{"spam, rejected", letter{subject: "score20"}, "rspamd milter-reject", "spam", 1, "aborted"},
 		{"GTUBE", letter{subject: "hello", body: filters.GTUBE}, "milter-reject", "spam", 1, "aborted"},
-	}, common("header rspamd")...) {
-		c.send(t, k)
-	}
-	c.end(t)
+	}, common("header rspamd")...))
 }
 
 // TestSpamAssassin puts a real SpamAssassin behind spamass-milter before the daemon: it adds headers, and rejects from 15 on.
 func TestSpamAssassin(t *testing.T) {
-	x := prepare(t, "")
-	must(t, x.daemon.Configure(filterTOML(x, "")))
+	x := withLog(t, "")
 	s, err := filters.StartSpamAssassin(tempDir(t), 15)
 	must(t, err)
 	t.Cleanup(s.Stop)
 	behind(x, s.Milter())
-	c := newChain(x, "SpamAssassin")
-	for _, k := range append([]kind{
+	newChain(x, "SpamAssassin").sendAll(t, append([]kind{
 		{"clean", letter{subject: "hello"}, "header", "ham", 1, "accepted"},
 		{"middling", letter{subject: "score3"}, "header", "ham", 0.4, "accepted"},
 		{"spam, header added", letter{subject: "score9"}, "header", "spam", 0.9, "accepted"},
@@ -252,8 +254,5 @@ func TestSpamAssassin(t *testing.T) {
 		{"middling, verdicts forged", letter{subject: "score3", headers: forged}, "header", "ham", 0.4, "accepted"},
 		{"spam, rejected", letter{subject: "score20"}, "milter-reject", "spam", 1, "aborted"},
 		{"GTUBE", letter{subject: "hello", body: filters.GTUBE}, "milter-reject", "spam", 1, "aborted"},
-	}, common("header")...) {
-		c.send(t, k)
-	}
-	c.end(t)
+	}, common("header")...))
 }

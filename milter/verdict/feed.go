@@ -61,10 +61,7 @@ func Rspamd(body []byte, now time.Time) (t policy.Testimony, err error) {
 		// Its client had logged in: the mail is its user's, and says nothing of the address.
 		class = policy.None
 	}
-	said := policy.Verdict{Class: class, Score: float64(v.Score)}
-	if class != policy.None {
-		said = Strength(said, rspamdAddHeader)
-	}
+	said := Strength(policy.Verdict{Class: class, Score: float64(v.Score)}, rspamdAddHeader)
 	said.Source, said.Reason = policy.FromRspamd, fmt.Sprintf("%s, score %.2f", v.Action, v.Score)
 	t = policy.Testimony{Time: now, Mail: true, QueueID: told(v.QID), Verdict: said}
 	if t.Addr, err = address(told(v.IP)); err != nil {
@@ -106,10 +103,7 @@ func Feed(body []byte, now time.Time) (t policy.Testimony, err error) {
 	if !known {
 		return t, fmt.Errorf("class %q, action %q: want class spam, ham or none, or an action of rspamd's", Clip(v.Class), Clip(v.Action))
 	}
-	said := policy.Verdict{Class: class, Score: float64(v.Score)}
-	if v.Limit > 0 && class != policy.None {
-		said = Strength(said, float64(v.Limit))
-	}
+	said := Strength(policy.Verdict{Class: class, Score: float64(v.Score)}, float64(v.Limit))
 	said.Source, said.Reason = policy.FromFeed, Clip(oneLine(v.Reason))
 	if said.Reason == "" {
 		said.Reason = fmt.Sprintf("%s, score %.2f", class, v.Score)

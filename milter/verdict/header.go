@@ -170,8 +170,11 @@ func Action(action string) (class policy.Class, known bool) {
 }
 
 // Strength gives a verdict with a score the weight of it: spam counts half at the limit, where a filter begins to call it so, and whole at twice that; ham counts
-// whole up to a score of 0, and the less the nearer it comes to the limit.
+// whole up to a score of 0, and the less the nearer it comes to the limit. What says nothing, or has no limit, stays as it is.
 func Strength(v policy.Verdict, limit float64) policy.Verdict {
+	if v.Class == policy.None || !(limit > 0) {
+		return v
+	}
 	share := v.Score / limit
 	if v.Class == policy.Spam {
 		v.Weight = min(max(share/2, 0.5), 1)

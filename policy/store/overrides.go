@@ -53,6 +53,9 @@ func (e *Embedded) Overrides() []policy.Override { return sorted(e.overrides.Loa
 // Marks are all overrides of the daemon's own in the order of their networks.
 func (e *Embedded) Marks() []policy.Override { return sorted(e.marks.Load()) }
 
+// Marked is how many marks there are.
+func (e *Embedded) Marked() int { return e.marks.Load().Size() }
+
 func sorted(table *bart.Table[policy.Override]) (all []policy.Override) {
 	for _, o := range table.AllSorted() {
 		all = append(all, o)

@@ -34,6 +34,17 @@ func newFollower(t *testing.T) *follower {
 	return f
 }
 
+// atOne follows a log of which it has read the line "one".
+func atOne(t *testing.T) *follower {
+	f := newFollower(t)
+	f.write(f.path, "before\n")
+	f.start()
+	time.Sleep(pollEvery)
+	f.write(f.path, "one\n")
+	f.want("one")
+	return f
+}
+
 func (f *follower) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -133,12 +144,7 @@ func TestFollowARotatedLog(t *testing.T) {
 		for _, when := range []string{"while followed", "while nobody followed"} {
 			t.Run(c.name+" "+when, func(t *testing.T) {
 				t.Parallel()
-				f := newFollower(t)
-				f.write(f.path, "before\n")
-				f.start()
-				time.Sleep(pollEvery)
-				f.write(f.path, "one\n")
-				f.want("one")
+				f := atOne(t)
 				if when == "while nobody followed" {
 					f.stop()
 					c.rotate(f)
@@ -156,12 +162,7 @@ func TestFollowARotatedLog(t *testing.T) {
 }
 
 func TestSeveralRotationsWhileNobodyFollowed(t *testing.T) {
-	f := newFollower(t)
-	f.write(f.path, "before\n")
-	f.start()
-	time.Sleep(pollEvery)
-	f.write(f.path, "one\n")
-	f.want("one")
+	f := atOne(t)
 	f.stop()
 	f.write(f.path, "two\n")
 	os.Rename(f.path, f.path+".2")
@@ -176,12 +177,7 @@ func TestSeveralRotationsWhileNobodyFollowed(t *testing.T) {
 
 // TestAnotherFileOfTheSameNumber removes what was read, and lets the number of its inode be another file's.
 func TestAnotherFileOfTheSameNumber(t *testing.T) {
-	f := newFollower(t)
-	f.write(f.path, "before\n")
-	f.start()
-	time.Sleep(pollEvery)
-	f.write(f.path, "one\n")
-	f.want("one")
+	f := atOne(t)
 	f.stop()
 	os.Rename(f.path, f.path+".1")
 	os.WriteFile(f.path+".1", []byte("another file\nof older lines\n"), 0o600)

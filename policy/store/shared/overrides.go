@@ -69,6 +69,9 @@ func (s *Store) Overrides() []policy.Override { return sorted(s.overrides.Load()
 // Marks are all overrides of the daemons' own in the order of their networks.
 func (s *Store) Marks() []policy.Override { return sorted(s.marks.Load()) }
 
+// Marked is how many marks there are.
+func (s *Store) Marked() int { return s.marks.Load().Size() }
+
 func sorted(table *bart.Table[policy.Override]) (all []policy.Override) {
 	for _, o := range table.AllSorted() {
 		all = append(all, o)

@@ -9,11 +9,10 @@ import (
 
 // notice takes what a session says of its client and STARTTLS.
 func (d *Daemon) notice(o *policy.Observation) {
-	addr := o.Client.Addr
-	if !addr.IsValid() {
+	host := o.Decision.Host
+	if !host.IsValid() {
 		return
 	}
-	host := d.judge.Policy().Keys(addr).Host
 	switch {
 	case o.TLS != nil:
 		d.hearing.handshakes.Worked(host)
@@ -32,7 +31,7 @@ func (d *Daemon) failed(addr netip.Addr, at time.Time) {
 
 // mark makes a mark hold, unless there are too many.
 func (d *Daemon) mark(m policy.Override) {
-	if len(d.store.Marks()) >= policy.MarksMost {
+	if d.store.Marked() >= policy.MarksMost {
 		return
 	}
 	d.hearing.marks.Add(1)

@@ -15,6 +15,8 @@ import (
 type keeper interface {
 	policy.Store
 	api.Store
+	// Marked is how many marks there are.
+	Marked() int
 	Close() error
 }
 
