@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/behaviour"
 )
 
 // hall is a served Server that keeps what it heard.
@@ -26,6 +28,26 @@ type hall struct {
 
 	mu    sync.Mutex
 	heard []policy.Observation
+	// open are the sessions that are open, queued the queue ids that were told of them.
+	open, queued []string
+}
+
+func (h *hall) Begin(session string, _ policy.Client, _ time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.open = append(h.open, session)
+}
+
+func (h *hall) Queued(_, queueID string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.queued = append(h.queued, queueID)
+}
+
+func (h *hall) End(session string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.open = slices.DeleteFunc(h.open, func(s string) bool { return s == session })
 }
 
 func serve(t testing.TB, change func(*Server)) *hall {
@@ -37,18 +59,26 @@ func serve(t testing.TB, change func(*Server)) *hall {
 	h := &hall{addr: l.Addr().String()}
 	p := policy.New(policy.Default())
 	h.Server = &Server{
-		Decide: func(a netip.Addr) policy.Decision { return p.Decide(a, policy.Known{}, time.Now()) },
-		Told:   func(netip.Addr) policy.Answer { return policy.Offered },
+		Decide:   func(a netip.Addr) policy.Decision { return p.Decide(a, policy.Known{}, time.Now()) },
+		Answered: func(netip.Addr) policy.Answer { return policy.Offered },
 		Rules: func() verdict.Rules {
-			return verdict.Rules{Headers: verdict.DefaultHeaders, Silence: policy.None, Weights: policy.DefaultWeights()}
+			return verdict.Rules{Headers: verdict.DefaultHeaders, Silence: policy.None}
 		},
-		Harvest: verdict.NewHarvest(),
-		Treats:  func() bool { return true },
-		Now:     time.Now,
-		Log:     slog.New(slog.DiscardHandler),
-		Observe: func(o *policy.Observation) {
+		Clients:  behaviour.NewClients(),
+		Sessions: h,
+		Treats:   func() bool { return true },
+		Now:      time.Now,
+		Log:      slog.New(slog.DiscardHandler),
+		Observe: func(o *policy.Observation, assessments []policy.Assessment) {
 			h.mu.Lock()
 			defer h.mu.Unlock()
+			if !slices.Contains(h.open, o.Session) {
+				t.Errorf("observed of a session that is not open: %+v", o)
+			}
+			for _, a := range assessments {
+				o.Verdicts = o.Verdicts.With(policy.DefaultWeights().Weigh(a))
+			}
+			o.Verdict = o.Verdicts.Resolve()
 			h.heard = append(h.heard, *o)
 		},
 	}
@@ -81,6 +111,9 @@ func (h *hall) stop(t testing.TB) []policy.Observation {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if len(h.open) > 0 {
+		t.Errorf("sessions that never ended: %v", h.open)
+	}
 	return h.heard
 }
 
@@ -225,8 +258,8 @@ func TestSessionsWithoutAMessage(t *testing.T) {
 
 // TestAClientThatLeavesWithoutSTARTTLS is one that may require it; one that was offered it is not.
 func TestAClientThatLeavesWithoutSTARTTLS(t *testing.T) {
-	for told, want := range map[policy.Answer]policy.Trouble{policy.Withheld: policy.LeftWithout, policy.Offered: "", policy.Unasked: ""} {
-		h := serve(t, func(s *Server) { s.Told = func(netip.Addr) policy.Answer { return told } })
+	for answered, want := range map[policy.Answer]policy.Trouble{policy.Withheld: policy.LeftWithout, policy.Offered: "", policy.Unasked: ""} {
+		h := serve(t, func(s *Server) { s.Answered = func(netip.Addr) policy.Answer { return answered } })
 		m := must{t}
 		s, _ := h.session(t)
 		m.do(s.Conn("mail.example", gomilter.FamilyInet, 25, "192.0.2.7"))
@@ -234,7 +267,7 @@ func TestAClientThatLeavesWithoutSTARTTLS(t *testing.T) {
 		m.done(s.Abort(nil))
 		m.done(s.Close())
 		if heard := h.stop(t); len(heard) != 1 || heard[0].Trouble != want {
-			t.Errorf("told %s: %+v", told, heard)
+			t.Errorf("answered %s: %+v", answered, heard)
 		}
 	}
 }

@@ -21,29 +21,32 @@ import (
 
 	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/behaviour"
 )
 
 // Stats are counts since the start.
 type Stats struct {
 	Connections, Refused, Malformed, Panics atomic.Uint64
 	Sessions, Messages, TLSMessages         atomic.Uint64
-	Actions, OddHeaders                     atomic.Uint64
+	Actions, MalformedHeaders               atomic.Uint64
 }
 
 // Server hears sessions. Its exported fields are set before Serve.
 type Server struct {
 	// Decide judges an address.
 	Decide func(netip.Addr) policy.Decision
-	// Told is what the table answered about an address when it connected.
-	Told func(netip.Addr) policy.Answer
-	// Observe learns and records an observation; it returns when that is durable or has waited long enough. The end of a message is
-	// answered after it.
-	Observe func(*policy.Observation)
+	// Answered is what the table answered about an address when it connected.
+	Answered func(netip.Addr) policy.Answer
+	// Observe learns and records an observation, with what its session says of it. It returns when that
+	// is durable or has waited long enough; the end of a message is answered after it.
+	Observe func(*policy.Observation, []policy.Assessment)
+	// Sessions is told which sessions are open.
+	Sessions Sessions
 	// Rules are the verdict rules in force; Treats says whether any tier has an action, so that the MTA is asked for leave.
 	Rules  func() verdict.Rules
 	Treats func() bool
-	// Harvest counts what clients do again and again.
-	Harvest *verdict.Harvest
+	// Clients counts what clients do again and again.
+	Clients *behaviour.Clients
 	Now     func() time.Time
 	Log     *slog.Logger
 
@@ -54,6 +57,15 @@ type Server struct {
 	open     atomic.Int64
 	sessions sync.WaitGroup
 	quit     chan struct{}
+}
+
+// Sessions is told which SMTP sessions are open, so that what others say of one waits for its end.
+// All that was observed of a session comes before its End.
+type Sessions interface {
+	Begin(session string, client policy.Client, at time.Time)
+	// Queued gives the queue id of the message that is under way.
+	Queued(session, queueID string)
+	End(session string)
 }
 
 // idle ends a milter connection on which nothing happens. The longest silence of a living session is a big message over a slow line.
@@ -115,10 +127,20 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return err
 }
 
+// stopping reports whether Shutdown was called: what ends now may be cut off.
+func (s *Server) stopping() bool {
+	select {
+	case <-s.quit:
+		return true
+	default:
+		return false
+	}
+}
+
 // LogLibrary leads the library's warnings, which go to a variable of its own, to a log: at most one a second.
 func LogLibrary(log *slog.Logger) {
-	odd := &rate.Sometimes{First: 1, Interval: time.Second}
+	throttled := &rate.Sometimes{First: 1, Interval: time.Second}
 	gomilter.LogWarning = func(format string, args ...any) {
-		odd.Do(func() { log.Warn("milter: " + fmt.Sprintf(format, args...)) })
+		throttled.Do(func() { log.Warn("milter: " + fmt.Sprintf(format, args...)) })
 	}
 }

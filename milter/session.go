@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
-	"net/netip"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -27,7 +26,7 @@ type session struct {
 	id        string
 	connected bool
 	client    policy.Client
-	told      policy.Answer
+	answered  policy.Answer
 	began     time.Time
 	helo      string
 	tls       *policy.TLS
@@ -45,7 +44,7 @@ type message struct {
 	rcpts         int
 	rejected      int
 	rejections    verdict.Rejections
-	traps         []policy.Verdict
+	traps         []policy.Assessment
 	data          bool
 	rules         verdict.Rules
 	headers       verdict.Headers
@@ -55,7 +54,7 @@ type message struct {
 var _ gomilter.Milter = (*session)(nil)
 
 func newSession(s *Server, actions gomilter.OptAction, protocol gomilter.OptProtocol) *session {
-	return &session{server: s, actions: actions, skip: protocol&gomilter.OptSkip != 0, told: policy.Unasked}
+	return &session{server: s, actions: actions, skip: protocol&gomilter.OptSkip != 0, answered: policy.Unasked}
 }
 
 // guard keeps a fault of ours inside its session: it is counted and logged, and the mail goes on.
@@ -80,7 +79,7 @@ func (s *session) NewConnection(gomilter.Modifier) error {
 	s.end()
 	var id [6]byte
 	rand.Read(id[:])
-	*s = session{server: s.server, actions: s.actions, skip: s.skip, id: hex.EncodeToString(id[:]), told: policy.Unasked}
+	*s = session{server: s.server, actions: s.actions, skip: s.skip, id: hex.EncodeToString(id[:]), answered: policy.Unasked}
 	return nil
 }
 
@@ -94,10 +93,11 @@ func (s *session) Connect(host, family string, port uint16, addr string, m gomil
 		if s.client.PTR == s.client.Name {
 			s.client.PTR = ""
 		}
-		if a, err := netip.ParseAddr(strings.TrimPrefix(addr, "IPv6:")); err == nil {
-			s.client.Addr = a.Unmap().WithZone("")
-			s.told = s.server.Told(s.client.Addr)
+		if a, err := policy.ParseAddr(addr); err == nil {
+			s.client.Addr = a
+			s.answered = s.server.Answered(a)
 		}
+		s.server.Sessions.Begin(s.id, s.client, s.began)
 	})
 }
 
@@ -124,9 +124,10 @@ func (s *session) MailFrom(from, _ string, m gomilter.Modifier) (*gomilter.Respo
 		s.hearTLS(m)
 		s.mails++
 		s.mail = &message{
-			began: s.server.Now(), queueID: m.Get(gomilter.MacroQueueId), fromDomain: domain(from),
-			authenticated: m.Get(gomilter.MacroAuthAuthen) != "", rules: s.server.Rules(), decision: s.decide(),
+			began: s.server.Now(), fromDomain: domain(from), authenticated: m.Get(gomilter.MacroAuthAuthen) != "",
+			rules: s.server.Rules(), decision: s.decide(),
 		}
+		s.hearQueueID(m)
 	})
 }
 
@@ -136,8 +137,8 @@ func (s *session) RcptTo(rcpt, _ string, m gomilter.Modifier) (*gomilter.Respons
 			return
 		}
 		s.mail.rcpts++
-		if v, ok := s.mail.rules.Traps.Caught(rcpt); ok {
-			s.mail.traps = policy.Add(s.mail.traps, v)
+		if a, ok := s.mail.rules.Traps.Caught(rcpt); ok && len(s.mail.traps) == 0 {
+			s.mail.traps = append(s.mail.traps, a)
 		}
 		if m.Get(gomilter.MacroRcptMailer) == verdict.RejectedMailer {
 			s.refused(verdict.Rejection{Status: m.Get(gomilter.MacroRcptHost), Text: m.Get(gomilter.MacroRcptAddr)}, rcpt)
@@ -148,9 +149,9 @@ func (s *session) RcptTo(rcpt, _ string, m gomilter.Modifier) (*gomilter.Respons
 // refused takes a recipient that the MTA refused.
 func (s *session) refused(r verdict.Rejection, rcpt string) {
 	s.mail.rejected++
-	var harvest float64
-	if r.Verdict().Source == policy.FromUnknownUser {
-		harvest = s.server.Harvest.Count(s.client.Addr, rcpt)
+	var harvest policy.Confidence
+	if r.Assessment().Source == policy.FromUnknownUser {
+		harvest = s.server.Clients.UnknownUser(s.client.Addr, rcpt, s.server.Now())
 	}
 	s.mail.rejections.Add(r, harvest)
 }
@@ -197,7 +198,7 @@ func (s *session) EndOfMessage(m gomilter.Modifier) (resp *gomilter.Response, er
 	if refuses(mail.decision.Action) && !mail.authenticated {
 		outcome = policy.Rejected
 	}
-	s.finish(mail.headers.Said(mail.rules.Silence), outcome)
+	s.finish(mail.headers.Assessments(mail.rules.Silence), outcome)
 	if mail.authenticated {
 		return resp, nil
 	}
@@ -223,8 +224,9 @@ func (s *session) Cleanup(gomilter.Modifier) {
 }
 
 func (s *session) hearQueueID(m gomilter.Modifier) {
-	if id := m.Get(gomilter.MacroQueueId); id != "" {
+	if id := m.Get(gomilter.MacroQueueId); id != "" && id != s.mail.queueID {
 		s.mail.queueID = id
+		s.server.Sessions.Queued(s.id, id)
 	}
 }
 
@@ -247,24 +249,20 @@ func (s *session) abandon() {
 	s.finish(nil, outcome)
 }
 
-// finish records the message under way, with what was said of it beside its recipients.
-func (s *session) finish(said []policy.Verdict, outcome policy.Outcome) {
+// finish records the message under way, with what its headers say.
+func (s *session) finish(headers []policy.Assessment, outcome policy.Outcome) {
 	mail := s.mail
 	s.mail = nil
 	o := s.observation()
-	for _, v := range slices.Concat(mail.traps, mail.rejections.Said(), said) {
-		o.Said = policy.Add(o.Said, mail.rules.Weights.Weigh(v))
-	}
-	o.Verdict = policy.Resolve(o.Said)
 	o.Began, o.Mail, o.Outcome, o.Decision, o.Auth = mail.began, true, outcome, mail.decision, mail.headers.Auth()
 	o.QueueID, o.FromDomain, o.Authenticated = mail.queueID, mail.fromDomain, mail.authenticated
 	o.Rcpts, o.RcptsRejected = mail.rcpts, mail.rejected
 	s.server.Stats.Messages.Add(1)
-	s.server.Stats.OddHeaders.Add(mail.headers.Odd)
+	s.server.Stats.MalformedHeaders.Add(mail.headers.Malformed)
 	if o.TLS != nil {
 		s.server.Stats.TLSMessages.Add(1)
 	}
-	s.server.Observe(o)
+	s.server.Observe(o, slices.Concat(mail.traps, mail.rejections.Assessments(), headers))
 }
 
 // end records what is left of a session: a message cut short, or that there was none.
@@ -273,28 +271,27 @@ func (s *session) end() {
 	if s.connected && s.mails == 0 {
 		o := s.observation()
 		o.Outcome, o.Decision = policy.NoMail, s.decide()
-		o.Verdict = s.server.Rules().Weights.Weigh(s.idle())
-		o.Said = []policy.Verdict{o.Verdict}
 		o.Trouble = s.trouble()
-		s.server.Observe(o)
+		s.server.Observe(o, []policy.Assessment{s.idle()})
 	}
 	if s.connected {
+		s.server.Sessions.End(s.id)
 		s.server.Stats.Sessions.Add(1)
 	}
 	s.connected = false
 }
 
 // idle is what a session without a message says.
-func (s *session) idle() policy.Verdict {
-	if s.server.Harvest.Idle(s.client.Addr, s.server.Now()) {
-		return policy.Verdict{Class: policy.Spam, Source: policy.FromFlood, Reason: "sessions without a message, again and again within a minute"}
+func (s *session) idle() policy.Assessment {
+	if s.server.Clients.Idle(s.client.Addr, s.server.Now()) {
+		return policy.Assessment{Class: policy.Spam, Confidence: policy.Certain, Source: policy.FromFlood, Reason: "sessions without a message, again and again within a minute"}
 	}
-	reason := "left after " + cmp.Or(s.said(), "nothing")
-	return policy.Verdict{Class: policy.None, Source: policy.FromProbe, Reason: reason}
+	reason := "left after " + cmp.Or(s.stage(), "nothing")
+	return policy.Assessment{Class: policy.None, Source: policy.FromProbe, Reason: reason}
 }
 
-// said is how far a session without a message came.
-func (s *session) said() string {
+// stage is how far a session without a message came.
+func (s *session) stage() string {
 	switch {
 	case s.tls != nil:
 		return "STARTTLS"
@@ -307,14 +304,19 @@ func (s *session) said() string {
 // trouble is the trouble with TLS that a session without a message shows. A handshake that failed looks like a client that only says EHLO: Postfix sends
 // one ABORT for either. The MTA's log tells the two apart.
 func (s *session) trouble() policy.Trouble {
-	if s.helo != "" && s.tls == nil && s.told == policy.Withheld {
+	if s.helo != "" && s.tls == nil && s.answered == policy.Withheld {
 		return policy.LeftWithout
 	}
 	return ""
 }
 
 func (s *session) observation() *policy.Observation {
-	return &policy.Observation{Time: s.server.Now(), Began: s.began, Session: s.id, Client: s.client, HELO: s.helo, STARTTLS: s.told, TLS: s.tls}
+	return &policy.Observation{
+		Message: policy.Message{
+			Time: s.server.Now(), Began: s.began, Session: s.id, Client: s.client, Unfinished: s.server.stopping(),
+		},
+		HELO: s.helo, STARTTLS: s.answered, TLS: s.tls,
+	}
 }
 
 // HeaderName is the header that the action "header" adds.

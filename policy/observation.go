@@ -7,7 +7,8 @@ import (
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
-// Client is the SMTP client of a session, as the MTA knows it. Everything but the address is recorded, not judged.
+// Client is the SMTP client of a session, as the MTA knows it. Only the address is judged; the rest
+// is recorded.
 type Client struct {
 	// Addr is unmapped and without zone; it is invalid when the MTA does not know it.
 	Addr netip.Addr
@@ -26,8 +27,8 @@ type TLS struct {
 	CertSubject string `json:"cert_subject,omitempty"`
 }
 
-// Auth is what SPF (RFC 7208), DKIM (RFC 6376) and DMARC (RFC 7489) found, in the words of RFC 8601, such as pass, fail or none; empty
-// where nothing was said. It is recorded and reported.
+// Auth is what SPF (RFC 7208), DKIM (RFC 6376) and DMARC (RFC 7489) found, in the words of RFC 8601,
+// such as pass, fail or none; empty where no result was reported. It is recorded and reported.
 type Auth struct {
 	SPF         string `json:"spf,omitempty"`
 	SPFDomain   string `json:"spf_domain,omitempty"`
@@ -42,7 +43,8 @@ type Trouble string
 
 // The troubles.
 const (
-	// LeftWithout is a client that left without a message when it was not offered STARTTLS: maybe it requires TLS.
+	// LeftWithout is a client that left without a message when it was not offered STARTTLS: it may
+	// require TLS.
 	LeftWithout Trouble = "left-without"
 	// HandshakeFailed is a TLS handshake that failed, as the MTA's log tells.
 	HandshakeFailed Trouble = "handshake-failed"
@@ -69,15 +71,34 @@ const (
 	Unasked  Answer = "unknown"
 )
 
-// Observation is one message of a session, or one session that carried none.
-type Observation struct {
+// Message is what tells a message from others, and the verdicts on it: all that is remembered of it
+// when it is over. A session without a message is one, too, with Mail false.
+type Message struct {
 	// Time is when it ended, Began when it began: the session, or the message with its MAIL command.
 	Time, Began time.Time
-	// Session is ours, empty where the session was not heard but told of by the MTA's log or a feed.
+	// Session is ours. It is empty where the session was not heard, and only the MTA's log, a feed or
+	// a person told of it.
 	Session string
 	QueueID string
 	Client  Client
-	HELO    string
+	// Mail says whether there was a message at all.
+	Mail bool
+	// Authenticated says that the client logged in: its mail is its user's, and nothing is learnt of
+	// its address.
+	Authenticated bool
+	// Unfinished says that we stopped listening before the session ended.
+	Unfinished bool
+	// Trouble is what went wrong with TLS.
+	Trouble Trouble
+	// Verdicts are those of all sources, Verdict the one that counts.
+	Verdicts Verdicts
+	Verdict  Verdict
+}
+
+// Observation is one message of a session, or one session that carried none.
+type Observation struct {
+	Message
+	HELO string
 	// STARTTLS is what the client was offered; TLS is nil on a plaintext session.
 	STARTTLS Answer
 	TLS      *TLS
@@ -85,85 +106,47 @@ type Observation struct {
 	FromDomain string
 	// Rcpts counts all recipients, RcptsRejected those of them that the MTA refused.
 	Rcpts, RcptsRejected int
-	// Authenticated says that the client logged in: its mail is its user's, and nothing is learnt of its address.
-	Authenticated bool
-	// Verdict is what counts of all that was said, Said what each source said, weighed.
-	Verdict Verdict
-	Said    []Verdict
 	// Auth is what the MTA's own authentication found of the sender.
 	Auth Auth
-	// Trouble is what went wrong with TLS.
-	Trouble Trouble
 	// Decision is the judgement of the client before this message.
 	Decision Decision
 	Outcome  Outcome
-	// Mail says whether there was a message at all.
-	Mail bool
 }
 
-// Lesson is what an observation teaches of a client: weights of spam and ham in messages, below zero where a verdict is taken back.
+// Lesson is what a message teaches of its client: weights of spam and ham in messages, below zero
+// where a verdict is taken back.
 type Lesson struct {
 	At        time.Time
 	Spam, Ham float64
 }
 
-// Lesson weighs an observation; ok is false when it teaches nothing.
-func (o *Observation) Lesson() (l Lesson, ok bool) {
-	l = o.Verdict.lesson(o.Time)
-	return l, l.teaches() && !o.Authenticated && o.Client.Addr.IsValid()
-}
-
 func (l Lesson) teaches() bool { return l.Spam != 0 || l.Ham != 0 }
 
-// Testimony is what something beside the session itself told of a message, or of a session without one: a log, a feed, a person.
-type Testimony struct {
-	Time time.Time
-	// Addr is the client's, invalid where it is not told; Port its TCP port, 0 where it is not told.
-	Addr netip.Addr
-	Port uint16
-	// QueueID is the message's, empty where there is none.
-	QueueID string
-	// Mail says that it is about a message.
-	Mail bool
-	// FromDomain and HELO are as the client said.
-	FromDomain, HELO string
-	// Outcome is what became of it, empty where it is not told.
-	Outcome Outcome
-	Trouble Trouble
-	Verdict Verdict
+// Lesson is what the message's verdict teaches; ok is false when that is nothing.
+func (m *Message) Lesson() (l Lesson, ok bool) {
+	l = m.Verdict.lesson(m.Time)
+	return l, l.teaches() && m.teachable()
 }
 
-// Observation is what is made of a testimony about what was not heard.
-func (t Testimony) Observation() *Observation {
-	o := &Observation{
-		Time: t.Time, Began: t.Time, QueueID: t.QueueID, Client: Client{Addr: t.Addr, Port: t.Port}, HELO: t.HELO, STARTTLS: Unasked,
-		FromDomain: t.FromDomain, Mail: t.Mail, Outcome: t.Outcome, Trouble: t.Trouble, Said: []Verdict{t.Verdict}, Verdict: t.Verdict,
-	}
-	if o.Outcome == "" {
-		o.Outcome = NoMail
-		if t.Mail {
-			o.Outcome = Accepted
-		}
-	}
-	return o
-}
+// teachable reports whether anything may be learnt of the client.
+func (m *Message) teachable() bool { return !m.Authenticated && m.Client.Addr.IsValid() }
 
-// Correction replaces what was learnt of a message by a later, better verdict. Nothing depends on which of the two comes in first.
+// Correction is a message as it is now, and the verdict that was learnt of it before. Nothing
+// depends on which of the two verdicts comes in first.
 type Correction struct {
-	// Addr is the client's address, At the time of the message.
-	Addr     netip.Addr
-	At       time.Time
-	Old, New Verdict
+	Message
+	Was Verdict
 }
 
-// Lesson is the new verdict's less the old one's; ok is false when it teaches nothing.
-func (c Correction) Lesson() (l Lesson, ok bool) {
-	from, to := c.Old.lesson(c.At), c.New.lesson(c.At)
-	l = Lesson{At: c.At, Spam: to.Spam - from.Spam, Ham: to.Ham - from.Ham}
-	return l, l.teaches() && c.Addr.IsValid()
+// Lesson is the new verdict's less the old one's; ok is false when the difference is nothing.
+func (c *Correction) Lesson() (l Lesson, ok bool) {
+	from, to := c.Was.lesson(c.Time), c.Verdict.lesson(c.Time)
+	l = Lesson{At: c.Time, Spam: to.Spam - from.Spam, Ham: to.Ham - from.Ham}
+	return l, l.teaches() && c.teachable()
 }
 
-// Keys are the identities of a client's address: its host, its network, and its autonomous system, 0 when that is not known.
+// Keys are the identities of a client's address: its host, its network, and its autonomous system,
+// 0 when that is not known.
 type Keys struct {
 	Host, Network netip.Prefix
 	ASN           uint32
@@ -172,44 +155,19 @@ type Keys struct {
 // Known is what a store knows of a client.
 type Known struct {
 	Host, Network, AS reputation.Evidence
-	// Override is the operator's word on the address, if Overridden.
-	Override   Override
-	Overridden bool
-	// Mark is what was noticed of the host and STARTTLS, if Marked.
-	Mark   Override
-	Marked bool
-	// Unread says that the store did not answer in time: nothing is known of the host but what was learnt since, not even that there is nothing.
-	Unread bool
+	// Override is the operator's on the address, Exception what was noticed of the host and STARTTLS;
+	// nil where there is none.
+	Override  *Override
+	Exception *Exception
+	// Unavailable says that the store did not answer in time: nothing is known of the host but what
+	// was learnt since, not even that there is nothing.
+	Unavailable bool
 }
 
-// Record is the evidence of a host or a network, else of an autonomous system, as one store gives it to another.
+// Record is the evidence of a host or a network, else of an autonomous system, as one store gives it
+// to another.
 type Record struct {
 	Network  netip.Prefix
 	ASN      uint32
 	Evidence reputation.Evidence
 }
-
-// Override is the operator's word on a network: it goes before any score.
-type Override struct {
-	Network netip.Prefix `json:"network"`
-	// Allow offers STARTTLS always; otherwise it is withheld and the client is in tier bad.
-	Allow bool `json:"allow"`
-	// Note is the operator's reason.
-	Note string `json:"note,omitempty"`
-	// Cause is what the daemon noticed, where the override is its own: a mark. The operator's go before these.
-	Cause Cause     `json:"cause,omitempty"`
-	Set   time.Time `json:"set"`
-	// Until is when it ends; zero means never.
-	Until time.Time `json:"until,omitzero"`
-}
-
-// Verb is the command that sets such an override.
-func (o Override) Verb() string {
-	if o.Allow {
-		return "allow"
-	}
-	return "deny"
-}
-
-// Ended reports whether the override no longer holds.
-func (o Override) Ended(now time.Time) bool { return !o.Until.IsZero() && !now.Before(o.Until) }

@@ -121,25 +121,35 @@ func (p *Policy) Keys(addr netip.Addr) Keys {
 	return k
 }
 
+// Rule is what decided.
+type Rule string
+
+// The rules, in the order in which they are tried.
+const (
+	RuleExempt      Rule = "exempt"      // the client is of an exempt network
+	RuleOverride    Rule = "override"    // the operator's override
+	RuleException   Rule = "exception"   // what was noticed of the host and STARTTLS
+	RuleUnavailable Rule = "unavailable" // the store did not answer in time
+	RuleTier        Rule = "tier"        // the client's tier, in the mode in force
+)
+
 // Decision is what an address is told, with what it was made of.
 type Decision struct {
 	Addr netip.Addr
 	Keys
 	reputation.Judgement
 	Tier reputation.Tier
-	// Withhold says that STARTTLS is not offered; Would that a mode other than observe would not offer it.
+	// Rule says what decided. Override is set with RuleOverride, Exception with RuleException.
+	Rule      Rule
+	Override  *Override
+	Exception *Exception
+	// Withhold says that STARTTLS is not offered; Would that a mode other than observe would not
+	// offer it.
 	Withhold, Would bool
 	// Discard are the EHLO keywords that the MTA is told to leave out, silent-discard not among them.
 	Discard []string
-	// Action is what the milter does with its mail.
+	// Action is what the milter does with the client's mail.
 	Action Action
-	// Exempt and Override say which rule went before the score; Override is nil when none did.
-	Exempt   bool
-	Override *Override
-	// Mark is what was noticed of the host and STARTTLS, where it decided; nil where it did not.
-	Mark *Override
-	// Unread says that the store did not answer in time, and that STARTTLS is offered for that.
-	Unread bool
 	Mode   Mode
 }
 
@@ -148,31 +158,22 @@ func (p *Policy) Decide(addr netip.Addr, known Known, now time.Time) Decision {
 	d := Decision{Addr: addr, Keys: p.Keys(addr), Mode: p.Mode, Action: ActNone}
 	d.Judgement = p.judge(known, now)
 	d.Tier = p.Thresholds.Next(known.Host.Tier, d.Judgement)
-	switch {
-	case p.exempt.Contains(addr):
-		d.Exempt = true
+	d.Rule = p.rule(&d, &known, now)
+	switch d.Rule {
+	case RuleExempt, RuleUnavailable:
 		return d
-	case known.Overridden && !known.Override.Ended(now):
-		d.Override = &known.Override
+	case RuleOverride:
+		d.Override = known.Override
 		if known.Override.Allow {
 			return d
 		}
 		d.Tier = reputation.Bad
 		d.withhold(true)
-	case known.Marked && p.heeds(&known, d.Judgement, now):
-		d.Mark = &known.Mark
-		d.withhold(!known.Mark.Allow)
-	case known.Unread:
-		// It may be good. Only what it did meanwhile can convict it.
-		d.Unread = d.Tier != reputation.Bad || d.Own.Spam == 0
-		if d.Unread {
-			return d
-		}
-		d.withhold(true)
-	case p.Mode == Earn:
-		d.withhold(d.Tier != reputation.Good)
-	default:
-		d.withhold(d.Tier == reputation.Bad)
+	case RuleException:
+		d.Exception = known.Exception
+		d.withhold(!known.Exception.Offers())
+	case RuleTier:
+		d.withhold(d.Tier == reputation.Bad || p.Mode == Earn && d.Tier != reputation.Good)
 	}
 	if t := p.Treatments[d.Tier]; p.Mode != Observe {
 		d.Action = cmp.Or(t.Action, ActNone)
@@ -185,15 +186,32 @@ func (p *Policy) Decide(addr netip.Addr, known Known, now time.Time) Decision {
 	return d
 }
 
-// heeds reports whether a mark decides: one of a host that requires TLS does so only until the host's own mail is bad.
-func (p *Policy) heeds(k *Known, j reputation.Judgement, now time.Time) bool {
-	return !k.Mark.Ended(now) && (!k.Mark.Allow || j.Own.LogOdds < p.Thresholds.Bad.Enter)
+// rule finds what decides about a client of this tier.
+func (p *Policy) rule(d *Decision, known *Known, now time.Time) Rule {
+	switch {
+	case p.exempt.Contains(d.Addr):
+		return RuleExempt
+	case known.Override != nil && !known.Override.Ended(now):
+		return RuleOverride
+	case known.Exception != nil && !known.Exception.Ended(now) && p.heeds(known.Exception, d.Judgement):
+		return RuleException
+	case known.Unavailable && (d.Tier != reputation.Bad || d.Own.Spam == 0):
+		// The client may be good. Only what it did meanwhile can convict it.
+		return RuleUnavailable
+	}
+	return RuleTier
+}
+
+// heeds reports whether an exception decides: that of a host that requires TLS does so only until
+// the host's own mail is bad.
+func (p *Policy) heeds(e *Exception, j reputation.Judgement) bool {
+	return !e.Offers() || j.Own.LogOdds < p.Thresholds.Bad.Enter
 }
 
 func (d *Decision) withhold(would bool) {
 	d.Would = would
-	// An operator's deny is no judgement on trial: it holds in observe, too.
-	d.Withhold = would && (d.Mode != Observe || d.Override != nil)
+	// Mode observe puts the judgement on trial. An operator's deny is not part of that, and holds.
+	d.Withhold = would && (d.Mode != Observe || d.Rule == RuleOverride)
 	if d.Withhold {
 		d.Discard = []string{STARTTLS}
 	}
@@ -230,16 +248,18 @@ func (d Decision) Keywords() string {
 
 // Why is the decision's reason in a sentence.
 func (d Decision) Why() string {
-	switch {
-	case d.Exempt:
+	switch d.Rule {
+	case RuleExempt:
 		return "exempt network: STARTTLS is always offered"
-	case d.Override != nil:
+	case RuleOverride:
 		return fmt.Sprintf("operator's %s of %s%s", d.Override.Verb(), d.Override.Network, note(d.Override.Note))
-	case d.Mark != nil && d.Mark.Cause == RequiresTLS:
-		return fmt.Sprintf("it %s, so it may require TLS: offered until %s, unless its own mail is bad; %s", d.Mark.Note, d.Mark.Until.Format(time.RFC3339), d.terms())
-	case d.Mark != nil:
-		return fmt.Sprintf("%s: withheld until %s, so that its mail gets through in the clear; %s", d.Mark.Note, d.Mark.Until.Format(time.RFC3339), d.terms())
-	case d.Unread:
+	case RuleException:
+		until := d.Exception.Until.Format(time.RFC3339)
+		if d.Exception.Offers() {
+			return fmt.Sprintf("it %s, so it may require TLS: offered until %s, unless its own mail is bad; %s", d.Exception.Note, until, d.terms())
+		}
+		return fmt.Sprintf("%s: withheld until %s, so that its mail gets through in the clear; %s", d.Exception.Note, until, d.terms())
+	case RuleUnavailable:
 		return "the store did not answer in time: STARTTLS is offered"
 	}
 	s := d.terms()

@@ -16,13 +16,12 @@ func knows(spam, ham float64) Known {
 }
 
 func overridden(k Known, network string, allow bool, until time.Time) Known {
-	k.Override = Override{Network: netip.MustParsePrefix(network), Allow: allow, Until: until, Note: "ticket 7"}
-	k.Overridden = true
+	k.Override = &Override{Network: netip.MustParsePrefix(network), Allow: allow, Until: until, Note: "ticket 7"}
 	return k
 }
 
-func unread(k Known) Known {
-	k.Unread = true
+func unavailable(k Known) Known {
+	k.Unavailable = true
 	return k
 }
 
@@ -48,10 +47,10 @@ func TestDecide(t *testing.T) {
 		{"an allow goes before the score", Protect, "192.0.2.7", overridden(spammer, "192.0.2.0/24", true, time.Time{}), "", false, reputation.Bad},
 		{"a deny goes before the score", Protect, "192.0.2.7", overridden(proven, "192.0.2.7/32", false, time.Time{}), "starttls, silent-discard", true, reputation.Bad},
 		{"a deny holds in observe", Observe, "192.0.2.7", overridden(proven, "192.0.2.7/32", false, time.Time{}), "starttls, silent-discard", true, reputation.Bad},
-		{"a store that does not answer is a doubt: offer, in every mode", Earn, "192.0.2.7", unread(stranger), "", false, reputation.Unknown},
-		{"so is one that is away while ham comes in", Earn, "192.0.2.7", unread(knows(0, 1)), "", false, reputation.Unknown},
-		{"spam that comes in meanwhile convicts all the same", Protect, "192.0.2.7", unread(spammer), "starttls, silent-discard", true, reputation.Bad},
-		{"an override holds without the store", Earn, "192.0.2.7", overridden(unread(stranger), "192.0.2.0/24", false, time.Time{}), "starttls, silent-discard", true, reputation.Bad},
+		{"a store that does not answer is a doubt: offer, in every mode", Earn, "192.0.2.7", unavailable(stranger), "", false, reputation.Unknown},
+		{"so is one that is away while ham comes in", Earn, "192.0.2.7", unavailable(knows(0, 1)), "", false, reputation.Unknown},
+		{"spam that comes in meanwhile convicts all the same", Protect, "192.0.2.7", unavailable(spammer), "starttls, silent-discard", true, reputation.Bad},
+		{"an override holds without the store", Earn, "192.0.2.7", overridden(unavailable(stranger), "192.0.2.0/24", false, time.Time{}), "starttls, silent-discard", true, reputation.Bad},
 		{"an override ends", Protect, "192.0.2.7", overridden(proven, "192.0.2.7/32", false, now), "", false, reputation.Good},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -99,12 +98,14 @@ func TestTiersNameKeywordsAndActions(t *testing.T) {
 
 // TestAVerdictTakenBackLeavesNothing corrects a message again and again, with weights that evidence cannot hold exactly.
 func TestAVerdictTakenBackLeavesNothing(t *testing.T) {
-	o := Observation{Time: now, Mail: true, Client: Client{Addr: netip.MustParseAddr("192.0.2.7")}, Verdict: Verdict{Class: Spam, Weight: 0.31}}
+	o := Observation{Message: Message{Time: now, Mail: true, Client: Client{Addr: netip.MustParseAddr("192.0.2.7")}, Verdict: Verdict{Class: Spam, Weight: 0.31}}}
 	lesson, _ := o.Lesson()
 	e, _ := reputation.Evidence{}.Add(lesson.At, lesson.Spam, lesson.Ham)
 	was := o.Verdict
 	for _, next := range []Verdict{{Class: Spam, Weight: 1.0 / 9}, {Class: Ham, Weight: 0.7}, {Class: Spam, Weight: 0.19}, {Class: Spam, Weight: 3}, {Class: None}} {
-		l, _ := Correction{Addr: o.Client.Addr, At: now, Old: was, New: next}.Lesson()
+		c := Correction{Message: o.Message, Was: was}
+		c.Verdict = next
+		l, _ := c.Lesson()
 		e, _ = e.Add(l.At, l.Spam, l.Ham)
 		was = next
 	}
@@ -114,7 +115,7 @@ func TestAVerdictTakenBackLeavesNothing(t *testing.T) {
 }
 
 func TestWhatTeachesNothing(t *testing.T) {
-	spam := Observation{Time: now, Mail: true, Client: Client{Addr: netip.MustParseAddr("192.0.2.7")}, Verdict: Verdict{Class: Spam}}
+	spam := Observation{Message: Message{Time: now, Mail: true, Client: Client{Addr: netip.MustParseAddr("192.0.2.7")}, Verdict: Verdict{Class: Spam, Weight: 1}}}
 	if l, ok := spam.Lesson(); !ok || l.Spam != 1 || l.Ham != 0 {
 		t.Fatalf("spam teaches %v, %v", l, ok)
 	}

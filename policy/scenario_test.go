@@ -22,9 +22,19 @@ type mx struct {
 }
 
 func newMX(t *testing.T) *mx {
-	m := &mx{t: t, now: time.Date(2026, 11, 24, 8, 0, 0, 0, time.UTC), rng: rand.New(rand.NewPCG(1, 2)), memory: store.NewMemory()}
-	m.judge = policy.NewJudge(policy.New(policy.Default()), m.memory, func() time.Time { return m.now })
+	m := &mx{t: t, now: time.Date(2026, 11, 24, 8, 0, 0, 0, time.UTC), rng: rand.New(rand.NewPCG(1, 2))}
+	inForce := policy.NewInForce(policy.New(policy.Default()), func() time.Time { return m.now })
+	m.memory = store.NewMemory(inForce.Tier, func() time.Time { return m.now })
+	m.judge = policy.NewJudge(inForce, m.memory)
 	return m
+}
+
+// verdict is one that counts a whole message, if it says anything.
+func verdict(class policy.Class) policy.Verdict {
+	if class == policy.None {
+		return policy.Verdict{Class: class}
+	}
+	return policy.Verdict{Class: class, Weight: 1}
 }
 
 // offered says whether an address would be offered STARTTLS now.
@@ -33,9 +43,7 @@ func (m *mx) offered(addr string) bool { return !m.judge.Decide(netip.MustParseA
 // hear connects an address, learns the verdict on its message, and says whether STARTTLS was offered.
 func (m *mx) hear(addr string, class policy.Class) (offered bool) {
 	offered = m.offered(addr)
-	m.judge.Learn(&policy.Observation{
-		Time: m.now, Client: policy.Client{Addr: netip.MustParseAddr(addr)}, Verdict: policy.Verdict{Class: class}, Mail: true,
-	})
+	m.judge.Learn(&policy.Message{Time: m.now, Client: policy.Client{Addr: netip.MustParseAddr(addr)}, Verdict: verdict(class), Mail: true})
 	return offered
 }
 
@@ -186,7 +194,7 @@ func TestTenThousandProbesTeachNothing(t *testing.T) {
 	m := newMX(t)
 	for i := range 10000 {
 		addr := netip.AddrFrom4([4]byte{198, 51, 100, byte(i % 256)})
-		if learnt := m.judge.Learn(&policy.Observation{Time: m.now, Client: policy.Client{Addr: addr}, Verdict: policy.Verdict{Class: policy.None}, Outcome: policy.NoMail}); learnt != nil {
+		if learnt := m.judge.Learn(&policy.Message{Time: m.now, Client: policy.Client{Addr: addr}, Verdict: verdict(policy.None)}); learnt != nil {
 			t.Fatal("something was learnt")
 		}
 		m.wait(time.Second)
@@ -211,7 +219,8 @@ func TestALateReportTakesTheVerdictBack(t *testing.T) {
 			m.hear(client.String(), policy.Ham)
 			at := m.now
 			correct := func() {
-				m.judge.Correct(policy.Correction{Addr: client, At: at, Old: policy.Verdict{Class: c.wrong}, New: policy.Verdict{Class: c.right}})
+				message := policy.Message{Time: at, Client: policy.Client{Addr: client}, Verdict: verdict(c.right)}
+				m.judge.Correct(&policy.Correction{Message: message, Was: verdict(c.wrong)})
 			}
 			if !late {
 				correct()
@@ -228,18 +237,18 @@ func TestALateReportTakesTheVerdictBack(t *testing.T) {
 	}
 }
 
-func TestOutlookSaysWhatTurnsTheAnswer(t *testing.T) {
+func TestWhatIfSaysWhatTurnsTheAnswer(t *testing.T) {
 	m := newMX(t)
 	const client = "198.51.100.25"
 	addr := netip.MustParseAddr(client)
-	outlook := func() policy.Outlook {
+	whatIf := func() policy.WhatIf {
 		p := m.judge.Policy()
-		return p.Outlook(addr, m.memory.Recall(addr, p.Keys(addr)), m.now)
+		return p.WhatIf(addr, m.memory.Recall(addr, p.Keys(addr)), m.now)
 	}
 	for range 3 {
 		m.hear(client, policy.Spam)
 	}
-	o := outlook()
+	o := whatIf()
 	if o.Ham == 0 || o.Wait == 0 {
 		t.Fatalf("of a spammer: %+v", o)
 	}
@@ -262,12 +271,12 @@ func TestOutlookSaysWhatTurnsTheAnswer(t *testing.T) {
 	if !m.offered(client) {
 		t.Errorf("not offered after the %d ham messages that it said", o.Ham)
 	}
-	if o := outlook(); o.Spam == 0 || o.Spam > 3 {
+	if o := whatIf(); o.Spam == 0 || o.Spam > 3 {
 		t.Errorf("of who is offered again: %+v", o)
 	}
 	p := policy.Default()
 	p.Exempt = append(p.Exempt, netip.PrefixFrom(addr, 32))
-	if o := policy.New(p).Outlook(addr, policy.Known{Host: reputation.Evidence{}}, m.now); o != (policy.Outlook{}) {
+	if o := policy.New(p).WhatIf(addr, policy.Known{Host: reputation.Evidence{}}, m.now); o != (policy.WhatIf{}) {
 		t.Errorf("of an exempt one: %+v", o)
 	}
 }

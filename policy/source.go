@@ -1,6 +1,6 @@
 package policy
 
-// Source is who said a verdict.
+// Source is who gave a verdict.
 type Source string
 
 // The sources.
@@ -32,14 +32,14 @@ const (
 	FromReport         Source = "report"
 )
 
-// People reports whether the source is a person, whose word corrects what programs said.
+// People reports whether the source is a person, whose verdict corrects those of programs.
 func (s Source) People() bool { return s == FromPerson || s == FromReport }
 
-// SourceInfo is what is known of a source beforehand.
+// SourceInfo describes a source.
 type SourceInfo struct {
 	Source Source
-	// Weight is what its whole verdict counts by default, in messages; 0 is recorded and teaches nothing.
-	Weight float64
+	// Weight is what its verdict counts by default; one of 0 is recorded and teaches nothing.
+	Weight Messages
 	// Usage says what it is.
 	Usage string
 }
@@ -78,8 +78,8 @@ func Sources() []SourceInfo {
 // MostWeight is the most that a source may count, in messages.
 const MostWeight = 10
 
-// Weights are what sources count, in messages.
-type Weights map[Source]float64
+// Weights are what the sources' verdicts count.
+type Weights map[Source]Messages
 
 // DefaultWeights are those of Sources.
 func DefaultWeights() Weights {
@@ -90,10 +90,13 @@ func DefaultWeights() Weights {
 	return w
 }
 
-// Weigh gives a verdict its source's weight. As it comes from its reader its own weight is its strength, a share of the source's;
-// what counts nothing is of class None afterwards, and keeps its reason.
-func (w Weights) Weigh(v Verdict) Verdict {
-	v.Weight = v.Messages() * w[v.Source]
+// Weigh makes a verdict of an assessment, with its source's share of a message. What counts nothing
+// becomes class None, and keeps its reason.
+func (w Weights) Weigh(a Assessment) Verdict {
+	v := Verdict{Class: a.Class, Score: a.Score, Source: a.Source, Reason: a.Reason}
+	if a.Class == Spam || a.Class == Ham {
+		v.Weight = Messages(a.Confidence) * w[a.Source]
+	}
 	if v.Weight == 0 {
 		v.Class = None
 	}

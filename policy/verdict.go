@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"encoding/json"
 	"math"
 	"slices"
 	"time"
@@ -12,67 +13,109 @@ import (
 // Class is what a verdict says of a message.
 type Class string
 
-// The classes. None says nothing: no filter spoke, or what it said is no judgement of the client, like greylisting.
+// The classes. None says nothing: no filter spoke, or what it said does not judge the client, like
+// greylisting.
 const (
 	Spam Class = "spam"
 	Ham  Class = "ham"
 	None Class = "none"
 )
 
-// Verdict is what one source said of a message, or of a session without one, and in what words.
+// Confidence is how sure a source is of what it says, from 0 to 1: a share of the source's weight.
+type Confidence float64
+
+// Certain is the confidence of a source that leaves no doubt.
+const Certain Confidence = 1
+
+// Messages is how much a verdict counts, in messages.
+type Messages float64
+
+// Assessment is what one source says of a message, or of a session without one, as its reader
+// understands it. Weights.Weigh makes a Verdict of it.
+type Assessment struct {
+	Class Class
+	// Confidence is the share of the source's weight that this counts.
+	Confidence Confidence
+	// Score is the filter's own score, 0 when it gave none.
+	Score  float64
+	Source Source
+	// Reason quotes the source.
+	Reason string
+}
+
+// Verdict is an Assessment with its weight.
 type Verdict struct {
 	Class Class `json:"class"`
 	// Score is the filter's own score, 0 when it gave none.
 	Score float64 `json:"score"`
-	// Weight is how much it counts, in messages; 0 stands for 1. Verdict.Class None counts nothing.
-	Weight float64 `json:"weight,omitempty"`
-	// Source is who said it; empty for None without a word.
+	// Weight is 0 for class None.
+	Weight Messages `json:"weight,omitempty"`
+	// Source is empty for a verdict of class None that nobody gave.
 	Source Source `json:"source,omitempty"`
-	// Reason is the words it was said in.
+	// Reason quotes the source.
 	Reason string `json:"reason,omitempty"`
 }
 
-// Messages is how much a verdict counts, in messages.
-func (v Verdict) Messages() float64 {
+// UnmarshalJSON reads a verdict. One of spam or ham without a weight counts one message.
+func (v *Verdict) UnmarshalJSON(b []byte) error {
+	type plain Verdict
+	var read struct {
+		plain
+		Weight *Messages `json:"weight"`
+	}
+	if err := json.Unmarshal(b, &read); err != nil {
+		return err
+	}
+	*v = Verdict(read.plain)
 	switch {
 	case v.Class != Spam && v.Class != Ham:
-		return 0
-	case v.Weight == 0:
-		return 1
+		v.Weight = 0
+	case read.Weight == nil:
+		v.Weight = 1
+	default:
+		v.Weight = *read.Weight
 	}
-	return v.Weight
+	return nil
 }
 
-// lesson is what a verdict on a message of a time teaches, in the steps in which evidence is kept: so a verdict taken back leaves nothing.
+// lesson is what a verdict on a message of a time teaches, in the steps in which evidence is kept,
+// so that a verdict taken back leaves nothing.
 func (v Verdict) lesson(at time.Time) Lesson {
-	n := math.Round(v.Messages()*reputation.Unit) / reputation.Unit
-	if v.Class == Spam {
+	n := math.Round(float64(v.Weight)*reputation.Unit) / reputation.Unit
+	switch v.Class {
+	case Spam:
 		return Lesson{At: at, Spam: n}
+	case Ham:
+		return Lesson{At: at, Ham: n}
 	}
-	return Lesson{At: at, Ham: n}
+	return Lesson{At: at}
 }
 
-// doubtful is below which weight, in messages, a spam verdict is a hint that yields to a filter's ham.
-const doubtful = 0.5
+// doubtful is the weight below which a spam verdict is a hint, which yields to a filter's ham.
+const doubtful Messages = 0.5
 
-// Resolve is the one verdict of all that was said of a message. It is the greatest in an order that does not depend on who spoke first:
-// people before traps, traps before filters and the MTA, these before silence; among equals spam before ham, unless the spam is but a hint;
-// then by weight and score.
-func Resolve(said []Verdict) Verdict {
-	if len(said) == 0 {
+// Verdicts are what the sources said of one message, one verdict for each source.
+type Verdicts []Verdict
+
+// Resolve returns the verdict that counts. It is the greatest in an order that does not depend on
+// who spoke first: people before traps, traps before filters and the MTA, these before silence;
+// among equals spam before ham, unless the spam is only a hint; then by weight and score.
+func (all Verdicts) Resolve() Verdict {
+	if len(all) == 0 {
 		return Verdict{Class: None}
 	}
-	return slices.MaxFunc(said, Verdict.compare)
+	return slices.MaxFunc(all, Verdict.compare)
 }
 
 func (v Verdict) compare(w Verdict) int {
 	return cmp.Or(
 		cmp.Compare(v.authority(), w.authority()), cmp.Compare(v.claim(), w.claim()),
-		cmp.Compare(v.Messages(), w.Messages()), cmp.Compare(v.Score, w.Score), cmp.Compare(v.Source, w.Source), cmp.Compare(v.Reason, w.Reason), cmp.Compare(v.Weight, w.Weight),
+		cmp.Compare(v.Weight, w.Weight), cmp.Compare(v.Score, w.Score),
+		cmp.Compare(v.Source, w.Source), cmp.Compare(v.Reason, w.Reason),
 	)
 }
 
-// authority is whose word goes first: 0 for who says nothing.
+// authority ranks sources: whose verdict goes before whose. A verdict that says nothing has 0.
 func (v Verdict) authority() int {
 	switch {
 	case v.Class == None:
@@ -87,10 +130,10 @@ func (v Verdict) authority() int {
 	return 2
 }
 
-// claim orders what sources of the same authority say.
+// claim orders the verdicts of sources of the same authority.
 func (v Verdict) claim() int {
 	switch {
-	case v.Class == Spam && v.Messages() >= doubtful:
+	case v.Class == Spam && v.Weight >= doubtful:
 		return 3
 	case v.Class == Ham:
 		return 2
@@ -102,19 +145,19 @@ func (v Verdict) claim() int {
 	return -1
 }
 
-// Add puts a verdict to what was said of a message. Each source has one say: of filters and the MTA the graver word stays, of people the
-// last.
-func Add(said []Verdict, v Verdict) []Verdict {
-	for i, old := range said {
+// With returns the verdicts with one more. A source has one verdict on a message: of filters and
+// the MTA the graver one stays, of people the last.
+func (all Verdicts) With(v Verdict) Verdicts {
+	for i, old := range all {
 		if old.Source != v.Source && !(old.Source.People() && v.Source.People()) {
 			continue
 		}
 		if !v.Source.People() && v.compare(old) <= 0 {
-			return said
+			return all
 		}
-		said = slices.Clone(said)
-		said[i] = v
-		return said
+		all = slices.Clone(all)
+		all[i] = v
+		return all
 	}
-	return append(slices.Clip(said), v)
+	return append(slices.Clip(all), v)
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/postfix"
 	"github.com/ehlogate/ehlogate/policy/asn"
 	"github.com/ehlogate/ehlogate/policy/store"
-	"github.com/ehlogate/ehlogate/policy/store/shared"
+	"github.com/ehlogate/ehlogate/policy/store/redis"
 )
 
 var postfixFlag = &cli.StringFlag{Name: "postfix-config", Usage: "Postfix's config_`DIRECTORY` (default: the host's own)"}
@@ -38,7 +38,7 @@ func check(c *cli.Context) error {
 	}
 	found := []postfix.Finding{{OK: true, What: "the configuration is sound"}}
 	if err := new(asn.Database).Use(cfg.ASNDatabase); err != nil {
-		found = append(found, postfix.Finding{What: "autonomous systems are not judged", Mend: "mend or replace the file of reputation.asn_database: " + err.Error()})
+		found = append(found, postfix.Finding{What: "autonomous systems are not judged", Fix: "fix or replace the file of reputation.asn_database: " + err.Error()})
 	} else if cfg.ASNDatabase != "" {
 		found = append(found, postfix.Finding{OK: true, What: "the database of autonomous systems is sound"})
 	}
@@ -52,22 +52,22 @@ func check(c *cli.Context) error {
 		if h.OneSided() {
 			found = append(found, postfix.Finding{
 				What: fmt.Sprintf("spam was heard of %d times in %d messages and ham never: whoever sends some spam looks like a spammer", h.Spam, h.Messages),
-				Mend: `verdict.silence = "ham", where the filter marks only spam`,
+				Fix: `verdict.silence = "ham", where the filter marks only spam`,
 			})
 		}
 	} else {
-		found = append(found, postfix.Finding{What: "the daemon does not answer", Mend: "ehlogate serve (" + running.Error() + ")"})
+		found = append(found, postfix.Finding{What: "the daemon does not answer", Fix: "ehlogate serve (" + running.Error() + ")"})
 	}
 	found = append(found, logFindings(cfg)...)
 	found = append(found, storeFindings(c.Context, cfg, running == nil)...)
 	p, err := postfix.Find(c.Context, c.String("postfix-config"), cfg)
 	switch {
 	case errors.Is(err, postfix.ErrMissing):
-		found = append(found, postfix.Finding{What: "there is no Postfix on this host", Mend: "nothing, where the MTA is another one"})
+		found = append(found, postfix.Finding{What: "there is no Postfix on this host", Fix: "nothing, where the MTA is another one"})
 	case err != nil && c.IsSet("postfix-config"):
 		return misused{err}
 	case err != nil:
-		found = append(found, postfix.Finding{What: "Postfix's configuration cannot be read", Mend: err.Error()})
+		found = append(found, postfix.Finding{What: "Postfix's configuration cannot be read", Fix: err.Error()})
 	default:
 		more, err := p.Check(c.Context)
 		if err != nil {
@@ -85,7 +85,7 @@ func logFindings(cfg *config.Config) []postfix.Finding {
 	}
 	f, err := os.Open(cfg.LogFile)
 	if err != nil {
-		return []postfix.Finding{{What: "the MTA's log cannot be read: what filters refuse is not heard", Mend: "let the daemon's user read the file of verdict.log_file, by group adm on Debian: " + err.Error()}}
+		return []postfix.Finding{{What: "the MTA's log cannot be read: what filters refuse is not heard", Fix: "let the daemon's user read the file of verdict.log_file, by group adm on Debian: " + err.Error()}}
 	}
 	f.Close()
 	return []postfix.Finding{{OK: true, What: "the MTA's log can be read"}}
@@ -95,15 +95,15 @@ func logFindings(cfg *config.Config) []postfix.Finding {
 func storeFindings(ctx context.Context, cfg *config.Config, running bool) (found []postfix.Finding) {
 	switch {
 	case cfg.Store.Redis != nil:
-		for _, f := range shared.Inspect(ctx, server.SharedOptions(cfg, nil)) {
+		for _, f := range redis.Inspect(ctx, server.RedisOptions(cfg, nil)) {
 			found = append(found, postfix.Finding(f))
 		}
 	case running:
 		found = append(found, postfix.Finding{OK: true, What: "the daemon holds the store in " + cfg.Store.Dir})
 	default:
 		f := postfix.Finding{OK: true, What: "the store in " + cfg.Store.Dir + " is sound"}
-		if err := store.Verify(cfg.Store.Dir); err != nil {
-			f = postfix.Finding{What: "the store cannot be opened", Mend: err.Error()}
+		if err := store.Verify(cfg.Store.Dir, cfg.Policy.Layout); err != nil {
+			f = postfix.Finding{What: "the store cannot be opened", Fix: err.Error()}
 		}
 		found = append(found, f)
 	}
@@ -125,7 +125,7 @@ func printReport(c *cli.Context, found []postfix.Finding) error {
 		case f.OK:
 			fmt.Fprintf(c.App.Writer, "ok    %s\n", f.What)
 		default:
-			fmt.Fprintf(c.App.Writer, "mend  %s\n      %s\n", f.What, f.Mend)
+			fmt.Fprintf(c.App.Writer, "fix   %s\n      %s\n", f.What, f.Fix)
 		}
 	}
 	return err

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -55,11 +54,19 @@ func writeDump(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(f.Sync(), os.Rename(part, path)); err != nil {
+	if err := syncAndRename(f, part, path); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(c.App.Writer, "dumped %s and %s to %s\n", plural(end.Records, "record"), plural(end.Overrides, "override"), path)
 	return err
+}
+
+// syncAndRename gives a file its name when all of it is on disk, and not before.
+func syncAndRename(f *os.File, from, to string) error {
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("%s: %w", from, err)
+	}
+	return os.Rename(from, to)
 }
 
 func loadCommand() *cli.Command {
@@ -144,11 +151,11 @@ func verify(path string, r io.Reader) (head api.DumpHead, end api.DumpEnd, err e
 	for n := 1; lines.Scan(); n++ {
 		var line api.DumpLine
 		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
-			return head, end, fmt.Errorf("%s:%d: no line of a dump: %w", path, n, err)
+			return head, end, fmt.Errorf("%s:%d: not a line of a dump: %w", path, n, err)
 		}
 		switch {
 		case n == 1 && (line.Head == nil || line.Head.Format != api.DumpFormat):
-			return head, end, fmt.Errorf("%s: is no dump of this version of ehlogate; its first line should say %q", path, api.DumpFormat)
+			return head, end, fmt.Errorf("%s: is not a dump of this version of ehlogate; its first line should say %q", path, api.DumpFormat)
 		case n == 1:
 			head = *line.Head
 		case line.End != nil && *line.End == seen:

@@ -16,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/intake"
 	"github.com/ehlogate/ehlogate/milter/verdict/report"
 	"github.com/ehlogate/ehlogate/policy"
 )
@@ -40,15 +41,15 @@ const reportsAtOnce = 200
 
 // learner gathers reports and sends them.
 type learner struct {
-	ctx     context.Context
-	class   policy.Class
-	own     []netip.Prefix
-	daemon  *api.Client
-	told    func(api.Learnt) error
-	wrong   func(what string, err error)
-	waiting []api.Report
-	counts  map[api.Status]int
-	bad     int
+	ctx      context.Context
+	class    policy.Class
+	own      []netip.Prefix
+	daemon   *api.Client
+	report   func(api.Learnt) error
+	complain func(what string, err error)
+	waiting  []api.Report
+	counts   map[intake.Status]int
+	bad      int
 }
 
 func learn(c *cli.Context, class policy.Class) error {
@@ -71,15 +72,15 @@ func learn(c *cli.Context, class policy.Class) error {
 	}
 	bar := progress(c.App.ErrWriter, "learn", -1, progressbar.OptionShowCount())
 	defer bar.Close()
-	l := &learner{ctx: c.Context, class: class, own: cfg.OwnNetworks, daemon: daemon, counts: map[api.Status]int{}}
-	l.told = func(done api.Learnt) error {
+	l := &learner{ctx: c.Context, class: class, own: cfg.OwnNetworks, daemon: daemon, counts: map[intake.Status]int{}}
+	l.report = func(done api.Learnt) error {
 		bar.Add(1)
 		if c.Bool("json") {
 			return json.NewEncoder(c.App.Writer).Encode(done)
 		}
 		return nil
 	}
-	l.wrong = func(what string, err error) { fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s: %v\n", what, err) }
+	l.complain = func(what string, err error) { fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s: %v\n", what, err) }
 	for _, w := range what {
 		if err := l.learn(w, os.Stdin); err != nil {
 			return err
@@ -91,7 +92,7 @@ func learn(c *cli.Context, class policy.Class) error {
 	if !c.Bool("json") {
 		fmt.Fprintln(c.App.Writer, l.summary())
 	}
-	if l.bad > 0 || l.counts[api.StatusUnknown] > 0 {
+	if l.bad > 0 || l.counts[intake.Unknown] > 0 {
 		return errWanting
 	}
 	return nil
@@ -102,11 +103,11 @@ var aQueueID = regexp.MustCompile(`^[0-9A-Za-z-]{5,64}$`)
 
 // checkWhat finds what can be neither an address, nor a file, nor a queue id.
 func checkWhat(what string) error {
-	if _, err := netip.ParseAddr(what); err == nil || what == "-" || aQueueID.MatchString(what) {
+	if _, err := policy.ParseAddr(what); err == nil || what == "-" || aQueueID.MatchString(what) {
 		return nil
 	}
 	if _, err := os.Stat(what); err != nil {
-		return misuseOf("%q is no queue id, no address and no file", what)
+		return misuseOf("%q is neither a queue id nor an address nor a file", what)
 	}
 	return nil
 }
@@ -116,8 +117,8 @@ func (l *learner) learn(what string, stdin io.Reader) error {
 	if what == "-" {
 		return l.stream("standard input", stdin)
 	}
-	if addr, err := netip.ParseAddr(what); err == nil {
-		return l.add(api.Report{Addr: addr.Unmap().WithZone(""), Reason: "an address, by hand"})
+	if addr, err := policy.ParseAddr(what); err == nil {
+		return l.add(api.Report{Addr: addr, Reason: "an address, by hand"})
 	}
 	info, err := os.Stat(what)
 	switch {
@@ -151,14 +152,14 @@ func (l *learner) stream(name string, r io.Reader) error {
 		m, err := report.Read(raw, l.own)
 		if err != nil {
 			l.bad++
-			l.wrong(fmt.Sprintf("%s: message %d", name, n), err)
+			l.complain(fmt.Sprintf("%s: message %d", name, n), err)
 			return nil
 		}
 		return l.add(reportOf(m))
 	})
 	if err == nil && n == 0 {
 		l.bad++
-		l.wrong(name, errors.New("it is empty"))
+		l.complain(name, errors.New("it is empty"))
 	}
 	return err
 }
@@ -195,10 +196,10 @@ func (l *learner) send() error {
 	l.waiting = l.waiting[:0]
 	for _, d := range done {
 		l.counts[d.Status]++
-		if d.Status == api.StatusUnknown {
-			l.wrong(d.QueueID, errors.New("no message with this queue id is known here; report its client's address, or the message"))
+		if d.Status == intake.Unknown {
+			l.complain(d.QueueID, errors.New("no message with this queue id is known here; report its client's address, or the message"))
 		}
-		if err := l.told(d); err != nil {
+		if err := l.report(d); err != nil {
 			return err
 		}
 	}
@@ -209,6 +210,6 @@ func (l *learner) send() error {
 func (l *learner) summary() string {
 	c := l.counts
 	return fmt.Sprintf("%s as %s: %d corrected, %d new, %d said before, %d of logged-in clients, %d unknown, %d unreadable",
-		plural(c[api.StatusCorrected]+c[api.StatusNew], "message")+" learnt", l.class,
-		c[api.StatusCorrected], c[api.StatusNew], c[api.StatusAgain], c[api.StatusOwnUser], c[api.StatusUnknown], l.bad)
+		plural(c[intake.Corrected]+c[intake.New], "message")+" learnt", l.class,
+		c[intake.Corrected], c[intake.New], c[intake.Again], c[intake.OwnUser], c[intake.Unknown], l.bad)
 }

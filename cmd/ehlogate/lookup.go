@@ -11,7 +11,6 @@ import (
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
 	"github.com/ehlogate/ehlogate/policy"
-	"github.com/ehlogate/ehlogate/policy/table"
 )
 
 func lookupCommand() *cli.Command {
@@ -49,7 +48,7 @@ func lookup(c *cli.Context) error {
 // clientAbout returns a client of the running daemon for questions about the command's arguments, which must all be addresses.
 func clientAbout(c *cli.Context) (*api.Client, error) {
 	for _, a := range c.Args().Slice() {
-		if _, err := table.ParseAddr(a); err != nil {
+		if _, err := policy.ParseAddr(a); err != nil {
 			return nil, misuseOf("%w; want such as 192.0.2.7 or 2001:db8::7", err)
 		}
 	}
@@ -100,9 +99,9 @@ func explanation(e api.Explanation) string {
 	row("tier", "%s", tierText(e))
 	row("exempt", "%s", yesNo(e.Exempt))
 	row("override", "%s", overrideText(e.Override))
-	row("STARTTLS", "%s", markText(e.Mark))
+	row("STARTTLS", "%s", exceptionText(e.Exception))
 	row("in each mode", "observe: %s, protect: %s, earn: %s", e.Modes[policy.Observe], e.Modes[policy.Protect], e.Modes[policy.Earn])
-	row("what changes it", "%s", outlookText(e))
+	row("what changes it", "%s", whatIfText(e))
 	w.Flush()
 	return b.String()
 }
@@ -148,24 +147,24 @@ func tierText(e api.Explanation) string {
 	return s.String()
 }
 
-// outlookText says what would turn the answer of a mode other than observe.
-func outlookText(e api.Explanation) string {
+// whatIfText says what would turn the answer of a mode other than observe.
+func whatIfText(e api.Explanation) string {
 	switch {
 	case e.Override != nil:
 		return "only the operator: ehlogate forget " + e.Override.Network.String()
 	case e.Exempt:
 		return "only policy.exempt in the configuration"
-	case e.Mark != nil && !e.Mark.Allow:
-		return "nothing until " + e.Mark.Until.Format(minuteFormat) + "; or ehlogate forget " + e.Addr
+	case e.Exception != nil && !e.Exception.Offers():
+		return "nothing until " + e.Exception.Until.Format(minuteFormat) + "; or ehlogate forget " + e.Addr
 	}
 	var ways []string
-	if n := e.Outlook.Ham; n > 0 {
+	if n := e.WhatIf.Ham; n > 0 {
 		ways = append(ways, plural(n, "more ham message"))
 	}
-	if n := e.Outlook.Spam; n > 0 {
+	if n := e.WhatIf.Spam; n > 0 {
 		ways = append(ways, plural(n, "more spam message"))
 	}
-	if s := e.Outlook.WaitSeconds; s > 0 {
+	if s := e.WhatIf.WaitSeconds; s > 0 {
 		ways = append(ways, fmt.Sprintf("%s without mail", time.Duration(s)*time.Second))
 	}
 	if len(ways) == 0 {
@@ -188,12 +187,12 @@ func yesNo(b bool) string {
 	return "no"
 }
 
-// markText says what was noticed of the client and STARTTLS.
-func markText(m *policy.Override) string {
+// exceptionText says what was noticed of the client and STARTTLS.
+func exceptionText(m *policy.Exception) string {
 	switch {
 	case m == nil:
 		return "nothing noticed"
-	case m.Cause == policy.RequiresTLS:
+	case m.Offers():
 		return fmt.Sprintf("%s on %s: maybe it requires TLS; offered until %s, unless its own mail is bad", m.Note, m.Set.Format(minuteFormat), m.Until.Format(minuteFormat))
 	}
 	return fmt.Sprintf("%s, the last on %s: withheld until %s", m.Note, m.Set.Format(minuteFormat), m.Until.Format(minuteFormat))

@@ -18,7 +18,7 @@ func TestExplanationSaysItInWords(t *testing.T) {
 		Expected: api.Expected{
 			Prior: 0.35, ASN: 64500, AS: api.Weights{Spam: 20, Ham: 2}, Start: 0.5, Neighbours: api.Weights{Spam: 2, Ham: 1}, Share: 0.6, LogOdds: 0.41,
 		},
-		Stored: "bad", Entered: day, EnteredAt: 1.75, Outlook: api.Outlook{Ham: 4, WaitSeconds: 5400},
+		Stored: "bad", Entered: day, EnteredAt: 1.75, WhatIf: api.WhatIf{Ham: 4, WaitSeconds: 5400},
 		Modes: map[policy.Mode]string{policy.Observe: "offer", policy.Protect: "withhold", policy.Earn: "withhold"},
 	}
 	e.Thresholds.Bad.Leave = 1.1

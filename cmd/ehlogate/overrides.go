@@ -41,7 +41,7 @@ func change(c *cli.Context, verb string) error {
 	}
 	if f := c.String("for"); f != "" {
 		if d, err := time.ParseDuration(f); err != nil || d <= 0 {
-			return misuseOf("--for: %q is no duration above zero; want such as 24h", f)
+			return misuseOf("--for: %q is not a duration above zero; want such as 24h", f)
 		}
 	}
 	daemon, err := client(c)

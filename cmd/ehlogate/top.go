@@ -37,23 +37,23 @@ func top(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	marks, err := daemon.Marks(c.Context)
+	exceptions, err := daemon.Exceptions(c.Context)
 	if err != nil {
 		return err
 	}
-	marks = slices.DeleteFunc(marks, func(m policy.Override) bool { return !slices.Contains(causes, m.Cause) })
-	slices.SortFunc(marks, func(a, b policy.Override) int {
+	exceptions = slices.DeleteFunc(exceptions, func(x policy.Exception) bool { return !slices.Contains(causes, x.Cause) })
+	slices.SortFunc(exceptions, func(a, b policy.Exception) int {
 		return cmp.Or(cmp.Compare(a.Cause, b.Cause), b.Set.Compare(a.Set), a.Network.Addr().Compare(b.Network.Addr()))
 	})
 	w := tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
-	for _, m := range marks {
+	for _, x := range exceptions {
 		if c.Bool("json") {
-			if err := json.NewEncoder(c.App.Writer).Encode(m); err != nil {
+			if err := json.NewEncoder(c.App.Writer).Encode(x); err != nil {
 				return err
 			}
 			continue
 		}
-		fmt.Fprintf(w, "%s\t%s\tsince %s\tuntil %s\t%s\n", m.Network, m.Cause, m.Set.Format(minuteFormat), m.Until.Format(minuteFormat), m.Note)
+		fmt.Fprintf(w, "%s\t%s\tsince %s\tuntil %s\t%s\n", x.Network, x.Cause, x.Set.Format(minuteFormat), x.Until.Format(minuteFormat), x.Note)
 	}
 	return w.Flush()
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/ehlogate/ehlogate/contrib/e2e/filters"
 	"github.com/ehlogate/ehlogate/contrib/e2e/mx"
 	"github.com/ehlogate/ehlogate/contrib/e2e/redisd"
-	"github.com/ehlogate/ehlogate/policy/docket"
+	"github.com/ehlogate/ehlogate/policy/correlate"
 )
 
 // kind is a kind of message, and what is to come of it.
@@ -141,7 +141,7 @@ func (c *chain) end(t *testing.T) {
 	t.Helper()
 	c.table.Flush()
 	t.Logf("\n%s", c.text)
-	time.Sleep(docket.Wait + time.Second)
+	time.Sleep(correlate.Wait + time.Second)
 	events, err := c.daemon.Events()
 	must(t, err)
 	observed := map[string]int{}

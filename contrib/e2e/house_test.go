@@ -12,18 +12,21 @@ func TestImportsPointDown(t *testing.T) {
 	allowed := map[string][]string{
 		"policy/reputation": {},
 		"policy":            {"policy/reputation"},
+		"policy/behaviour":  {"policy", "policy/reputation"},
+		"policy/correlate":  {"policy", "policy/reputation"},
+		"policy/eventlog":   {"policy", "policy/reputation"},
+		"policy/asn":        {},
+		"policy/table":      {"policy", "policy/reputation"},
 		"policy/store":      {"policy", "policy/reputation"},
 		// One store knows nothing of the other.
-		"policy/store/shared": {"policy", "policy/reputation"},
-		"policy/docket":       {"policy", "policy/reputation"},
-		"policy/asn":          {},
-		"policy/table":        {"policy", "policy/reputation"},
-		"policy/ledger":       {"policy", "policy/reputation"},
-		"milter/verdict":      {"policy", "policy/reputation"},
+		"policy/store/redis": {"policy", "policy/reputation"},
+		"milter/verdict":     {"policy", "policy/reputation"},
 		// The log needs to know what a refusal means; reports need nothing of the rest.
 		"milter/verdict/maillog": {"milter/verdict", "policy", "policy/reputation"},
 		"milter/verdict/report":  {"policy", "policy/reputation"},
-		"milter":                 {"milter/verdict", "policy", "policy/reputation"},
+		"milter":                 {"milter/verdict", "policy/behaviour", "policy", "policy/reputation"},
+		// What is heard meets here, and knows neither sockets nor the MTA.
+		"cmd/ehlogate/internal/intake": {"policy/behaviour", "policy/correlate", "policy/eventlog", "policy", "policy/reputation"},
 	}
 	for name, may := range allowed {
 		out, err := exec.Command("go", "list", "-deps", module+name).Output()
@@ -40,7 +43,7 @@ func TestImportsPointDown(t *testing.T) {
 		}
 	}
 	// The judgement has no I/O.
-	out, err := exec.Command("go", "list", "-f", "{{join .Imports \"\\n\"}}", module+"policy", module+"policy/reputation").Output()
+	out, err := exec.Command("go", "list", "-f", "{{join .Imports \"\\n\"}}", module+"policy", module+"policy/reputation", module+"policy/behaviour", module+"policy/correlate").Output()
 	must(t, err)
 	for line := range strings.Lines(string(out)) {
 		switch pkg := strings.TrimSpace(line); pkg {

@@ -62,7 +62,9 @@ func dumped(t testing.TB, d *mx.Daemon) map[netip.Prefix]reputation.Evidence {
 // sumsEqualTheLogs waits until the store of daemons that share one holds what one node makes of all their event logs.
 func sumsEqualTheLogs(t testing.TB, daemons ...*mx.Daemon) {
 	t.Helper()
-	alone := store.NewMemory()
+	inForce := policy.NewInForce(policy.New(policy.Default()), time.Now)
+	alone := store.NewMemory(inForce.Tier, time.Now)
+	judge := policy.NewJudge(inForce, alone)
 	messages := 0
 	for _, d := range daemons {
 		events, err := d.Events()
@@ -70,9 +72,9 @@ func sumsEqualTheLogs(t testing.TB, daemons ...*mx.Daemon) {
 		for _, e := range events {
 			at, err := time.Parse(time.RFC3339Nano, e.Time)
 			must(t, err)
-			judge := policy.NewJudge(policy.New(policy.Default()), alone, func() time.Time { return at })
-			judge.Learn(&policy.Observation{
-				Time: at, Client: policy.Client{Addr: netip.MustParseAddr(e.Client.Addr)}, Mail: e.Event == "message", Verdict: policy.Verdict{Class: policy.Class(e.Verdict.Class)},
+			judge.Learn(&policy.Message{
+				Time: at, Client: policy.Client{Addr: netip.MustParseAddr(e.Client.Addr)}, Mail: e.Event == "message",
+				Verdict: policy.Verdict{Class: policy.Class(e.Verdict.Class), Weight: 1},
 			})
 			messages++
 		}
@@ -504,16 +506,14 @@ func same(t testing.TB, name string, want, got map[netip.Prefix]reputation.Evide
 // fillEmbedded lets an embedded store learn a message from each of many hosts.
 func fillEmbedded(t testing.TB, dir string, hosts int) {
 	t.Helper()
-	s, err := store.Open(dir, time.Now)
-	must(t, err)
 	now := time.Now()
-	judge := policy.NewJudge(policy.New(policy.Default()), s, func() time.Time { return now })
+	inForce := policy.NewInForce(policy.New(policy.Default()), func() time.Time { return now })
+	s, err := store.Open(dir, store.Options{Layout: policy.Default().Layout, Tier: inForce.Tier, Now: time.Now})
+	must(t, err)
+	judge := policy.NewJudge(inForce, s)
 	var last <-chan error
 	for i := range hosts {
-		last = judge.Learn(&policy.Observation{
-			Time: now.Add(-time.Duration(i%100) * time.Hour), Mail: true, Client: policy.Client{Addr: netip.AddrFrom4([4]byte{198, byte(i >> 13), byte(i >> 5), byte(i % 32)})},
-			Verdict: policy.Verdict{Class: []policy.Class{policy.Spam, policy.Ham}[i%2]},
-		})
+		last = judge.Learn(&policy.Message{Time: now.Add(-time.Duration(i%100) * time.Hour), Mail: true, Client: policy.Client{Addr: netip.AddrFrom4([4]byte{198, byte(i >> 13), byte(i >> 5), byte(i % 32)})}, Verdict: policy.Verdict{Class: []policy.Class{policy.Spam, policy.Ham}[i%2], Weight: 1}})
 	}
 	must(t, <-last)
 	must(t, s.Close())

@@ -86,10 +86,10 @@ func domainOf(s string) string {
 	return strings.ToLower(s[strings.LastIndexByte(s, '@')+1:])
 }
 
-// verdict is what a failed DMARC says.
-func (a *authentication) verdict() (v policy.Verdict, ok bool) {
+// assessment is what a failed DMARC says.
+func (a *authentication) assessment() (v policy.Assessment, ok bool) {
 	if a.DMARC != string(authres.ResultFail) {
 		return v, false
 	}
-	return policy.Verdict{Class: policy.Spam, Source: policy.FromAuthentication, Reason: "dmarc=fail header.from=" + a.DMARCDomain}, true
+	return policy.Assessment{Class: policy.Spam, Confidence: policy.Certain, Source: policy.FromAuthentication, Reason: "dmarc=fail header.from=" + a.DMARCDomain}, true
 }

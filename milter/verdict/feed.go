@@ -25,72 +25,26 @@ func (n *number) UnmarshalJSON(b []byte) error {
 	var v float64
 	if len(b) > 0 && string(b) != "unknown" {
 		if err := json.Unmarshal(b, &v); err != nil {
-			return fmt.Errorf("%q is no number", b)
+			return fmt.Errorf("%q is not a number", b)
 		}
 	}
 	if !finite(v) {
-		return fmt.Errorf("%g is no score", v)
+		return fmt.Errorf("%g is not a score", v)
 	}
 	*n = number(v)
 	return nil
 }
 
-// rspamdAddHeader is the score from which on rspamd adds a header by default (actions.conf).
-const rspamdAddHeader = 6
-
-// Rspamd reads what rspamd's metadata_exporter posts in its formatter "json", a message in each: ip, qid, action, score. What is missing there is
-// the word "unknown".
-func Rspamd(body []byte, now time.Time) (t policy.Testimony, err error) {
-	var v struct {
-		IP     string          `json:"ip"`
-		QID    string          `json:"qid"`
-		Action string          `json:"action"`
-		Score  number          `json:"score"`
-		User   json.RawMessage `json:"user"`
-		From   json.RawMessage `json:"from"`
-	}
-	if err := json.Unmarshal(body, &v); err != nil {
-		return t, fmt.Errorf("no object of rspamd's metadata exporter, with formatter = \"json\": %w", err)
-	}
-	class, known := Action(v.Action)
-	if !known {
-		return t, fmt.Errorf("action: %q is not known; want one of rspamd's, such as \"add header\"", Clip(v.Action))
-	}
-	var user, from string
-	if json.Unmarshal(v.User, &user) == nil && told(user) != "" {
-		// Its client had logged in: the mail is its user's, and says nothing of the address.
-		class = policy.None
-	}
-	said := Strength(policy.Verdict{Class: class, Score: float64(v.Score)}, rspamdAddHeader)
-	said.Source, said.Reason = policy.FromRspamd, fmt.Sprintf("%s, score %.2f", v.Action, v.Score)
-	t = policy.Testimony{Time: now, Mail: true, QueueID: told(v.QID), Verdict: said}
-	if t.Addr, err = address(told(v.IP)); err != nil {
-		return t, err
-	}
-	if json.Unmarshal(v.From, &from) == nil {
-		t.FromDomain = domainOf(told(from))
-	}
-	return t, complete(&t, v.Action)
-}
-
-// told is a word of rspamd's, empty where that is "unknown".
-func told(s string) string {
-	if s == "unknown" {
-		return ""
-	}
-	return s
-}
-
 // Feed reads another program's verdict on a message: ip, qid (the MTA's queue id) or both; class, spam, ham or none, or one of rspamd's actions in
 // its place; score, and the limit from which on that program calls it spam; reason. Numbers may be in strings.
-func Feed(body []byte, now time.Time) (t policy.Testimony, err error) {
+func Feed(body []byte, now time.Time) (s policy.Signal, err error) {
 	var v struct {
 		IP, QID, Class, Action, Reason string
 		Score, Limit                   number
 		Time                           *time.Time
 	}
 	if err := json.Unmarshal(body, &v); err != nil {
-		return t, fmt.Errorf(`no verdict in JSON, such as {"ip":"192.0.2.7","qid":"780D29842A2","class":"spam","score":12.3}: %w`, err)
+		return s, fmt.Errorf(`not a verdict in JSON, such as {"ip":"192.0.2.7","qid":"780D29842A2","class":"spam","score":12.3}: %w`, err)
 	}
 	class, known := policy.Class(v.Class), true
 	switch {
@@ -101,35 +55,35 @@ func Feed(body []byte, now time.Time) (t policy.Testimony, err error) {
 		known = false
 	}
 	if !known {
-		return t, fmt.Errorf("class %q, action %q: want class spam, ham or none, or an action of rspamd's", Clip(v.Class), Clip(v.Action))
+		return s, fmt.Errorf("class %q, action %q: want class spam, ham or none, or an action of rspamd's", Clip(v.Class), Clip(v.Action))
 	}
-	said := Strength(policy.Verdict{Class: class, Score: float64(v.Score)}, float64(v.Limit))
-	said.Source, said.Reason = policy.FromFeed, Clip(oneLine(v.Reason))
-	if said.Reason == "" {
-		said.Reason = fmt.Sprintf("%s, score %.2f", class, v.Score)
+	a := grade(policy.Assessment{Class: class, Score: float64(v.Score)}, float64(v.Limit))
+	a.Source, a.Reason = policy.FromFeed, Clip(oneLine(v.Reason))
+	if a.Reason == "" {
+		a.Reason = fmt.Sprintf("%s, score %.2f", class, v.Score)
 	}
-	t = policy.Testimony{Time: now, Mail: true, QueueID: v.QID, Verdict: said}
+	s = policy.Signal{Time: now, Mail: true, QueueID: v.QID, Assessment: a}
 	if v.Time != nil {
-		t.Time = *v.Time
+		s.Time = *v.Time
 	}
-	if t.Addr, err = address(v.IP); err != nil {
-		return t, err
+	if s.Addr, err = address(v.IP); err != nil {
+		return s, err
 	}
-	return t, complete(&t, v.Action)
+	return s, complete(&s, v.Action)
 }
 
-// complete finishes a testimony of a feed, or says what it lacks.
-func complete(t *policy.Testimony, action string) error {
+// complete finishes a signal of a feed, or says what it lacks.
+func complete(s *policy.Signal, action string) error {
 	switch {
-	case !t.Addr.IsValid() && t.QueueID == "":
+	case !s.Addr.IsValid() && s.QueueID == "":
 		return errNoMessage
-	case len(t.QueueID) > maxQueueID:
-		return fmt.Errorf("qid: %d characters, more than %d", len(t.QueueID), maxQueueID)
+	case len(s.QueueID) > maxQueueID:
+		return fmt.Errorf("qid: %d characters, more than %d", len(s.QueueID), maxQueueID)
 	}
-	t.Outcome = policy.Accepted
+	s.Outcome = policy.Accepted
 	switch strings.ToLower(action) {
 	case "reject", "discard", "soft reject", "greylist":
-		t.Outcome = policy.Rejected
+		s.Outcome = policy.Rejected
 	}
 	return nil
 }
@@ -142,9 +96,9 @@ func address(s string) (netip.Addr, error) {
 	if s == "" {
 		return netip.Addr{}, nil
 	}
-	addr, err := netip.ParseAddr(strings.TrimPrefix(s, "IPv6:"))
+	addr, err := policy.ParseAddr(s)
 	if err != nil {
-		return addr, fmt.Errorf("ip: %q is no address", Clip(s))
+		return addr, fmt.Errorf("ip: %w", err)
 	}
-	return addr.Unmap().WithZone(""), nil
+	return addr, nil
 }

@@ -22,8 +22,6 @@ type Rules struct {
 	Silence policy.Class
 	// Traps are the recipients that convict.
 	Traps Traps
-	// Weights are what each source counts.
-	Weights policy.Weights
 }
 
 // Listed reports whether a header's name is among the rules.
@@ -41,12 +39,12 @@ const maxReason = 200
 
 // Headers collects what the headers of one message say. The zero value has seen none.
 type Headers struct {
-	verdict policy.Verdict
-	detail  detail
-	stars   float64
-	auth    authentication
-	// Odd counts those that say nothing that can be read.
-	Odd uint64
+	assessment policy.Assessment
+	detail     detail
+	stars      float64
+	auth       authentication
+	// Malformed counts those that could not be read.
+	Malformed uint64
 }
 
 // Hear reads one header, in the order in which they stand in the message.
@@ -56,7 +54,7 @@ func (h *Headers) Hear(r *Rules, name, value string) {
 		h.auth.closed = true
 	case r.AuthservID != "" && strings.EqualFold(name, "Authentication-Results"):
 		if !h.auth.add(r.AuthservID, value) {
-			h.Odd++
+			h.Malformed++
 		}
 	}
 	if r.Listed(name) {
@@ -82,135 +80,104 @@ func (h *Headers) add(name, value string) {
 		h.stars = max(h.stars, float64(min(len(value)-len(strings.TrimLeft(value, "*")), mostStars)))
 		return
 	}
-	v, detail, ok := parse(word, value)
+	a, detail, ok := parse(word, value)
 	if !ok {
-		h.Odd++
+		h.Malformed++
 		return
 	}
-	v.Source, v.Reason = policy.FromHeader, Clip(name+": "+value)
+	a.Source, a.Reason = policy.FromHeader, Clip(name+": "+value)
 	switch {
-	case h.verdict.Source == "":
-	case v.Class == policy.Spam && h.verdict.Class != policy.Spam:
-	case v.Class != policy.Spam && h.verdict.Class == policy.Spam:
+	case h.assessment.Source == "":
+	case a.Class == policy.Spam && h.assessment.Class != policy.Spam:
+	case a.Class != policy.Spam && h.assessment.Class == policy.Spam:
 		return
-	case detail < h.detail || detail == h.detail && v.Score <= h.verdict.Score:
+	case detail < h.detail || detail == h.detail && a.Score <= h.assessment.Score:
 		return
 	}
-	h.verdict, h.detail = v, detail
+	h.assessment, h.detail = a, detail
 }
 
-// Said is what the headers said, each source by itself; silence where they said nothing.
-func (h *Headers) Said(silence policy.Class) (said []policy.Verdict) {
-	switch v := h.verdict; {
-	case v.Source != "":
-		if h.detail == plain && v.Class == policy.Spam {
-			v.Score = h.stars
+// Assessments are what the headers say, one for each source; silence where they say nothing.
+func (h *Headers) Assessments(silence policy.Class) (all []policy.Assessment) {
+	switch a := h.assessment; {
+	case a.Source != "":
+		if h.detail == plain && a.Class == policy.Spam {
+			a.Score = h.stars
 		}
-		said = append(said, v)
+		all = append(all, a)
 	case silence == policy.Ham:
-		said = append(said, policy.Verdict{Class: policy.Ham, Source: policy.FromSilence, Reason: "accepted without a verdict header"})
+		all = append(all, policy.Assessment{Class: policy.Ham, Confidence: policy.Certain, Source: policy.FromSilence, Reason: "accepted without a verdict header"})
 	}
-	if v, ok := h.auth.verdict(); ok {
-		said = append(said, v)
+	if a, ok := h.auth.assessment(); ok {
+		all = append(all, a)
 	}
-	return said
+	return all
 }
 
 // Auth is what the local Authentication-Results said.
 func (h *Headers) Auth() policy.Auth { return h.auth.Auth }
 
 const (
-	// addHeaderShare is the share of rspamd's reject score at which it adds a spam header by default: 6 of 15.
-	addHeaderShare = 0.4
 	// mostStars bounds what is read of X-Spam-Level.
 	mostStars = 100
 )
 
 // parse reads the value of a verdict header by its lower-case name. A header of the operator's own choice is read as a yes or no.
-func parse(name, value string) (v policy.Verdict, d detail, ok bool) {
+func parse(name, value string) (a policy.Assessment, d detail, ok bool) {
+	a.Confidence = policy.Certain
 	switch name {
 	case "x-spamd-result":
 		return parseSpamdResult(value)
 	case "x-rspamd-action":
 		class, known := Action(value)
-		return policy.Verdict{Class: class}, plain, known
+		a.Class = class
+		return a, plain, known
 	}
 	word, rest, _ := strings.Cut(value, " ")
 	score, hasScore := numberAfter(rest, "score=")
 	limit, _ := numberAfter(rest, "required=")
-	v.Score = score
+	a.Score = score
 	switch strings.ToLower(strings.TrimRight(word, ",;")) {
 	case "yes", "true", "spam":
-		v.Class = policy.Spam
+		a.Class = policy.Spam
 	case "no", "false", "ham":
-		v.Class = policy.Ham
+		a.Class = policy.Ham
 	default:
-		return v, plain, false
+		return a, plain, false
 	}
 	switch {
 	case hasScore && limit > 0:
-		return Strength(v, limit), graded, true
+		return grade(a, limit), graded, true
 	case hasScore:
-		return v, scored, true
+		return a, scored, true
 	}
-	return v, plain, true
+	return a, plain, true
 }
 
-// Action is what an action of rspamd says. One that puts the message off says nothing yet.
-func Action(action string) (class policy.Class, known bool) {
-	switch strings.ToLower(action) {
-	case "reject", "add header", "rewrite subject", "quarantine", "discard":
-		return policy.Spam, true
-	case "no action":
-		return policy.Ham, true
-	case "greylist", "soft reject":
-		return policy.None, true
+// grade gives an assessment with a score its confidence: spam counts half at the limit from which on
+// the filter calls it so, and whole at twice that; ham counts whole up to a score of 0, and the less
+// the nearer it comes to the limit. Without a limit the filter is taken to be certain.
+func grade(a policy.Assessment, limit float64) policy.Assessment {
+	a.Confidence = policy.Certain
+	if !(limit > 0) {
+		return a
 	}
-	return policy.None, false
+	share := a.Score / limit
+	switch a.Class {
+	case policy.Spam:
+		a.Confidence = policy.Confidence(min(max(share/2, 0.5), 1))
+	case policy.Ham:
+		a.Confidence = policy.Confidence(min(max(1-share, 0), 1))
+		if a.Confidence < leastHam {
+			a.Class, a.Confidence = policy.None, 0
+		}
+	}
+	return a
 }
 
-// Strength gives a verdict with a score the weight of it: spam counts half at the limit, where a filter begins to call it so, and whole at twice that; ham counts
-// whole up to a score of 0, and the less the nearer it comes to the limit. What says nothing, or has no limit, stays as it is.
-func Strength(v policy.Verdict, limit float64) policy.Verdict {
-	if v.Class == policy.None || !(limit > 0) {
-		return v
-	}
-	share := v.Score / limit
-	if v.Class == policy.Spam {
-		v.Weight = min(max(share/2, 0.5), 1)
-	} else if v.Weight = min(max(1-share, 0), 1); v.Weight < leastHam {
-		v.Class, v.Weight = policy.None, 0
-	}
-	return v
-}
-
-// leastHam is the weight below which a filter's ham says nothing: half of the smallest weight that evidence keeps.
+// leastHam is the confidence below which a filter's ham says nothing: half of the smallest weight that
+// evidence keeps.
 const leastHam = 1.0 / 16
-
-// parseSpamdResult reads "default: False [11.00 / 15.00]; ...". The word says whether the message would be rejected, so a spam header at
-// 11 of 15 stands beside False: the numbers decide.
-func parseSpamdResult(value string) (v policy.Verdict, d detail, ok bool) {
-	head, _, _ := strings.Cut(value, "]")
-	flag, numbers, ok := strings.Cut(head, "[")
-	if !ok {
-		return v, plain, false
-	}
-	a, b, ok := strings.Cut(numbers, "/")
-	score, errScore := strconv.ParseFloat(strings.TrimSpace(a), 64)
-	limit, errLimit := strconv.ParseFloat(strings.TrimSpace(b), 64)
-	if !ok || errScore != nil || errLimit != nil || !finite(score) || !finite(limit) {
-		return v, plain, false
-	}
-	v = policy.Verdict{Class: policy.Ham, Score: score}
-	spam := addHeaderShare * limit
-	if strings.Contains(flag, "True") || limit > 0 && score >= spam {
-		v.Class = policy.Spam
-	}
-	if spam > 0 {
-		return Strength(v, spam), graded, true
-	}
-	return v, scored, true
-}
 
 // numberAfter is the number that follows a key; ok is false where there is none.
 func numberAfter(s, key string) (v float64, ok bool) {

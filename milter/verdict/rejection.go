@@ -19,17 +19,18 @@ type Rejection struct {
 // RejectedMailer is the {rcpt_mailer} of a rejected recipient.
 const RejectedMailer = "error"
 
-// Verdict is what a refused recipient says of its client. An unknown user says nothing by itself; Harvest counts them.
-func (r Rejection) Verdict() policy.Verdict {
-	v := policy.Verdict{Class: policy.Spam, Source: r.source(), Reason: Clip(r.Status + " " + r.Text)}
-	switch v.Source {
+// Assessment is what a refused recipient says of its client. An unknown user says nothing by itself;
+// behaviour.Clients counts them.
+func (r Rejection) Assessment() policy.Assessment {
+	a := policy.Assessment{Class: policy.Spam, Confidence: policy.Certain, Source: r.source(), Reason: Clip(r.Status + " " + r.Text)}
+	switch a.Source {
 	case policy.FromUnknownUser, policy.FromGreylist, policy.FromTempfail:
-		v.Class = policy.None
+		a.Class = policy.None
 	}
-	if v.Source == policy.FromRecipient && !strings.HasPrefix(r.Status, "5.7.") {
-		v.Class = policy.None
+	if a.Source == policy.FromRecipient && !strings.HasPrefix(r.Status, "5.7.") {
+		a.Class = policy.None
 	}
-	return v
+	return a
 }
 
 func (r Rejection) source() policy.Source {
@@ -61,46 +62,46 @@ func (r Rejection) source() policy.Source {
 	return policy.FromRecipient
 }
 
-// Rejections collects the refused recipients of a message: one verdict a source, the first of each.
+// Rejections collects the refused recipients of a message: one assessment for each source, the first.
 type Rejections struct {
-	said    []policy.Verdict
+	all     []policy.Assessment
 	unknown int
-	harvest float64
+	harvest policy.Confidence
 }
 
-// Add takes a refused recipient; harvest is what Harvest.Count made of an unknown one.
-func (r *Rejections) Add(of Rejection, harvest float64) {
-	v := of.Verdict()
-	if v.Source == policy.FromUnknownUser {
+// Add takes a refused recipient; harvest is what behaviour.Clients made of an unknown one.
+func (r *Rejections) Add(of Rejection, harvest policy.Confidence) {
+	a := of.Assessment()
+	if a.Source == policy.FromUnknownUser {
 		r.unknown++
 		r.harvest += harvest
 	}
-	for _, old := range r.said {
-		if old.Source == v.Source {
+	for _, old := range r.all {
+		if old.Source == a.Source {
 			return
 		}
 	}
-	r.said = append(r.said, v)
+	r.all = append(r.all, a)
 }
 
-// Said is what they say.
-func (r *Rejections) Said() []policy.Verdict {
-	for i, v := range r.said {
-		if v.Source == policy.FromUnknownUser {
-			r.said[i] = UnknownUsers(v, r.unknown, r.harvest)
+// Assessments are what they say.
+func (r *Rejections) Assessments() []policy.Assessment {
+	for i, a := range r.all {
+		if a.Source == policy.FromUnknownUser {
+			r.all[i] = UnknownUsers(a, r.unknown, r.harvest)
 		}
 	}
-	return r.said
+	return r.all
 }
 
-// UnknownUsers is the verdict of some unknown users, given that of the first.
-func UnknownUsers(first policy.Verdict, n int, harvest float64) policy.Verdict {
-	v := first
+// UnknownUsers is the assessment of some unknown users, given that of the first.
+func UnknownUsers(first policy.Assessment, n int, harvest policy.Confidence) policy.Assessment {
+	a := first
 	if n > 1 {
-		v.Reason = fmt.Sprintf("%d unknown users: %s", n, v.Reason)
+		a.Reason = fmt.Sprintf("%d unknown users: %s", n, a.Reason)
 	}
 	if harvest > 0 {
-		v.Class, v.Weight = policy.Spam, min(harvest, 1)
+		a.Class, a.Confidence = policy.Spam, min(harvest, policy.Certain)
 	}
-	return v
+	return a
 }

@@ -39,7 +39,7 @@ func (t Traps) add(item string) error {
 		local, domain = "", local
 	}
 	if domain == "" || strings.ContainsAny(domain, "@ \t/") || !strings.Contains(domain, ".") && domain != "localhost" {
-		return fmt.Errorf("%q is no trap; want an address such as old@mx.example, a domain such as @spam.example, or the path of a file", item)
+		return fmt.Errorf("%q is not a trap; want an address such as old@mx.example, a domain such as @spam.example, or the path of a file", item)
 	}
 	if local == "" {
 		t.domains[domain] = struct{}{}
@@ -78,15 +78,15 @@ func (t Traps) addFile(path string) error {
 // Len is how many there are.
 func (t Traps) Len() int { return len(t.addresses) + len(t.domains) }
 
-// Caught is the verdict on a recipient that is a trap. A subaddress, "old+news@", is the address (RFC 5233).
-func (t Traps) Caught(rcpt string) (v policy.Verdict, ok bool) {
+// Caught is the assessment of a recipient that is a trap. A subaddress, "old+news@", is the address (RFC 5233).
+func (t Traps) Caught(rcpt string) (a policy.Assessment, ok bool) {
 	if t.Len() == 0 {
-		return v, false
+		return a, false
 	}
 	rcpt = strings.ToLower(strings.Trim(rcpt, "<> "))
 	i := strings.LastIndexByte(rcpt, '@')
 	if i < 0 {
-		return v, false
+		return a, false
 	}
 	local, domain := rcpt[:i], rcpt[i+1:]
 	base, _, _ := strings.Cut(local, "+")
@@ -94,7 +94,7 @@ func (t Traps) Caught(rcpt string) (v policy.Verdict, ok bool) {
 	_, isAddress := t.addresses[rcpt]
 	_, isBase := t.addresses[base+"@"+domain]
 	if !isDomain && !isAddress && !isBase {
-		return v, false
+		return a, false
 	}
-	return policy.Verdict{Class: policy.Spam, Source: policy.FromTrap, Reason: Clip("a recipient in " + domain + " is a spam trap")}, true
+	return policy.Assessment{Class: policy.Spam, Confidence: policy.Certain, Source: policy.FromTrap, Reason: Clip("a recipient in " + domain + " is a spam trap")}, true
 }

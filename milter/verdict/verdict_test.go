@@ -2,7 +2,6 @@ package verdict
 
 import (
 	"encoding/json"
-	"fmt"
 	"math"
 	"net/netip"
 	"os"
@@ -25,6 +24,17 @@ func hear(r *Rules, headers ...string) *Headers {
 	}
 	return h
 }
+
+// resolve is the verdict that counts of assessments, weighed by default.
+func resolve(all []policy.Assessment) policy.Verdict {
+	var verdicts policy.Verdicts
+	for _, a := range all {
+		verdicts = verdicts.With(policy.DefaultWeights().Weigh(a))
+	}
+	return verdicts.Resolve()
+}
+
+func near(got policy.Messages, want float64) bool { return math.Abs(float64(got)-want) < 1e-9 }
 
 func TestHeaders(t *testing.T) {
 	for _, c := range []struct {
@@ -65,13 +75,13 @@ func TestHeaders(t *testing.T) {
 		{"a header that nobody owns", []string{"X-Other-Spam: YES"}, policy.None, 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			v := policy.Resolve(hear(&rules, c.headers...).Said(policy.None))
-			if v.Class != c.class || v.Score != c.score || math.Abs(v.Messages()-c.messages) > 1e-9 {
+			v := resolve(hear(&rules, c.headers...).Assessments(policy.None))
+			if v.Class != c.class || v.Score != c.score || !near(v.Weight, c.messages) {
 				t.Errorf("%+v, want %s with %v, weighing %v", v, c.class, c.score, c.messages)
 			}
 		})
 	}
-	if v := policy.Resolve(new(Headers).Said(policy.Ham)); v.Class != policy.Ham || v.Source != policy.FromSilence {
+	if v := resolve(new(Headers).Assessments(policy.Ham)); v.Class != policy.Ham || v.Source != policy.FromSilence {
 		t.Errorf("silence that is ham: %+v", v)
 	}
 }
@@ -100,13 +110,13 @@ func TestAuthenticationResults(t *testing.T) {
 			if got := h.Auth(); got != c.want {
 				t.Errorf("%+v, want %+v", got, c.want)
 			}
-			said := h.Said(policy.None)
-			if failed := c.want.DMARC == "fail"; failed != (len(said) == 1) {
-				t.Errorf("said %+v", said)
+			all := h.Assessments(policy.None)
+			if failed := c.want.DMARC == "fail"; failed != (len(all) == 1) {
+				t.Errorf("assessments %+v", all)
 			}
 		})
 	}
-	if v := policy.DefaultWeights().Weigh(policy.Verdict{Class: policy.Spam, Source: policy.FromAuthentication, Reason: "dmarc=fail"}); v.Class != policy.None || v.Reason == "" {
+	if v := policy.DefaultWeights().Weigh(policy.Assessment{Class: policy.Spam, Confidence: policy.Certain, Source: policy.FromAuthentication, Reason: "dmarc=fail"}); v.Class != policy.None || v.Reason == "" {
 		t.Errorf("DMARC by itself convicts: %+v", v)
 	}
 }
@@ -135,20 +145,12 @@ func TestRejections(t *testing.T) {
 		{"the worst of several", []Rejection{unknown, {"5.7.1", "Client host rejected: Access denied"}}, policy.Spam, policy.FromRecipient, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			harvest, client := NewHarvest(), netip.MustParseAddr("192.0.2.7")
 			var r Rejections
 			for i, of := range c.of {
-				var n float64
-				if of == unknown {
-					n = harvest.Count(client, fmt.Sprintf("user%d@mx.example", i))
-				}
-				r.Add(of, n)
+				// As behaviour.Clients counts them.
+				r.Add(of, policy.Confidence(min(i, 1))/9)
 			}
-			var said []policy.Verdict
-			for _, v := range r.Said() {
-				said = append(said, policy.DefaultWeights().Weigh(v))
-			}
-			if v := policy.Resolve(said); v.Class != c.class || v.Source != c.source || math.Abs(v.Messages()-c.messages) > 1e-9 {
+			if v := resolve(r.Assessments()); v.Class != c.class || v.Source != c.source || !near(v.Weight, c.messages) {
 				t.Errorf("%+v, want %s from %q, weighing %v", v, c.class, c.source, c.messages)
 			}
 		})
@@ -160,35 +162,6 @@ func slicesRepeat(r Rejection, n int) (all []Rejection) {
 		all = append(all, r)
 	}
 	return all
-}
-
-func TestHarvestCountsAUserOnce(t *testing.T) {
-	h, client := NewHarvest(), netip.MustParseAddr("192.0.2.7")
-	var sum float64
-	for range 3 {
-		for i := range 10 {
-			sum += h.Count(client, fmt.Sprintf("User%d@mx.example", i))
-		}
-	}
-	if math.Abs(sum-1) > 1e-9 {
-		t.Errorf("ten unknown users, each asked for three times, count %v, want 1", sum)
-	}
-	if n := h.Count(netip.MustParseAddr("192.0.2.8"), "x@mx.example"); n != 0 {
-		t.Errorf("another client's first counts %v", n)
-	}
-	now, floods := time.Now(), 0
-	for i := range 95 {
-		if h.Idle(client, now.Add(time.Duration(i)*time.Millisecond)) {
-			floods++
-		}
-		h.Idle(netip.MustParseAddr("192.0.2.9"), now.Add(time.Duration(i)*3*time.Second))
-	}
-	if floods != 3 {
-		t.Errorf("95 idle sessions within a moment are %d floods, want 3", floods)
-	}
-	if h.Idle(netip.MustParseAddr("192.0.2.9"), now.Add(300*time.Second)) {
-		t.Error("a monitor that looks in every three seconds is a flood")
-	}
 }
 
 func TestTraps(t *testing.T) {
@@ -227,7 +200,7 @@ func TestFeeds(t *testing.T) {
 	rspamd, feed := Rspamd, Feed
 	for _, c := range []struct {
 		name, body string
-		read       func([]byte, time.Time) (policy.Testimony, error)
+		read       func([]byte, time.Time) (policy.Signal, error)
 		class      policy.Class
 		score      float64
 		messages   float64
@@ -244,32 +217,32 @@ func TestFeeds(t *testing.T) {
 		{"Exim's rspamd", `{"ip":"192.0.2.7","action":"add header","score":"7.5","qid":"1abcDE-0001","tls":"TLS1.3"}`, feed, policy.Spam, 7.5, 1, ""},
 		{"no class", `{"ip":"192.0.2.7"}`, feed, "", 0, 0, "class"},
 		{"a score that is none", `{"ip":"192.0.2.7","class":"spam","score":"1e999"}`, feed, "", 0, 0, "number"},
-		{"an address that is none", `{"ip":"client.example","class":"spam"}`, feed, "", 0, 0, "no address"},
+		{"an address that is none", `{"ip":"client.example","class":"spam"}`, feed, "", 0, 0, "not an IP address"},
 		{"nested a thousand deep", strings.Repeat(`{"ip":`, 1000), feed, "", 0, 0, "JSON"},
 		{"cut short", `{"ip":"192.0.2.7","cl`, feed, "", 0, 0, "JSON"},
 		{"a number in place of an object", `7`, rspamd, "", 0, 0, "object"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			told, err := c.read([]byte(c.body), now)
+			signal, err := c.read([]byte(c.body), now)
 			if c.wrong != "" {
 				if err == nil || !strings.Contains(err.Error(), c.wrong) {
-					t.Fatalf("%+v, %v; want an error with %q", told, err, c.wrong)
+					t.Fatalf("%+v, %v; want an error with %q", signal, err, c.wrong)
 				}
 				return
 			}
-			v := told.Verdict
-			if err != nil || v.Class != c.class || v.Score != c.score || math.Abs(v.Messages()-c.messages) > 1e-9 || told.Addr != netip.MustParseAddr("192.0.2.7") || !told.Mail {
-				t.Errorf("%+v, %v", told, err)
+			v := resolve([]policy.Assessment{signal.Assessment})
+			if err != nil || v.Class != c.class || v.Score != c.score || !near(v.Weight, c.messages) || signal.Addr != netip.MustParseAddr("192.0.2.7") || !signal.Mail {
+				t.Errorf("%+v, %v", signal, err)
 			}
 		})
 	}
 }
 
-// sane fails unless a verdict can be weighed, kept and written.
-func sane(t *testing.T, v policy.Verdict) {
+// sane fails unless an assessment can be weighed, kept and written.
+func sane(t *testing.T, v policy.Assessment) {
 	t.Helper()
 	weighed := policy.DefaultWeights().Weigh(v)
-	if math.IsNaN(v.Score) || math.Abs(v.Score) > mostScore || !(weighed.Messages() >= 0 && weighed.Messages() <= policy.MostWeight) || len(v.Reason) > 8*maxReason {
+	if math.IsNaN(v.Score) || math.Abs(v.Score) > mostScore || !(weighed.Weight >= 0 && weighed.Weight <= policy.MostWeight) || !(v.Confidence >= 0 && v.Confidence <= 1) || len(v.Reason) > 8*maxReason {
 		t.Fatalf("%+v", v)
 	}
 	if _, err := json.Marshal(weighed); err != nil {
@@ -290,10 +263,10 @@ func FuzzHeaders(f *testing.F) {
 		h := hear(&rules)
 		h.Hear(&rules, "X-Spam-Status", "Yes, score=7.5 required=5.0")
 		h.Hear(&rules, name, value)
-		for _, v := range h.Said(policy.Ham) {
+		for _, v := range h.Assessments(policy.Ham) {
 			sane(t, v)
 		}
-		if v := policy.Resolve(h.Said(policy.Ham)); v.Class != policy.Spam {
+		if v := resolve(h.Assessments(policy.Ham)); v.Class != policy.Spam {
 			t.Fatalf("a forged header hides the filter's: %+v", v)
 		}
 		if a := h.Auth(); len(a.DMARC) > 200 || len(a.SPFDomain) > 8*maxReason {
@@ -307,11 +280,11 @@ func FuzzFeeds(f *testing.F) {
 	f.Add([]byte(`{"ip":"192.0.2.7","class":"ham","score":"-1","limit":"5"}`))
 	f.Add([]byte(strings.Repeat("[", 1000)))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		for _, read := range []func([]byte, time.Time) (policy.Testimony, error){Rspamd, Feed} {
-			if told, err := read(body, time.Now()); err == nil {
-				sane(t, told.Verdict)
-				if told.Addr.Is4In6() || !told.Addr.IsValid() && told.QueueID == "" {
-					t.Fatalf("%+v", told)
+		for _, read := range []func([]byte, time.Time) (policy.Signal, error){Rspamd, Feed} {
+			if s, err := read(body, time.Now()); err == nil {
+				sane(t, s.Assessment)
+				if s.Addr.Is4In6() || !s.Addr.IsValid() && s.QueueID == "" {
+					t.Fatalf("%+v", s)
 				}
 			}
 		}

@@ -30,7 +30,7 @@ type Database struct {
 }
 
 // Use reads a file in place of the one before, unless it is the same and has not changed; an empty path is none. The whole file is kept in memory, so that it may be replaced or
-// overwritten at any time. After an error, what was read of the same file before stays in force; Watch notices when the file is mended.
+// overwritten at any time. After an error, what was read of the same file before stays in force; Watch notices when the file is fixed.
 func (d *Database) Use(path string) error {
 	d.loading.Lock()
 	defer d.loading.Unlock()

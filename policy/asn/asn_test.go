@@ -110,7 +110,7 @@ func TestAChangedFileIsReadAndABrokenOneIsNot(t *testing.T) {
 	os.Remove(path)
 	until("a missing file is complained of", func() bool { return strings.Contains(log.String(), "no such file") })
 	write(t, path, "198.51.100.0/24", field, 64502)
-	until("a mended file", is(64502))
+	until("a repaired file", is(64502))
 }
 
 func TestWhatIsNoDatabaseOfSystemsIsRefused(t *testing.T) {

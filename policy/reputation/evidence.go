@@ -27,6 +27,8 @@ const (
 	// PastWidth is the length of a long slice, Pasts how many are kept: the last four to eight days. Long slices hold the recent ones, too.
 	PastWidth = 96 * time.Hour
 	Pasts     = 2
+	// Lifetime is how long evidence can count.
+	Lifetime = PastWidth * Pasts
 	// Unit is the weight of one message in a count: a count of Unit is one message of full weight.
 	Unit = 8
 	// RecordSize is the length of an encoded Evidence in bytes.
@@ -45,6 +47,8 @@ const (
 	mostSlice = 1<<24 - 1
 	// tierClock is the resolution of Evidence.since.
 	tierClock = 5 * time.Minute
+	// ClocksPerSlice is how many tierClocks a recent slice has.
+	ClocksPerSlice = uint32(SliceWidth / tierClock)
 	// scoreUnit is the resolution of Evidence.at: a sixteenth.
 	scoreUnit = 16
 )
@@ -164,6 +168,35 @@ func (e *Evidence) combine(other *Evidence, f func(c, d Count, most int32) Count
 			*c = f(*c, *d, MostPast)
 		}
 	}
+}
+
+// Heal returns the evidence with nothing in it later than the hour after a time. What bears a later
+// time, because a clock was wrong or false input was believed, counts from that hour on: left alone
+// it would never fade, and nothing that comes in at its own time could be added.
+func (e Evidence) Heal(now time.Time) Evidence { return e.HealSlice(Slice(now) + 1) }
+
+// HealSlice is Heal with the newest slice allowed.
+func (e Evidence) HealSlice(newest uint32) Evidence {
+	if clock := newest * ClocksPerSlice; e.since > clock {
+		e.since = clock
+	}
+	if e.Newest <= newest {
+		return e
+	}
+	healed := Evidence{Newest: newest, Tier: e.Tier, since: e.since, at: e.at}
+	for i := range min(Slices, e.Newest+1) {
+		n := e.Newest - i
+		if c := healed.recent(min(n, newest)); c != nil {
+			*c = c.plus(e.Recent[n%Slices], MostRecent)
+		}
+	}
+	for i := range min(Pasts, e.Newest/SlicesPerPast+1) {
+		m := e.Newest/SlicesPerPast - i
+		if c := healed.past(min(m, newest/SlicesPerPast)); c != nil {
+			*c = c.plus(e.Past[m%Pasts], MostPast)
+		}
+	}
+	return healed
 }
 
 // Enter returns the evidence in a tier, entered at a time with a score if it was not in it before.

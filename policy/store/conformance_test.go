@@ -24,7 +24,7 @@ import (
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/reputation"
 	"github.com/ehlogate/ehlogate/policy/store"
-	"github.com/ehlogate/ehlogate/policy/store/shared"
+	"github.com/ehlogate/ehlogate/policy/store/redis"
 )
 
 // keeper is what the daemon needs of a store.
@@ -33,8 +33,10 @@ type keeper interface {
 	SetOverride(policy.Override) error
 	LiftOverride(netip.Prefix) (bool, error)
 	Overrides() []policy.Override
-	Marks() []policy.Override
-	Forget(netip.Prefix, policy.Keys) (int, error)
+	SetException(policy.Exception) error
+	Exceptions() []policy.Exception
+	ExceptionCount() int
+	Forget(n netip.Prefix, keysOf func(netip.Addr) policy.Keys) (int, error)
 	Each(func(policy.Record) error) error
 	Load(dump string, chunk uint64, records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) (bool, error)
 	Close() error
@@ -47,12 +49,15 @@ type form struct {
 	start  func(t *testing.T) (open func(t *testing.T) keeper)
 }
 
+// byDefault is the policy of a configuration that says nothing.
+var byDefault = policy.NewInForce(policy.New(policy.Default()), time.Now)
+
 // forms are the embedded store and Redis in every form that a URL can name, on real servers.
 var forms = []form{
 	{"embedded", false, func(t *testing.T) func(*testing.T) keeper {
 		dir := t.TempDir()
 		return func(t *testing.T) keeper {
-			e, err := store.Open(dir, time.Now)
+			e, err := store.Open(dir, store.Options{Layout: policy.Default().Layout, Tier: byDefault.Tier, Now: time.Now})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -123,16 +128,16 @@ func server(t *testing.T, args ...string) *redisd.Server {
 
 // shares returns an opener of the Redis store at a URL.
 func shares(url string) func(*testing.T) keeper {
-	shared.LogLibrary(slog.New(slog.DiscardHandler))
+	redis.LogLibrary(slog.New(slog.DiscardHandler))
 	return func(t *testing.T) keeper {
 		t.Helper()
-		target, err := shared.ParseURL(url)
+		target, err := redis.ParseURL(url)
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := shared.Open(shared.Options{
+		s, err := redis.Open(redis.Options{
 			Target: target, SpoolDir: t.TempDir(), SpoolLimit: 1 << 20, Layout: policy.Default().Layout,
-			Now: time.Now, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+			Tier: byDefault.Tier, Now: time.Now, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -205,11 +210,11 @@ func certificate(t *testing.T, dir string) {
 
 func keysOf(addr string) (netip.Addr, policy.Keys) {
 	a := netip.MustParseAddr(addr)
-	return a, policy.New(policy.Default()).Keys(a)
+	return a, byDefault.Policy().Keys(a)
 }
 
-// judge is the policy over a store, with a clock that stands still.
-func judge(k keeper, now time.Time) *policy.Judge {
+// withSystem is the policy by default, where all of IPv4 is one autonomous system.
+func withSystem() *policy.Policy {
 	p := policy.Default()
 	p.ASN = func(a netip.Addr) uint32 {
 		if a.Is4() {
@@ -217,14 +222,19 @@ func judge(k keeper, now time.Time) *policy.Judge {
 		}
 		return 0
 	}
-	return policy.NewJudge(policy.New(p), k, func() time.Time { return now })
+	return policy.New(p)
+}
+
+// judge is the policy over a store, with a clock that stands still.
+func judge(k keeper, now time.Time) *policy.Judge {
+	return policy.NewJudge(policy.NewInForce(withSystem(), func() time.Time { return now }), k)
 }
 
 func observe(t *testing.T, j *policy.Judge, addr string, class policy.Class, at time.Time) {
 	t.Helper()
-	o := &policy.Observation{Time: at, Client: policy.Client{Addr: netip.MustParseAddr(addr)}, Verdict: policy.Verdict{Class: class}, Mail: true}
+	m := &policy.Message{Time: at, Client: policy.Client{Addr: netip.MustParseAddr(addr)}, Verdict: policy.Verdict{Class: class, Weight: 1}, Mail: true}
 	select {
-	case err := <-j.Learn(o):
+	case err := <-j.Learn(m):
 		if err != nil {
 			t.Error(err)
 		}
@@ -258,7 +268,7 @@ func TestConformance(t *testing.T) {
 			open := f.start(t)
 			t.Run("what was learnt is there, also after reopening", func(t *testing.T) { keepsWhatWasLearnt(t, open) })
 			t.Run("overrides hold, the longest network first", func(t *testing.T) { overridesHold(t, open) })
-			t.Run("marks hold beside overrides", func(t *testing.T) { marksHold(t, open) })
+			t.Run("exceptions hold beside overrides", func(t *testing.T) { exceptionsHold(t, open) })
 			t.Run("forget", func(t *testing.T) { forgets(t, open) })
 			t.Run("learners together leave what one leaves", func(t *testing.T) { commutes(t, open, f.shared) })
 			t.Run("a dump of another store is taken in once", func(t *testing.T) { takesIn(t, open) })
@@ -283,7 +293,7 @@ func keepsWhatWasLearnt(t *testing.T, open func(*testing.T) keeper) {
 	check := func() error {
 		for _, addr := range []string{"192.0.2.7", "2001:db8:1:2::99"} {
 			_, known := explain(judge(k, at), addr)
-			if got := known.Host.Total(); got != want || known.Unread {
+			if got := known.Host.Total(); got != want || known.Unavailable {
 				return fmt.Errorf("%s: %+v, want %+v", addr, known, want)
 			}
 		}
@@ -294,7 +304,7 @@ func keepsWhatWasLearnt(t *testing.T, open func(*testing.T) keeper) {
 		if d.Tier == reputation.Unknown || known.Host.Tier != d.Tier {
 			return fmt.Errorf("judged %s, kept as %s", d.Tier, known.Host.Tier)
 		}
-		if _, known := explain(judge(k, at), "192.0.3.7"); known.Unread || known.Network != (reputation.Evidence{}) {
+		if _, known := explain(judge(k, at), "192.0.3.7"); known.Unavailable || known.Network != (reputation.Evidence{}) {
 			return fmt.Errorf("a stranger: %+v", known)
 		}
 		return nil
@@ -315,31 +325,35 @@ func keepsWhatWasLearnt(t *testing.T, open func(*testing.T) keeper) {
 	}
 }
 
-// marksHold sets what a daemon noticed beside the operator's word on the same host.
-func marksHold(t *testing.T, open func(*testing.T) keeper) {
+// exceptionsHold makes an exception for a host beside the operator's override of it.
+func exceptionsHold(t *testing.T, open func(*testing.T) keeper) {
 	k := open(t)
 	host := netip.MustParsePrefix("198.51.100.21/32")
 	set := time.Now().UTC().Truncate(time.Second)
-	mark := policy.Override{Network: host, Cause: policy.BrokenTLS, Note: "3 TLS handshakes failed", Set: set, Until: set.Add(time.Hour)}
+	exception := policy.Exception{Network: host, Cause: policy.BrokenTLS, Note: "3 TLS handshakes failed", Set: set, Until: set.Add(time.Hour)}
 	allow := policy.Override{Network: host, Allow: true, Set: set}
-	for _, o := range []policy.Override{mark, allow} {
-		if err := k.SetOverride(o); err != nil {
-			t.Fatal(err)
-		}
+	if err := k.SetException(exception); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.SetOverride(allow); err != nil {
+		t.Fatal(err)
 	}
 	k.Close()
 	k = open(t)
 	defer k.Close()
 	a, keys := keysOf("198.51.100.21")
-	if known := k.Recall(a, keys); !known.Overridden || known.Override != allow || !known.Marked || known.Mark != mark {
+	known := k.Recall(a, keys)
+	if known.Override == nil || *known.Override != allow || known.Exception == nil || *known.Exception != exception {
 		t.Errorf("%+v", known)
 	}
-	holds := func(all []policy.Override, o policy.Override) bool { return slices.Contains(all, o) }
-	if holds(k.Overrides(), mark) || !holds(k.Overrides(), allow) || !holds(k.Marks(), mark) || holds(k.Marks(), allow) {
-		t.Errorf("overrides %v, marks %v", k.Overrides(), k.Marks())
+	if !slices.Contains(k.Overrides(), allow) || !slices.Equal(k.Exceptions(), []policy.Exception{exception}) || k.ExceptionCount() != 1 {
+		t.Errorf("overrides %v, exceptions %v", k.Overrides(), k.Exceptions())
 	}
-	if lifted, err := k.LiftOverride(host); !lifted || err != nil || holds(k.Marks(), mark) || holds(k.Overrides(), allow) {
-		t.Errorf("lifted %v, %v; overrides %v, marks %v", lifted, err, k.Overrides(), k.Marks())
+	if lifted, err := k.LiftOverride(host); !lifted || err != nil || slices.Contains(k.Overrides(), allow) || k.ExceptionCount() != 0 {
+		t.Errorf("lifted %v, %v; overrides %v, exceptions %v", lifted, err, k.Overrides(), k.Exceptions())
+	}
+	if lifted, err := k.LiftOverride(host); lifted || err != nil {
+		t.Errorf("lifted again: %v, %v", lifted, err)
 	}
 }
 
@@ -357,7 +371,7 @@ func overridesHold(t *testing.T, open func(*testing.T) keeper) {
 	defer k.Close()
 	for addr, want := range map[string]policy.Override{"198.51.100.7": deny, "198.51.100.9": allow} {
 		a, keys := keysOf(addr)
-		if known := k.Recall(a, keys); !known.Overridden || known.Override != want {
+		if known := k.Recall(a, keys); known.Override == nil || *known.Override != want {
 			t.Errorf("%s: %+v, want %+v", addr, known.Override, want)
 		}
 	}
@@ -385,25 +399,30 @@ func forgets(t *testing.T, open func(*testing.T) keeper) {
 		}
 		return nil
 	})
-	if n, err := k.Forget(keys.Host, keys); n != 1 || err != nil {
+	cut := withSystem().Keys
+	if n, err := k.Forget(keys.Host, cut); n != 1 || err != nil {
 		t.Errorf("forgot %d, %v", n, err)
 	}
 	soon(t, func() error {
 		_, after := explain(judge(k, at), "203.0.113.7")
-		if after.Unread || after.Host.Total() != (reputation.Mass{}) || after.Network != before.Network.Without(before.Host) || after.AS != before.AS.Without(before.Host) {
+		if after.Unavailable || after.Host.Total() != (reputation.Mass{}) || after.Network != before.Network.Without(before.Host) || after.AS != before.AS.Without(before.Host) {
 			return fmt.Errorf("forgotten, but %+v, before %+v", after, before)
 		}
 		return nil
 	})
-	if n, err := k.Forget(netip.MustParsePrefix("203.0.113.128/25"), policy.Keys{}); n != 1 || err != nil {
+	if n, err := k.Forget(netip.MustParsePrefix("203.0.113.128/25"), cut); n != 1 || err != nil {
 		t.Errorf("forgot %d of the half, %v", n, err)
 	}
-	if n, err := k.Forget(netip.MustParsePrefix("203.0.0.0/16"), policy.Keys{}); n != 2 || err != nil {
+	if n, err := k.Forget(netip.MustParsePrefix("203.0.0.0/16"), cut); n != 2 || err != nil {
 		t.Errorf("forgot %d of the rest, %v; want a host and its network", n, err)
 	}
 	soon(t, func() error {
-		if _, known := explain(judge(k, at), "203.0.113.8"); known.Unread || known.Network != (reputation.Evidence{}) {
+		if _, known := explain(judge(k, at), "203.0.113.8"); known.Unavailable || known.Network != (reputation.Evidence{}) {
 			return fmt.Errorf("the network is still known: %+v", known)
+		}
+		_, known := explain(judge(k, at), "203.0.113.7")
+		if got, want := known.AS.Total().Spam, before.AS.Total().Spam-3; got != want {
+			return fmt.Errorf("the autonomous system knows %v spam of three hosts less, want %v", got, want)
 		}
 		return nil
 	})
@@ -413,8 +432,9 @@ func forgets(t *testing.T, open func(*testing.T) keeper) {
 func commutes(t *testing.T, open func(*testing.T) keeper, shared bool) {
 	const learners, rounds, hosts = 4, 60, 7
 	at := base()
-	memory := store.NewMemory()
-	alone := policy.NewJudge(policy.New(policy.Default()), memory, func() time.Time { return at })
+	inForce := policy.NewInForce(policy.New(policy.Default()), func() time.Time { return at })
+	memory := store.NewMemory(inForce.Tier, func() time.Time { return at })
+	alone := policy.NewJudge(inForce, memory)
 	nodes := []keeper{open(t)}
 	for range learners - 1 {
 		if n := nodes[0]; !shared {
@@ -469,11 +489,12 @@ func commutes(t *testing.T, open func(*testing.T) keeper, shared bool) {
 // takesIn loads what another store knows, in parts, some of them several times, and wants it all as it was.
 func takesIn(t *testing.T, open func(*testing.T) keeper) {
 	at := base()
-	source := store.NewMemory()
+	p := policy.Default()
+	p.ASN = func(netip.Addr) uint32 { return 64999 }
+	inForce := policy.NewInForce(policy.New(p), func() time.Time { return at })
+	source := store.NewMemory(inForce.Tier, func() time.Time { return at })
 	learn := func(i int) {
-		p := policy.Default()
-		p.ASN = func(netip.Addr) uint32 { return 64999 }
-		j := policy.NewJudge(policy.New(p), source, func() time.Time { return at })
+		j := policy.NewJudge(inForce, source)
 		observe(t, j, fmt.Sprintf("172.20.%d.%d", i%9, i%31), []policy.Class{policy.Spam, policy.Ham}[i%2], at.Add(-time.Duration(i%150)*time.Hour))
 	}
 	for i := range 400 {
@@ -563,7 +584,7 @@ func tells(t *testing.T, open func(*testing.T) keeper) {
 	}
 	for set := time.Now(); judge(other, at).Decide(addr).Withhold; time.Sleep(time.Millisecond) {
 		if time.Since(set) > time.Second {
-			t.Fatal("a second later the operator's word has not come")
+			t.Fatal("a second later the operator's override has not come")
 		}
 	}
 }

@@ -1,8 +1,8 @@
 // Package store keeps evidence and the operator's overrides.
 //
 // Embedded is the store of a single host: everything in memory, so that a lookup never waits, and durable in one bbolt file.
-// Changes are committed in groups: whoever learns while a commit is under way shares the next one, and each is told when his
-// change is on disk.
+// Changes are committed in groups: whoever learns while a commit is under way shares the next one,
+// and is told when it is on disk.
 package store
 
 import (
@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,7 +18,6 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/ehlogate/ehlogate/policy"
-	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
 // FileName is the name of the embedded store's file in its directory.
@@ -47,8 +45,8 @@ type Embedded struct {
 	*Memory
 	Stats Stats
 
-	now func() time.Time
-	db  *bolt.DB
+	layout string
+	db     *bolt.DB
 	// writing is held by whoever changes the overrides, committing by a commit and by whoever adds what must be committed as one.
 	writing, committing sync.Mutex
 	// loaded is how far each dump has been loaded.
@@ -69,13 +67,22 @@ type queue struct {
 	wake    chan struct{}
 }
 
-// Open opens the store in a directory, which it makes if it is missing, with the clock that expiry goes by. A file that is damaged,
-// of a later version, of another program or in use is refused, and nothing in it is touched.
-func Open(dir string, now func() time.Time) (*Embedded, error) {
+// Options are what a store needs to know.
+type Options struct {
+	// Layout is how addresses are cut into hosts and networks.
+	Layout policy.Layout
+	// Tier finds a host's tier after a change.
+	Tier policy.Tiering
+	Now  func() time.Time
+}
+
+// Open opens the store in a directory, which it makes if it is missing. A file that is damaged, of a
+// later version, of another program or layout, or in use is refused, and nothing in it is touched.
+func Open(dir string, o Options) (*Embedded, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	e := newEmbedded(now)
+	e := newEmbedded(o)
 	db, err := openFile(filepath.Join(dir, FileName), e)
 	if err != nil {
 		return nil, err
@@ -86,8 +93,8 @@ func Open(dir string, now func() time.Time) (*Embedded, error) {
 	return e, nil
 }
 
-func newEmbedded(now func() time.Time) *Embedded {
-	e := &Embedded{Memory: NewMemory(), now: now, closing: make(chan struct{}), loaded: map[string]uint64{}}
+func newEmbedded(o Options) *Embedded {
+	e := &Embedded{Memory: NewMemory(o.Tier, o.Now), layout: o.Layout.Text(), closing: make(chan struct{}), loaded: map[string]uint64{}}
 	e.queue.dirty, e.queue.loaded, e.queue.wake = map[key]struct{}{}, map[string]uint64{}, make(chan struct{}, 1)
 	return e
 }
@@ -108,16 +115,17 @@ func (e *Embedded) Close() error {
 }
 
 // Learn adds a lesson; see policy.Store.
-func (e *Embedded) Learn(k policy.Keys, l policy.Lesson, settle func(before, after policy.Known) reputation.Evidence) <-chan error {
+func (e *Embedded) Learn(k policy.Keys, l policy.Lesson) <-chan error {
 	e.Stats.Learnt.Add(1)
-	e.Memory.Learn(k, l, settle)
+	e.Memory.Learn(k, l)
 	return e.enqueue(keysOf(k)...)
 }
 
-// Forget removes the evidence of every host and network inside a network, takes a single host's part out of what is around it, given in
-// keys, and removes the override on exactly that network. It returns how many records and overrides it removed.
-func (e *Embedded) Forget(n netip.Prefix, k policy.Keys) (int, error) {
-	gone, changed := e.forget(n, k)
+// Forget removes the evidence of every host and network inside a network, takes the hosts' parts out
+// of what is around them, given how addresses are cut, and removes the override and the exception on
+// exactly that network. It returns how many records and overrides it removed.
+func (e *Embedded) Forget(n netip.Prefix, keysOf func(netip.Addr) policy.Keys) (int, error) {
+	gone, changed := e.forget(n, keysOf)
 	removed := len(gone)
 	lifted, err := e.LiftOverride(n)
 	if lifted {
@@ -126,41 +134,43 @@ func (e *Embedded) Forget(n netip.Prefix, k policy.Keys) (int, error) {
 	return removed, errors.Join(err, <-e.enqueue(append(changed, gone...)...))
 }
 
-// Load adds a chunk of another store's dump to what is known, given the network of each host, and reports whether it was new: chunks are loaded in
-// the order of their numbers, from 1, each once, however often they are sent.
+// Load adds a chunk of another store's dump to what is known, given the network of each host, and
+// reports whether it was new: chunks are loaded in the order of their numbers, from 1, each once,
+// however often they are sent. It returns nil when the chunk is on disk.
 func (e *Embedded) Load(dump string, chunk uint64, records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) (bool, error) {
 	e.committing.Lock()
 	if chunk <= e.loaded[dump] {
 		e.committing.Unlock()
-		return false, nil
+		// Its commit may have failed the first time.
+		return false, <-e.enqueue()
 	}
 	e.loaded[dump] = chunk
 	e.queue.Lock()
 	e.queue.loaded[dump] = chunk
 	e.queue.Unlock()
-	told := e.enqueue(e.join(records, networkOf)...)
+	committed := e.enqueue(e.join(records, networkOf)...)
 	e.committing.Unlock()
-	return true, <-told
+	return true, <-committed
 }
 
 func (e *Embedded) enqueue(keys ...key) <-chan error {
-	told := make(chan error, 1)
+	committed := make(chan error, 1)
 	q := &e.queue
 	q.Lock()
 	defer q.Unlock()
 	if q.closed {
-		told <- ErrClosed
-		return told
+		committed <- ErrClosed
+		return committed
 	}
 	for _, k := range keys {
 		q.dirty[k] = struct{}{}
 	}
-	q.waiting = append(q.waiting, told)
+	q.waiting = append(q.waiting, committed)
 	select {
 	case q.wake <- struct{}{}:
 	default:
 	}
-	return told
+	return committed
 }
 
 func (e *Embedded) commitLoop() {
@@ -248,13 +258,18 @@ func (e *Embedded) Expire(now time.Time) int {
 	return len(gone)
 }
 
-// Sweep removes records in which nothing counts any more, and overrides that have ended. The store does it by itself every ten minutes.
+// Sweep heals records, removes those in which nothing counts any more, and overrides and exceptions
+// that have ended. The store does it by itself every ten minutes.
 func (e *Embedded) Sweep() {
 	now := e.now()
+	if healed := e.heal(); len(healed) > 0 {
+		e.enqueue(healed...)
+	}
 	e.Expire(now)
-	for _, o := range slices.Concat(e.Overrides(), e.Marks()) {
-		if o.Ended(now) {
-			e.lift(o)
-		}
+	for _, o := range e.Overrides() {
+		lift(e, &e.overrides, o.Network, overrideKey, func(o policy.Override) bool { return o.Ended(now) })
+	}
+	for _, x := range e.Exceptions() {
+		lift(e, &e.exceptions, x.Network, exceptionKey, func(x policy.Exception) bool { return x.Ended(now) })
 	}
 }

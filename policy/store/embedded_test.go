@@ -22,9 +22,16 @@ var noon = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 
 func clock() time.Time { return noon }
 
+// options are those of the tests: whoever is learnt of becomes suspect.
+func options() Options {
+	return Options{Layout: policy.Default().Layout, Now: clock, Tier: func(_, after policy.Known) reputation.Evidence {
+		return after.Host.Enter(reputation.Suspect, noon, 1)
+	}}
+}
+
 func open(t *testing.T, dir string) *Embedded {
 	t.Helper()
-	e, err := Open(dir, clock)
+	e, err := Open(dir, options())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,9 +44,10 @@ func keys(addr string) policy.Keys {
 	return policy.New(p).Keys(netip.MustParseAddr(addr))
 }
 
+func cut(addr netip.Addr) policy.Keys { return policy.New(policy.Default()).Keys(addr) }
+
 func learn(e *Embedded, addr string, spam, ham float64) error {
-	return <-e.Learn(keys(addr), policy.Lesson{At: noon, Spam: spam, Ham: ham},
-		func(_, after policy.Known) reputation.Evidence { return after.Host.Enter(reputation.Suspect, noon, 1) })
+	return <-e.Learn(keys(addr), policy.Lesson{At: noon, Spam: spam, Ham: ham})
 }
 
 func count(e *Embedded, n netip.Prefix) reputation.Count {
@@ -65,10 +73,10 @@ func TestWhatIsLearntIsThereAfterReopening(t *testing.T) {
 	if m := known.Host.Total(); known.Host.Tier != reputation.Suspect || m != (reputation.Mass{Spam: 1, Ham: 2}) || known.Network.Empty(noon) {
 		t.Errorf("after reopening: %+v", known)
 	}
-	if known := e.Recall(netip.MustParseAddr("198.51.100.9"), keys("198.51.100.9")); !known.Overridden || known.Override != deny {
+	if known := e.Recall(netip.MustParseAddr("198.51.100.9"), keys("198.51.100.9")); known.Override == nil || *known.Override != deny {
 		t.Errorf("the override after reopening: %+v", known)
 	}
-	if known := e.Recall(netip.MustParseAddr("198.51.101.9"), keys("198.51.101.9")); known.Overridden || !known.Host.Empty(noon) {
+	if known := e.Recall(netip.MustParseAddr("198.51.101.9"), keys("198.51.101.9")); known.Override != nil || !known.Host.Empty(noon) {
 		t.Errorf("a stranger is known: %+v", known)
 	}
 }
@@ -78,8 +86,7 @@ func TestAnAutonomousSystemIsKeptAndForgotten(t *testing.T) {
 	e := open(t, dir)
 	k, addr := keys("192.0.2.7"), netip.MustParseAddr("192.0.2.7")
 	k.ASN = 64500
-	settle := func(_, after policy.Known) reputation.Evidence { return after.Host }
-	if err := <-e.Learn(k, policy.Lesson{At: noon, Spam: 1}, settle); err != nil {
+	if err := <-e.Learn(k, policy.Lesson{At: noon, Spam: 1}); err != nil {
 		t.Fatal(err)
 	}
 	e.Close()
@@ -87,7 +94,7 @@ func TestAnAutonomousSystemIsKeptAndForgotten(t *testing.T) {
 	if known := e.Recall(addr, k); known.AS.Total().Spam != 1 || known.AS.Recent != known.Network.Recent {
 		t.Errorf("after reopening: %+v", known)
 	}
-	if _, err := e.Forget(k.Host, k); err != nil || e.Recall(addr, k).AS.Total() != (reputation.Mass{}) {
+	if _, err := e.Forget(k.Host, func(netip.Addr) policy.Keys { return k }); err != nil || e.Recall(addr, k).AS.Total() != (reputation.Mass{}) {
 		t.Errorf("%v; forgotten, its system still knows %v", err, e.Recall(addr, k).AS)
 	}
 }
@@ -121,13 +128,13 @@ func TestForget(t *testing.T) {
 	for _, a := range []string{"192.0.2.7", "192.0.2.8", "198.51.100.1"} {
 		learn(e, a, 1, 0)
 	}
-	if n, err := e.Forget(keys("192.0.2.7").Host, keys("192.0.2.7")); err != nil || n != 1 {
+	if n, err := e.Forget(keys("192.0.2.7").Host, cut); err != nil || n != 1 {
 		t.Errorf("forgot %d, %v", n, err)
 	}
 	if got := count(e, keys("192.0.2.7").Network).Spam; got != reputation.Unit {
 		t.Errorf("the network still holds %d units, want its other host's", got)
 	}
-	if n, err := e.Forget(netip.MustParsePrefix("192.0.0.0/16"), policy.Keys{}); err != nil || n != 2 {
+	if n, err := e.Forget(netip.MustParsePrefix("192.0.0.0/16"), cut); err != nil || n != 2 {
 		t.Errorf("forgot %d, %v, want one host and its network", n, err)
 	}
 	if e.Len() != 2 {
@@ -193,7 +200,7 @@ func TestRefusedFiles(t *testing.T) {
 		}, "another program"},
 		"a later version": {func(t *testing.T) []byte {
 			return foreign(t, func(tx *bolt.Tx) error {
-				if err := create(tx); err != nil {
+				if err := newEmbedded(options()).create(tx); err != nil {
 					return err
 				}
 				return tx.Bucket(bucketMeta).Put(keyFormat, []byte("ehlogate evidence 9"))
@@ -213,7 +220,7 @@ func TestRefusedFiles(t *testing.T) {
 			if err := os.WriteFile(path, before, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			e, err := Open(dir, clock)
+			e, err := Open(dir, options())
 			if err == nil {
 				e.Close()
 				t.Fatal("opened")
@@ -231,7 +238,7 @@ func TestRefusedFiles(t *testing.T) {
 func TestAFileInUseIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	open(t, dir)
-	if _, err := Open(dir, clock); err == nil || !strings.Contains(err.Error(), "in use by another process") {
+	if _, err := Open(dir, options()); err == nil || !strings.Contains(err.Error(), "in use by another process") {
 		t.Errorf("opened twice: %v", err)
 	}
 }
@@ -272,7 +279,7 @@ func TestKilledAtAnyMomentNothingAcknowledgedIsLost(t *testing.T) {
 const learners = 8
 
 func learner(dir string) {
-	e, err := Open(dir, clock)
+	e, err := Open(dir, options())
 	if err != nil {
 		panic(err)
 	}
@@ -289,7 +296,7 @@ func learner(dir string) {
 }
 
 func BenchmarkRecall(b *testing.B) {
-	e, err := Open(b.TempDir(), clock)
+	e, err := Open(b.TempDir(), options())
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -19,14 +19,16 @@ import (
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
-// The file's buckets. Meta has the format, and how far each dump was loaded. An evidence key is the network's address and one byte of prefix length, or "SA" and the
-// number of an autonomous system; its value is the record of package
-// reputation and a CRC-32C over key and record, because bbolt checks its own pages but not what is in them.
+// The file's buckets. Meta has the format, the layout, and how far each dump was loaded. An evidence
+// key is the network's address and one byte of prefix length, or "SA" and the number of an
+// autonomous system; its value is the record of package reputation and a CRC-32C over key and
+// record, because bbolt checks its own pages but not what is in them.
 var (
 	bucketMeta      = []byte("meta")
 	bucketEvidence  = []byte("evidence")
 	bucketOverrides = []byte("overrides")
 	keyFormat       = []byte("format")
+	keyLayout       = []byte("layout")
 	prefixLoaded    = []byte("loaded ")
 	castagnoli      = crc32.MakeTable(crc32.Castagnoli)
 )
@@ -51,18 +53,23 @@ func openFile(path string, e *Embedded) (*bolt.DB, error) {
 		if db, err = bolt.Open(path, 0o640, &bolt.Options{Timeout: time.Second}); err != nil {
 			return explain(path, err)
 		}
-		return db.Update(create)
+		return db.Update(e.create)
 	})
 	return db, err
 }
 
-func create(tx *bolt.Tx) error {
+// create makes what a new file has, and gives a file of an earlier version its layout.
+func (e *Embedded) create(tx *bolt.Tx) error {
 	for _, name := range [][]byte{bucketMeta, bucketEvidence, bucketOverrides} {
 		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 			return err
 		}
 	}
-	return tx.Bucket(bucketMeta).Put(keyFormat, []byte(format))
+	meta := tx.Bucket(bucketMeta)
+	if err := meta.Put(keyLayout, []byte(e.layout)); err != nil {
+		return err
+	}
+	return meta.Put(keyFormat, []byte(format))
 }
 
 // load reads everything, so that damage anywhere is found before anything is written.
@@ -82,6 +89,9 @@ func load(path string, size int64, e *Embedded) error {
 		}
 		if got := string(meta.Get(keyFormat)); got != format {
 			return fmt.Errorf("store: %s has format %q, this program reads %q; use the version that wrote it, or another directory in store.url", path, got, format)
+		}
+		if got := string(meta.Get(keyLayout)); got != "" && got != e.layout {
+			return fmt.Errorf("store: %s holds evidence of another layout (%s) than this configuration's (%s); set reputation.ipv4_network, ipv6_host and ipv6_network as they were, or move the file away to start with nothing", path, got, e.layout)
 		}
 		cursor := meta.Cursor()
 		for k, v := cursor.Seek(prefixLoaded); bytes.HasPrefix(k, prefixLoaded) && len(v) == 8; k, v = cursor.Next() {
@@ -117,12 +127,21 @@ func (e *Embedded) loadEvidence(stored, value []byte) error {
 	return nil
 }
 
-func (e *Embedded) loadOverride(key, value []byte) error {
-	var o policy.Override
-	if err := json.Unmarshal(value, &o); err != nil {
+func (e *Embedded) loadOverride(key, value []byte) (err error) {
+	if isException(key) {
+		x := new(policy.Exception)
+		if err = json.Unmarshal(value, x); err == nil {
+			e.exceptions.Load().Insert(x.Network, x)
+		}
+	} else {
+		o := new(policy.Override)
+		if err = json.Unmarshal(value, o); err == nil {
+			e.overrides.Load().Insert(o.Network, o)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("override %x: %w", key, err)
 	}
-	e.tableOf(&o).Load().Insert(o.Network, o)
 	return nil
 }
 
@@ -182,8 +201,9 @@ func damaged(path string, err error) error {
 	return fmt.Errorf("store: %s is damaged or no file of ehlogate (%w); it was not touched: move it away to start with nothing, or restore a copy", path, err)
 }
 
-// Verify reads the store in a directory and returns what Open would refuse it for. A store that is not there yet is sound.
-func Verify(dir string) error {
+// Verify reads the store in a directory and returns what Open would refuse it for, given the layout
+// that is configured. A store that is not there yet is sound.
+func Verify(dir string, layout policy.Layout) error {
 	path := filepath.Join(dir, FileName)
 	info, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0 {
@@ -192,5 +212,5 @@ func Verify(dir string) error {
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
-	return guard(path, func() error { return load(path, info.Size(), newEmbedded(time.Now)) })
+	return guard(path, func() error { return load(path, info.Size(), newEmbedded(Options{Layout: layout, Now: time.Now})) })
 }

@@ -18,14 +18,17 @@ import (
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
-// Memory keeps evidence in memory and nowhere else: what the embedded store answers from, and what a replay needs.
+// Memory keeps evidence in memory and nowhere else: what the embedded store answers from, and what a
+// replay needs.
 type Memory struct {
+	tier policy.Tiering
+	now  func() time.Time
+
 	seed   maphash.Seed
 	shards [shards]shard
-	// overrides is replaced whole by writers, one at a time.
-	overrides atomic.Pointer[bart.Table[policy.Override]]
-	// marks are those that the daemon set itself.
-	marks atomic.Pointer[bart.Table[policy.Override]]
+	// Both tables are replaced whole by writers, one at a time.
+	overrides  atomic.Pointer[bart.Table[*policy.Override]]
+	exceptions atomic.Pointer[bart.Table[*policy.Exception]]
 }
 
 const shards = 64
@@ -74,25 +77,29 @@ func keysOf(k policy.Keys) []key {
 	return keys
 }
 
-// NewMemory returns an empty one.
-func NewMemory() *Memory {
-	m := &Memory{seed: maphash.MakeSeed()}
+// NewMemory returns an empty memory. A host's tier follows a change as tier says; times that lie
+// ahead of the clock are healed.
+func NewMemory(tier policy.Tiering, now func() time.Time) *Memory {
+	m := &Memory{tier: tier, now: now, seed: maphash.MakeSeed()}
 	for i := range m.shards {
 		m.shards[i].evidence = map[key]reputation.Evidence{}
 	}
-	m.overrides.Store(new(bart.Table[policy.Override]))
-	m.marks.Store(new(bart.Table[policy.Override]))
+	m.overrides.Store(new(bart.Table[*policy.Override]))
+	m.exceptions.Store(new(bart.Table[*policy.Exception]))
 	return m
 }
 
 // Recall returns what is known of an address.
 func (m *Memory) Recall(addr netip.Addr, k policy.Keys) policy.Known {
-	known := policy.Known{Host: m.get(key{network: k.Host}), Network: m.get(key{network: k.Network})}
-	if k.ASN != 0 {
-		known.AS = m.get(key{asn: k.ASN})
+	now := m.now()
+	known := policy.Known{
+		Host: m.get(key{network: k.Host}).Heal(now), Network: m.get(key{network: k.Network}).Heal(now),
 	}
-	known.Override, known.Overridden = m.overrides.Load().Lookup(addr)
-	known.Mark, known.Marked = m.marks.Load().Lookup(addr)
+	if k.ASN != 0 {
+		known.AS = m.get(key{asn: k.ASN}).Heal(now)
+	}
+	known.Override, _ = m.overrides.Load().Lookup(addr)
+	known.Exception, _ = m.exceptions.Load().Lookup(addr)
 	return known
 }
 
@@ -100,7 +107,7 @@ func (m *Memory) Recall(addr netip.Addr, k policy.Keys) policy.Known {
 var durable = func() <-chan error { c := make(chan error); close(c); return c }()
 
 // Learn adds a lesson; see policy.Store. The channel yields at once.
-func (m *Memory) Learn(k policy.Keys, l policy.Lesson, settle func(before, after policy.Known) reputation.Evidence) <-chan error {
+func (m *Memory) Learn(k policy.Keys, l policy.Lesson) <-chan error {
 	var before, after policy.Known
 	var moved reputation.Move
 	m.update(key{network: k.Host}, func(v reputation.Evidence) reputation.Evidence {
@@ -121,32 +128,36 @@ func (m *Memory) Learn(k policy.Keys, l policy.Lesson, settle func(before, after
 	// Others may have learnt of the host meanwhile: the tier is that of all that is known now.
 	m.update(key{network: k.Host}, func(v reputation.Evidence) reputation.Evidence {
 		after.Host = v
-		return settle(before, after)
+		return m.tier(before, after)
 	})
 	return durable
 }
 
-// tableOf is where an override is kept.
-func (m *Memory) tableOf(o *policy.Override) *atomic.Pointer[bart.Table[policy.Override]] {
-	if o.Cause != "" {
-		return &m.marks
-	}
-	return &m.overrides
-}
-
-// forget removes the evidence of every host and network inside a network, and takes a single host's part out of its network and its
-// autonomous system, given in keys. It returns the keys that are gone and those that changed.
-func (m *Memory) forget(n netip.Prefix, k policy.Keys) (gone, changed []key) {
-	if n == k.Host {
-		host := m.get(key{network: k.Host})
-		changed = keysOf(k)[1:]
-		for _, around := range changed {
-			m.update(around, func(v reputation.Evidence) reputation.Evidence { return v.Without(host) })
+// forget removes the evidence of every host and network inside a network, and takes the hosts' parts
+// out of the networks and autonomous systems around them that stay. It returns the keys that are
+// gone and those that changed.
+func (m *Memory) forget(n netip.Prefix, cut func(netip.Addr) policy.Keys) (gone, changed []key) {
+	hosts := map[key]reputation.Evidence{}
+	gone = m.remove(func(k key, v reputation.Evidence) bool {
+		if k.asn != 0 || n.Bits() > k.network.Bits() || !n.Contains(k.network.Addr()) {
+			return false
+		}
+		hosts[k] = v.Heal(m.now())
+		return true
+	})
+	for h, evidence := range hosts {
+		k := cut(h.network.Addr())
+		if k.Host != h.network {
+			continue
+		}
+		for _, around := range keysOf(k)[1:] {
+			if _, gone := hosts[around]; gone {
+				continue
+			}
+			m.update(around, func(v reputation.Evidence) reputation.Evidence { return v.Without(evidence) })
+			changed = append(changed, around)
 		}
 	}
-	gone = m.remove(func(inside key, _ reputation.Evidence) bool {
-		return inside.asn == 0 && n.Bits() <= inside.network.Bits() && n.Contains(inside.network.Addr())
-	})
 	return gone, changed
 }
 
@@ -178,14 +189,16 @@ func (m *Memory) Each(f func(policy.Record) error) error {
 	return nil
 }
 
-// join adds records of another store to what is known, given the network of a host. A host that both know speaks in its network as one.
+// join adds records of another store to what is known, given the network of a host. A host that both
+// know speaks in its network as one.
 func (m *Memory) join(records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) (changed []key) {
 	for _, r := range records {
 		k := key{r.Network, r.ASN}
+		more := r.Evidence.Heal(m.now())
 		var before reputation.Evidence
 		m.update(k, func(v reputation.Evidence) reputation.Evidence {
 			before = v
-			return reputation.Merge(v, r.Evidence)
+			return reputation.Merge(v, more)
 		})
 		changed = append(changed, k)
 		around := key{network: r.Network}
@@ -193,7 +206,7 @@ func (m *Memory) join(records []policy.Record, networkOf func(netip.Prefix) neti
 			around.network = networkOf(r.Network)
 		}
 		if around.network != r.Network {
-			m.update(around, func(v reputation.Evidence) reputation.Evidence { return v.Rejoin(before, r.Evidence) })
+			m.update(around, func(v reputation.Evidence) reputation.Evidence { return v.Rejoin(before, more) })
 			changed = append(changed, around)
 		}
 	}
@@ -207,6 +220,23 @@ func (m *Memory) expire(now time.Time) []key {
 	return m.remove(func(_ key, v reputation.Evidence) bool { return v.Empty(now) })
 }
 
+// heal heals all records and returns the keys of those that changed.
+func (m *Memory) heal() (changed []key) {
+	now := m.now()
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.Lock()
+		for k, v := range s.evidence {
+			if healed := v.Heal(now); healed != v {
+				s.evidence[k] = healed
+				changed = append(changed, k)
+			}
+		}
+		s.Unlock()
+	}
+	return changed
+}
+
 func (m *Memory) shard(k key) *shard { return &m.shards[maphash.Comparable(m.seed, k)%shards] }
 
 func (m *Memory) get(k key) reputation.Evidence {
@@ -216,11 +246,12 @@ func (m *Memory) get(k key) reputation.Evidence {
 	return s.evidence[k]
 }
 
+// update changes a record, healed.
 func (m *Memory) update(k key, f func(reputation.Evidence) reputation.Evidence) {
 	s := m.shard(k)
 	s.Lock()
 	defer s.Unlock()
-	s.evidence[k] = f(s.evidence[k])
+	s.evidence[k] = f(s.evidence[k].Heal(m.now()))
 }
 
 // remove deletes the records that match and returns their keys.

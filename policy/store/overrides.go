@@ -12,74 +12,88 @@ import (
 	"github.com/ehlogate/ehlogate/policy"
 )
 
-// SetOverride makes an override hold, in place of one on the same network; the operator's and the daemon's own do not replace each other. It
-// is durable when this returns nil.
+// SetOverride makes an override hold, in place of one on the same network. It is durable when this
+// returns nil.
 func (e *Embedded) SetOverride(o policy.Override) error {
-	value, err := json.Marshal(o)
-	if err != nil {
-		return fmt.Errorf("store: override of %s: %w", o.Network, err)
-	}
-	return e.changeOverride(o, func(b *bolt.Bucket, key []byte) error { return b.Put(key, value) }, func() {
-		table := e.tableOf(&o)
-		table.Store(table.Load().InsertPersist(o.Network, o))
-	})
+	return set(e, &e.overrides, o.Network, overrideKey, o)
 }
 
-// LiftOverride removes the operator's override on exactly this network, and the daemon's own, and says whether there was one.
+// SetException makes an exception hold, in place of one for the same host. It is durable when this
+// returns nil.
+func (e *Embedded) SetException(x policy.Exception) error {
+	return set(e, &e.exceptions, x.Network, exceptionKey, x)
+}
+
+// LiftOverride removes the override and the exception on exactly this network, and says whether
+// there was one.
 func (e *Embedded) LiftOverride(n netip.Prefix) (lifted bool, err error) {
-	for _, table := range []*atomic.Pointer[bart.Table[policy.Override]]{&e.overrides, &e.marks} {
-		o, ok := table.Load().Get(n)
-		if !ok {
-			continue
-		}
-		if err := e.lift(o); err != nil {
-			return lifted, err
-		}
-		lifted = true
+	override, err := lift(e, &e.overrides, n, overrideKey, func(policy.Override) bool { return true })
+	if err != nil {
+		return override, err
 	}
-	return lifted, nil
+	exception, err := lift(e, &e.exceptions, n, exceptionKey, func(policy.Exception) bool { return true })
+	return override || exception, err
 }
 
-func (e *Embedded) lift(o policy.Override) error {
-	return e.changeOverride(o, (*bolt.Bucket).Delete, func() {
-		table := e.tableOf(&o)
-		table.Store(table.Load().DeletePersist(o.Network))
-	})
-}
-
-// Overrides are all overrides of the operator in the order of their networks.
+// Overrides are all overrides in the order of their networks.
 func (e *Embedded) Overrides() []policy.Override { return sorted(e.overrides.Load()) }
 
-// Marks are all overrides of the daemon's own in the order of their networks.
-func (e *Embedded) Marks() []policy.Override { return sorted(e.marks.Load()) }
+// Exceptions are all exceptions in the order of their hosts.
+func (e *Embedded) Exceptions() []policy.Exception { return sorted(e.exceptions.Load()) }
 
-// Marked is how many marks there are.
-func (e *Embedded) Marked() int { return e.marks.Load().Size() }
+// ExceptionCount is how many exceptions there are.
+func (e *Embedded) ExceptionCount() int { return e.exceptions.Load().Size() }
 
-func sorted(table *bart.Table[policy.Override]) (all []policy.Override) {
-	for _, o := range table.AllSorted() {
-		all = append(all, o)
+func sorted[V any](table *bart.Table[*V]) (all []V) {
+	for _, v := range table.AllSorted() {
+		all = append(all, *v)
 	}
 	return all
 }
 
-// markTag ends the stored key of a mark.
-const markTag = 'm'
+// exceptionTag ends the stored key of an exception.
+const exceptionTag = 'm'
 
-// changeOverride writes a change to disk and then to memory, one at a time.
-func (e *Embedded) changeOverride(o policy.Override, write func(*bolt.Bucket, []byte) error, remember func()) error {
+func overrideKey(n netip.Prefix) []byte {
+	key, _ := n.MarshalBinary()
+	return key
+}
+
+func exceptionKey(n netip.Prefix) []byte { return append(overrideKey(n), exceptionTag) }
+
+// isException reports whether a stored key is that of an exception. A network's own has 5 or 17
+// bytes.
+func isException(key []byte) bool { return len(key) == 6 || len(key) == 18 }
+
+// table is where overrides, or exceptions, are kept in memory.
+type table[V any] = atomic.Pointer[bart.Table[*V]]
+
+// set writes an override or exception to disk and then to memory.
+func set[V any](e *Embedded, t *table[V], n netip.Prefix, key func(netip.Prefix) []byte, v V) error {
 	e.writing.Lock()
 	defer e.writing.Unlock()
-	key, err := o.Network.MarshalBinary()
+	value, err := json.Marshal(v)
+	if err == nil {
+		err = e.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketOverrides).Put(key(n), value) })
+	}
 	if err != nil {
-		return fmt.Errorf("store: override of %s: %w", o.Network, err)
+		return fmt.Errorf("store: override of %s: %w", n, err)
 	}
-	if o.Cause != "" {
-		key = append(key, markTag)
-	}
-	if err := e.db.Update(func(tx *bolt.Tx) error { return write(tx.Bucket(bucketOverrides), key) }); err != nil {
-		return fmt.Errorf("store: override of %s: %w", o.Network, err)
-	}
-	remember()
+	t.Store(t.Load().InsertPersist(n, &v))
 	return nil
+}
+
+// lift removes an override or exception, if there is one that matches, from disk and then from
+// memory.
+func lift[V any](e *Embedded, t *table[V], n netip.Prefix, key func(netip.Prefix) []byte, match func(V) bool) (bool, error) {
+	e.writing.Lock()
+	defer e.writing.Unlock()
+	if v, ok := t.Load().Get(n); !ok || !match(*v) {
+		return false, nil
+	}
+	if err := e.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketOverrides).Delete(key(n)) }); err != nil {
+		return false, fmt.Errorf("store: override of %s: %w", n, err)
+	}
+	t.Store(t.Load().DeletePersist(n))
+	return true, nil
 }

@@ -14,7 +14,6 @@ import (
 	"net"
 	"net/netip"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,14 +42,14 @@ type Stats struct {
 type Server struct {
 	// Decide judges an address.
 	Decide func(netip.Addr) policy.Decision
-	// Told is called with each answer about STARTTLS, before it is sent.
-	Told func(netip.Addr, policy.Answer)
-	Log  *slog.Logger
+	// Answered is called with each answer about STARTTLS, before it is sent.
+	Answered func(netip.Addr, policy.Answer)
+	Log      *slog.Logger
 
 	Stats Stats
 
 	mu      sync.Mutex
-	said    time.Time // when complain last said something
+	logged  time.Time // when complain last logged something
 	conns   map[net.Conn]struct{}
 	stopped bool
 	running sync.WaitGroup
@@ -153,7 +152,7 @@ const (
 // lookup answers a key of a table; ok is false when there is no such table or the key is no address. value is "" where nothing is
 // left out of the EHLO reply.
 func (s *Server) lookup(name, key string) (value string, ok bool) {
-	addr, err := ParseAddr(key)
+	addr, err := policy.ParseAddr(key)
 	if err != nil || name != starttls && name != ehlogate && name != tier {
 		s.Stats.Unknown.Add(1)
 		s.complain("table: unknown table or malformed key, answered with not found", "table", clip(name), "key", clip(key))
@@ -169,8 +168,8 @@ func (s *Server) lookup(name, key string) (value string, ok bool) {
 	} else {
 		s.Stats.Offered.Add(1)
 	}
-	if s.Told != nil {
-		s.Told(addr, answer)
+	if s.Answered != nil {
+		s.Answered(addr, answer)
 	}
 	return d.Keywords(), ok
 }
@@ -197,29 +196,14 @@ func (s *Server) decide(addr netip.Addr) (d policy.Decision, ok bool) {
 // complain logs at most once a minute what goes wrong with peers; all of it is counted.
 func (s *Server) complain(msg string, args ...any) {
 	s.mu.Lock()
-	silent := time.Since(s.said) < time.Minute
+	silent := time.Since(s.logged) < time.Minute
 	if !silent {
-		s.said = time.Now()
+		s.logged = time.Now()
 	}
 	s.mu.Unlock()
 	if !silent {
 		s.Log.Warn(msg, append(args, "malformed", s.Stats.Malformed.Load(), "unknown", s.Stats.Unknown.Load())...)
 	}
-}
-
-// ParseAddr reads an address in any spelling that an MTA uses: bare, in brackets, with an IPv6: prefix in any case, written out, with a
-// zone, mapped. What it returns is unmapped and has no zone.
-func ParseAddr(s string) (netip.Addr, error) {
-	s = strings.TrimSpace(s)
-	s = strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")
-	if len(s) > 5 && strings.EqualFold(s[:5], "ipv6:") {
-		s = s[5:]
-	}
-	addr, err := netip.ParseAddr(s)
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("%q is no IP address", clip(s))
-	}
-	return addr.Unmap().WithZone(""), nil
 }
 
 // clip shortens what a peer sent for a log line.

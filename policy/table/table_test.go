@@ -30,7 +30,7 @@ func decide(addr netip.Addr) policy.Decision {
 }
 
 func newServer() *Server {
-	return &Server{Decide: decide, Told: NewTold().Put, Log: slog.New(slog.DiscardHandler)}
+	return &Server{Decide: decide, Answered: NewAnswers().Put, Log: slog.New(slog.DiscardHandler)}
 }
 
 // ask sends raw bytes to a served connection, ends its sending side and returns all that comes back.
@@ -123,14 +123,14 @@ func TestMemcache(t *testing.T) {
 	}
 }
 
-func TestUnixListenerAndWhatWasTold(t *testing.T) {
+func TestUnixListenerAndWhatWasAnswered(t *testing.T) {
 	l, err := net.Listen("unix", t.TempDir()+"/socketmap.sock")
 	if err != nil {
 		t.Fatal(err)
 	}
-	told := NewTold()
+	answers := NewAnswers()
 	s := newServer()
-	s.Told = told.Put
+	s.Answered = answers.Put
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go s.Serve(ctx, l, Socketmap)
@@ -143,10 +143,10 @@ func TestUnixListenerAndWhatWasTold(t *testing.T) {
 	if got, _ := bufio.NewReader(c).ReadString(','); !strings.HasPrefix(got, "27:OK starttls,") {
 		t.Errorf("answered %q", got)
 	}
-	if got := told.Get(netip.MustParseAddr("192.0.2.7")); got != policy.Withheld {
+	if got := answers.Get(netip.MustParseAddr("192.0.2.7")); got != policy.Withheld {
 		t.Errorf("told %q", got)
 	}
-	if got := told.Get(netip.MustParseAddr("192.0.2.8")); got != policy.Unasked {
+	if got := answers.Get(netip.MustParseAddr("192.0.2.8")); got != policy.Unasked {
 		t.Errorf("an address that was not asked for: %q", got)
 	}
 }

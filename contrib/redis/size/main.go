@@ -20,7 +20,7 @@ import (
 	"github.com/ehlogate/ehlogate/contrib/e2e/redisd"
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/reputation"
-	"github.com/ehlogate/ehlogate/policy/store/shared"
+	"github.com/ehlogate/ehlogate/policy/store/redis"
 )
 
 func main() {
@@ -47,14 +47,15 @@ func run(addresses, perNetwork int) error {
 		return err
 	}
 	defer server.Kill()
-	target, err := shared.ParseURL("redis://" + server.Addr())
+	target, err := redis.ParseURL("redis://" + server.Addr())
 	if err != nil {
 		return err
 	}
 	policies := policy.Default()
-	store, err := shared.Open(shared.Options{
+	inForce := policy.NewInForce(policy.New(policies), time.Now)
+	store, err := redis.Open(redis.Options{
 		Target: target, SpoolDir: dir, SpoolLimit: 1 << 30, Now: time.Now, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
-		Layout: policies.Layout,
+		Layout: policies.Layout, Tier: inForce.Tier,
 	})
 	if err != nil {
 		return err
@@ -65,7 +66,7 @@ func run(addresses, perNetwork int) error {
 		return err
 	}
 	start := time.Now()
-	if err := fill(store, policy.New(policies), addresses, perNetwork); err != nil {
+	if err := fill(store, inForce, addresses, perNetwork); err != nil {
 		return err
 	}
 	took := time.Since(start)
@@ -84,9 +85,9 @@ func run(addresses, perNetwork int) error {
 }
 
 // fill learns a message of each client, the clients of a network one after the other as they would come over the days: not together.
-func fill(store *shared.Store, p *policy.Policy, addresses, perNetwork int) error {
+func fill(store *redis.Store, p *policy.InForce, addresses, perNetwork int) error {
 	now := time.Now()
-	judge := policy.NewJudge(p, store, func() time.Time { return now })
+	judge := policy.NewJudge(p, store)
 	networks := (addresses + perNetwork - 1) / perNetwork
 	waiting := make(chan (<-chan error), 20_000)
 	failed := make(chan error, 1)
@@ -106,7 +107,7 @@ func fill(store *shared.Store, p *policy.Policy, addresses, perNetwork int) erro
 		if i%3 == 0 {
 			class = policy.Ham
 		}
-		waiting <- judge.Learn(&policy.Observation{Time: now, Client: policy.Client{Addr: addr}, Mail: true, Verdict: policy.Verdict{Class: class}})
+		waiting <- judge.Learn(&policy.Message{Time: now, Client: policy.Client{Addr: addr}, Mail: true, Verdict: policy.Verdict{Class: class, Weight: 1}})
 	}
 	close(waiting)
 	if err := <-failed; err != nil {

@@ -40,8 +40,8 @@ type Position struct {
 type File struct {
 	Path string
 	Log  *slog.Logger
-	// Odd is called for a line that is too long.
-	Odd func()
+	// Malformed is called for a line that is too long.
+	Malformed func()
 
 	at   Position
 	file *os.File
@@ -54,7 +54,8 @@ type File struct {
 // it begins it calls f with nil and that position. A missing file is waited for.
 func (w *File) Follow(ctx context.Context, from Position, f func(line []byte, after Position)) error {
 	defer w.close()
-	odd := rate.Sometimes{First: 1, Interval: time.Minute}
+	throttled := rate.Sometimes{First: 1, Interval: time.Minute}
+	w.at = from
 	for started := false; ; {
 		grew := false
 		var err error
@@ -71,8 +72,13 @@ func (w *File) Follow(ctx context.Context, from Position, f func(line []byte, af
 			err = w.turn()
 		}
 		if err != nil {
-			odd.Do(func() { w.Log.Error("the mail log cannot be read; it is tried again", "file", w.Path, "error", err) })
+			throttled.Do(func() { w.Log.Error("the mail log cannot be read; it is tried again", "file", w.Path, "error", err) })
 			w.close()
+			// It goes on where it was, in the file that it was in.
+			if w.at.Inode != 0 {
+				from, started = w.at, false
+				from.Tail = slices.Clone(from.Tail)
+			}
 		}
 		if grew && err == nil {
 			continue
@@ -212,7 +218,7 @@ func (w *File) read(ctx context.Context, f func([]byte, Position)) (grew bool, e
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
 			if !w.skipping {
-				w.Odd()
+				w.Malformed()
 			}
 			w.skipping = true
 		case err != nil && !w.skipping:
@@ -305,12 +311,12 @@ func plain(path string) bool {
 }
 
 // Lines calls f for each line of a stream, such as standard input, until its end.
-func Lines(ctx context.Context, r io.Reader, odd func(), f func(line []byte)) error {
+func Lines(ctx context.Context, r io.Reader, malformed func(), f func(line []byte)) error {
 	in := bufio.NewReaderSize(r, maxLine)
 	for ctx.Err() == nil {
 		line, err := in.ReadSlice('\n')
 		if errors.Is(err, bufio.ErrBufferFull) {
-			odd()
+			malformed()
 			for errors.Is(err, bufio.ErrBufferFull) {
 				_, err = in.ReadSlice('\n')
 			}

@@ -21,11 +21,11 @@ type follower struct {
 	t    *testing.T
 	path string
 
-	mu    sync.Mutex
-	lines []string
-	at    Position
-	odd   int
-	stop  func()
+	mu        sync.Mutex
+	lines     []string
+	at        Position
+	malformed int
+	stop      func()
 }
 
 func newFollower(t *testing.T) *follower {
@@ -48,7 +48,7 @@ func atOne(t *testing.T) *follower {
 func (f *follower) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	w := &File{Path: f.path, Log: slog.New(slog.DiscardHandler), Odd: func() { f.mu.Lock(); f.odd++; f.mu.Unlock() }}
+	w := &File{Path: f.path, Log: slog.New(slog.DiscardHandler), Malformed: func() { f.mu.Lock(); f.malformed++; f.mu.Unlock() }}
 	go func() {
 		defer close(done)
 		w.Follow(ctx, f.at, func(line []byte, after Position) {
@@ -153,8 +153,8 @@ func TestFollowARotatedLog(t *testing.T) {
 					c.rotate(f)
 				}
 				f.want(c.want...)
-				if long := strings.HasPrefix(c.name, "a line too"); long != (f.odd == 1) {
-					t.Errorf("%d odd lines", f.odd)
+				if long := strings.HasPrefix(c.name, "a line too"); long != (f.malformed == 1) {
+					t.Errorf("%d malformed lines", f.malformed)
 				}
 			})
 		}
@@ -231,10 +231,10 @@ func TestRotationUnderLoad(t *testing.T) {
 
 func TestLinesOfAStream(t *testing.T) {
 	var got []string
-	odd := 0
-	err := Lines(context.Background(), strings.NewReader("one\n\n"+strings.Repeat("x", 3*maxLine)+"\ntwo"), func() { odd++ }, func(line []byte) { got = append(got, string(line)) })
-	if err != nil || odd != 1 || !slices.Equal(got, []string{"one", "", "two"}) {
-		t.Errorf("%q, %d odd, %v", got, odd, err)
+	malformed := 0
+	err := Lines(context.Background(), strings.NewReader("one\n\n"+strings.Repeat("x", 3*maxLine)+"\ntwo"), func() { malformed++ }, func(line []byte) { got = append(got, string(line)) })
+	if err != nil || malformed != 1 || !slices.Equal(got, []string{"one", "", "two"}) {
+		t.Errorf("%q, %d malformed, %v", got, malformed, err)
 	}
 	if err := Lines(context.Background(), io.MultiReader(strings.NewReader("x"), failing{}), nil, func([]byte) {}); err == nil {
 		t.Error("a broken stream ends well")
@@ -282,9 +282,9 @@ func TestTenMillionLines(t *testing.T) {
 		}
 	})
 	rate := float64(total) / time.Since(began).Seconds()
-	t.Logf("%d lines, %d of which told something: %.0f lines/s", total, r.Stats.Told.Load(), rate)
-	if r.Stats.Told.Load() != uint64(total/6) || !raceEnabled && rate < 300_000 {
-		t.Errorf("%d told, %.0f lines/s", r.Stats.Told.Load(), rate)
+	t.Logf("%d lines, %d of which said something of a client: %.0f lines/s", total, r.Stats.Signals.Load(), rate)
+	if r.Stats.Signals.Load() != uint64(total/6) || !raceEnabled && rate < 300_000 {
+		t.Errorf("%d signals, %.0f lines/s", r.Stats.Signals.Load(), rate)
 	}
 }
 

@@ -16,8 +16,8 @@ import (
 type Journal struct {
 	// Directory is the journal's, empty for the host's own.
 	Directory string
-	// Odd is called for an entry that cannot be read.
-	Odd func()
+	// Malformed is called for an entry that cannot be read.
+	Malformed func()
 }
 
 // Entry is what is read of an entry of the journal.
@@ -50,10 +50,10 @@ func (j *Journal) Follow(ctx context.Context, cursor string, f func(Entry)) erro
 	if err != nil {
 		return fmt.Errorf("maillog: %w", err)
 	}
-	err = Lines(ctx, out, j.Odd, func(line []byte) {
+	err = Lines(ctx, out, j.Malformed, func(line []byte) {
 		e, err := ParseEntry(line)
 		if err != nil {
-			j.Odd()
+			j.Malformed()
 			return
 		}
 		f(e)

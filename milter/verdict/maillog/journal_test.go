@@ -37,7 +37,7 @@ func TestFollowTheJournal(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "remote-test.journal")
 	writeJournal(t, file, "before one", "before two")
-	j := &Journal{Directory: dir, Odd: func() { t.Error("an odd entry") }}
+	j := &Journal{Directory: dir, Malformed: func() { t.Error("a malformed entry") }}
 	cursor := j.End(context.Background())
 	if cursor == "" {
 		t.Fatal("a journal without an end")
@@ -73,7 +73,7 @@ func TestFollowTheJournal(t *testing.T) {
 	cursor = follow(cursor, []string{"one", "two"}, func() { writeJournal(t, file, "one", "two") })
 	writeJournal(t, file, "three")
 	follow(cursor, []string{"three"}, func() {})
-	if err := (&Journal{Directory: filepath.Join(dir, "none"), Odd: func() {}}).Follow(context.Background(), "", func(Entry) {}); err == nil || !strings.Contains(err.Error(), "journalctl") {
+	if err := (&Journal{Directory: filepath.Join(dir, "none"), Malformed: func() {}}).Follow(context.Background(), "", func(Entry) {}); err == nil || !strings.Contains(err.Error(), "journalctl") {
 		t.Errorf("a journal that is not there: %v", err)
 	}
 	if _, err := os.Stat(file); err != nil {

@@ -24,31 +24,42 @@ const clientsMost = 100_000
 
 // Stats are counts since the start.
 type Stats struct {
-	// Lines counts all lines, Told those that told something, Odd those cut off because they are too long.
-	Lines, Told, Odd atomic.Uint64
+	// Lines counts all lines, Signals those that say something of a client, Malformed those that are
+	// too long or cannot be read.
+	Lines, Signals, Malformed atomic.Uint64
 }
 
-// Reader makes testimonies of lines. NewReader makes one; it is for one goroutine.
+// Reader makes signals of lines. NewReader makes one; it is for one goroutine.
 type Reader struct {
 	Stats Stats
 
 	// now and zone are for time stamps without year and zone.
-	now  func() time.Time
-	zone *time.Location
-	// harvest counts an unknown user; see verdict.Harvest.
-	harvest func(netip.Addr, string) float64
+	now     func() time.Time
+	zone    *time.Location
+	harvest Harvest
 	// clients are the clients of queue ids, invalid for those of the operator's own users.
 	clients *otter.Cache[string, netip.Addr]
+	// when is that of the line that is read.
+	when when
+}
+
+// Harvest counts an unknown user that a client asked for at a time; see behaviour.Clients.
+type Harvest func(client netip.Addr, recipient string, at time.Time) policy.Confidence
+
+// when is the time of a line, or the stamp that says it.
+type when struct {
+	stamp []byte
+	at    time.Time
 }
 
 // NewReader returns a reader. Time stamps without a zone are of the given one.
-func NewReader(now func() time.Time, zone *time.Location, harvest func(netip.Addr, string) float64) *Reader {
+func NewReader(now func() time.Time, zone *time.Location, harvest Harvest) *Reader {
 	return &Reader{now: now, zone: zone, harvest: harvest, clients: otter.Must(&otter.Options[string, netip.Addr]{MaximumSize: clientsMost})}
 }
 
 // Read reads a line as syslogd or postlogd writes it: a time stamp, the host, PROGRAM[PID]: and the text. ok is false when it tells nothing
 // of a client.
-func (r *Reader) Read(line []byte) (t policy.Testimony, ok bool) {
+func (r *Reader) Read(line []byte) (t policy.Signal, ok bool) {
 	r.Stats.Lines.Add(1)
 	head, text, ok := bytes.Cut(line, []byte("]: "))
 	if !ok {
@@ -64,27 +75,29 @@ func (r *Reader) Read(line []byte) (t policy.Testimony, ok bool) {
 	if !ok {
 		return t, false
 	}
-	if t, ok = r.tell(daemon, text); ok {
-		t.Time, ok = r.timeOf(head)
+	r.when = when{stamp: head}
+	if t, ok = r.read(daemon, text); ok {
+		t.Time, ok = r.time()
 	}
 	return r.count(t, ok)
 }
 
 // ReadEntry reads an entry of the journal: the program, such as postfix/smtpd, and the text.
-func (r *Reader) ReadEntry(at time.Time, program string, text []byte) (t policy.Testimony, ok bool) {
+func (r *Reader) ReadEntry(at time.Time, program string, text []byte) (t policy.Signal, ok bool) {
 	r.Stats.Lines.Add(1)
 	daemon, ok := daemonOf([]byte(program))
 	if !ok {
 		return t, false
 	}
-	t, ok = r.tell(daemon, text)
+	r.when = when{at: at}
+	t, ok = r.read(daemon, text)
 	t.Time = at
 	return r.count(t, ok)
 }
 
-func (r *Reader) count(t policy.Testimony, ok bool) (policy.Testimony, bool) {
+func (r *Reader) count(t policy.Signal, ok bool) (policy.Signal, bool) {
 	if ok {
-		r.Stats.Told.Add(1)
+		r.Stats.Signals.Add(1)
 	}
 	return t, ok
 }
@@ -144,8 +157,16 @@ func (r *Reader) timeOf(head []byte) (time.Time, bool) {
 	return at, true
 }
 
-// tell reads the text of a line.
-func (r *Reader) tell(d daemon, text []byte) (policy.Testimony, bool) {
+// time is the time of the line that is read.
+func (r *Reader) time() (time.Time, bool) {
+	if !r.when.at.IsZero() {
+		return r.when.at, true
+	}
+	return r.timeOf(r.when.stamp)
+}
+
+// read reads the text of a line.
+func (r *Reader) read(d daemon, text []byte) (policy.Signal, bool) {
 	switch d {
 	case postscreen:
 		return r.postscreen(text)
@@ -156,11 +177,11 @@ func (r *Reader) tell(d daemon, text []byte) (policy.Testimony, bool) {
 		if id, _, ok := bytes.Cut(text, []byte(": client=")); ok {
 			r.clients.Set(string(id), netip.Addr{})
 		}
-		return policy.Testimony{}, false
+		return policy.Signal{}, false
 	}
 	for _, c := range []struct {
 		prefix string
-		read   func([]byte) (policy.Testimony, bool)
+		read   func([]byte) (policy.Signal, bool)
 	}{
 		{"connect from ", nil}, {"disconnect from ", nil},
 		{"SSL_accept error from ", handshakeFailed},
@@ -170,7 +191,7 @@ func (r *Reader) tell(d daemon, text []byte) (policy.Testimony, bool) {
 	} {
 		if rest, ok := bytes.CutPrefix(text, []byte(c.prefix)); ok {
 			if c.read == nil {
-				return policy.Testimony{}, false
+				return policy.Signal{}, false
 			}
 			return c.read(rest)
 		}
@@ -189,7 +210,7 @@ func client(s []byte) (addr netip.Addr, port uint16, rest []byte, ok bool) {
 	if !ok || len(number) > len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255") {
 		return addr, 0, nil, false
 	}
-	addr, err := netip.ParseAddr(string(bytes.TrimPrefix(number, []byte("IPv6:"))))
+	addr, err := policy.ParseAddr(string(number))
 	if err != nil {
 		return addr, 0, nil, false
 	}
@@ -202,15 +223,15 @@ func client(s []byte) (addr netip.Addr, port uint16, rest []byte, ok bool) {
 			port, rest = uint16(p), digits[n:]
 		}
 	}
-	return addr.Unmap().WithZone(""), port, rest, true
+	return addr, port, rest, true
 }
 
-func about(addr netip.Addr, port uint16, class policy.Class, source policy.Source, reason string) policy.Testimony {
-	return policy.Testimony{Addr: addr, Port: port, Verdict: policy.Verdict{Class: class, Source: source, Reason: verdict.Clip(reason)}}
+func about(addr netip.Addr, port uint16, class policy.Class, source policy.Source, reason string) policy.Signal {
+	return policy.Signal{Addr: addr, Port: port, Assessment: policy.Assessment{Class: class, Confidence: policy.Certain, Source: source, Reason: verdict.Clip(reason)}}
 }
 
 // handshakeFailed reads the rest of "SSL_accept error from name[addr]: -1" and of "lost connection after STARTTLS from name[addr]".
-func handshakeFailed(rest []byte) (t policy.Testimony, ok bool) {
+func handshakeFailed(rest []byte) (t policy.Signal, ok bool) {
 	addr, port, rest, ok := client(rest)
 	t = about(addr, port, policy.None, policy.FromTLS, "TLS handshake failed"+string(rest))
 	t.Trouble = policy.HandshakeFailed
@@ -218,7 +239,7 @@ func handshakeFailed(rest []byte) (t policy.Testimony, ok bool) {
 }
 
 // pipelining reads the rest of "improper command pipelining after EHLO from name[addr]: TEXT".
-func pipelining(rest []byte) (t policy.Testimony, ok bool) {
+func pipelining(rest []byte) (t policy.Signal, ok bool) {
 	command, rest, ok := bytes.Cut(rest, []byte(" from "))
 	if !ok || bytes.IndexByte(command, ' ') >= 0 || len(command) > 20 {
 		return t, false
@@ -239,7 +260,7 @@ var limits = []string{
 }
 
 // limit reads the rest of "warning: Connection rate limit exceeded: 31 from name[addr] for service smtp".
-func limit(rest []byte) (t policy.Testimony, ok bool) {
+func limit(rest []byte) (t policy.Signal, ok bool) {
 	for _, words := range limits {
 		if number, ok := bytes.CutPrefix(rest, []byte(words)); ok {
 			_, who, _ := bytes.Cut(number, []byte(" from "))
@@ -251,7 +272,7 @@ func limit(rest []byte) (t policy.Testimony, ok bool) {
 }
 
 // queued reads what begins with a queue id: "780D29842A2: client=name[addr]", "NOQUEUE: reject: RCPT from name[addr]: ...".
-func (r *Reader) queued(text []byte, cleanup bool) (t policy.Testimony, ok bool) {
+func (r *Reader) queued(text []byte, cleanup bool) (t policy.Signal, ok bool) {
 	id, rest, ok := bytes.Cut(text, []byte(": "))
 	if !ok || len(id) > 32 || bytes.IndexByte(id, ' ') >= 0 {
 		return t, false
@@ -297,10 +318,10 @@ func (r *Reader) queued(text []byte, cleanup bool) (t policy.Testimony, ok bool)
 	t.Mail = string(stage) != "CONNECT" && string(stage) != "HELO" && string(stage) != "EHLO"
 	t.FromDomain, t.HELO = envelope.domain("from=<"), envelope.field(" helo=<")
 	if source == "" {
-		t.Verdict = r.refusal(reply, addr)
+		t.Assessment = r.refusal(reply, addr)
 	} else if strings.HasPrefix(reply, "4") {
 		// A filter that puts off has not made up its mind.
-		t.Verdict.Class, t.Verdict.Source = policy.None, policy.FromTempfail
+		t.Assessment.Class, t.Assessment.Source = policy.None, policy.FromTempfail
 	}
 	return t, true
 }
@@ -322,7 +343,7 @@ func actionOf(action string) (policy.Source, policy.Outcome, bool) {
 
 // content reads what cleanup says of header_checks and body_checks: "ID: reject: header Subject: TEXT from name[addr]; ...". The text is the
 // client's, and may look like anything, so the client is that of the queue id.
-func (r *Reader) content(queueID, action string, rest []byte) (t policy.Testimony, ok bool) {
+func (r *Reader) content(queueID, action string, rest []byte) (t policy.Signal, ok bool) {
 	place, _, _ := bytes.Cut(rest, []byte(" "))
 	switch string(place) {
 	case "header", "body", "mime-header", "nested-header":
@@ -362,7 +383,7 @@ func (e envelope) domain(key string) string {
 }
 
 // refusal is what the MTA's own refusal says, "550 5.1.1 <to>: Recipient address rejected: User unknown ...", the code maybe missing.
-func (r *Reader) refusal(reply string, addr netip.Addr) policy.Verdict {
+func (r *Reader) refusal(reply string, addr netip.Addr) policy.Assessment {
 	s := reply
 	if code, rest, ok := strings.Cut(s, " "); ok && len(code) == 3 {
 		s = rest
@@ -373,9 +394,10 @@ func (r *Reader) refusal(reply string, addr netip.Addr) policy.Verdict {
 		about, text = whom[1:], rest
 	}
 	of := verdict.Rejection{Status: status, Text: text}
-	v := of.Verdict()
-	if v.Source == policy.FromUnknownUser {
-		v = verdict.UnknownUsers(v, 1, r.harvest(addr, about))
+	a := of.Assessment()
+	if a.Source == policy.FromUnknownUser {
+		at, _ := r.time()
+		a = verdict.UnknownUsers(a, 1, r.harvest(addr, about, at))
 	}
-	return v
+	return a
 }

@@ -7,12 +7,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ehlogate/ehlogate/policy"
 )
 
 var now = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 
 func reader() *Reader {
-	return NewReader(func() time.Time { return now }, time.UTC, func(netip.Addr, string) float64 { return 0 })
+	return NewReader(func() time.Time { return now }, time.UTC, func(netip.Addr, string, time.Time) policy.Confidence { return 0 })
 }
 
 func TestLines(t *testing.T) {
@@ -56,10 +58,10 @@ func TestLines(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got := ""
-			if told, ok := reader().Read([]byte(stamp + c.line)); ok {
-				got = fmt.Sprint(told.Addr, " ", told.Port, " ", told.QueueID, " ", told.Mail, " ", told.Verdict.Class, " ", told.Verdict.Source)
-				if want := time.Date(2026, 11, 25, 5, 8, 53, 0, time.UTC); !told.Time.Equal(want) {
-					t.Errorf("at %v, want %v", told.Time, want)
+			if signal, ok := reader().Read([]byte(stamp + c.line)); ok {
+				got = fmt.Sprint(signal.Addr, " ", signal.Port, " ", signal.QueueID, " ", signal.Mail, " ", signal.Assessment.Class, " ", signal.Assessment.Source)
+				if want := time.Date(2026, 11, 25, 5, 8, 53, 0, time.UTC); !signal.Time.Equal(want) {
+					t.Errorf("at %v, want %v", signal.Time, want)
 				}
 			}
 			if got != c.want {
@@ -82,8 +84,8 @@ func TestForgedClientsAccuseNobody(t *testing.T) {
 		"postfix/smtpd[9]: warning: non-SMTP command from c.example[192.0.2.7]: SSL_accept error from victim.example[198.51.100.1]: -1",
 		"postfix/smtpd[9]: warning: Illegal address syntax from c.example[192.0.2.7] in MAIL command: <Connection rate limit exceeded: 1 from victim.example[198.51.100.1]>",
 	} {
-		if told, ok := reader().Read([]byte("2026-11-25T05:08:53.123456+00:00 mx1 " + line)); ok && told.Addr.IsValid() && told.Addr != netip.MustParseAddr("192.0.2.7") {
-			t.Errorf("%s\naccuses %v", line, told.Addr)
+		if signal, ok := reader().Read([]byte("2026-11-25T05:08:53.123456+00:00 mx1 " + line)); ok && signal.Addr.IsValid() && signal.Addr != netip.MustParseAddr("192.0.2.7") {
+			t.Errorf("%s\naccuses %v", line, signal.Addr)
 		}
 	}
 }
@@ -91,9 +93,9 @@ func TestForgedClientsAccuseNobody(t *testing.T) {
 func TestContentIsHeldAgainstTheClientOfItsQueueID(t *testing.T) {
 	r := reader()
 	r.Read([]byte("2026-11-25T05:08:53.123456+00:00 mx1 postfix/smtpd[9]: 780D29842A2: client=c.example[192.0.2.7]"))
-	told, ok := r.Read([]byte("2026-11-25T05:08:54.5+01:00 mx1 postfix/cleanup[9]: 780D29842A2: reject: header Subject: x from v[198.51.100.1]; from=<>: no"))
-	if !ok || told.Addr != netip.MustParseAddr("192.0.2.7") || told.QueueID != "780D29842A2" || !told.Time.Equal(time.Date(2026, 11, 25, 4, 8, 54, 5e8, time.UTC)) {
-		t.Errorf("%+v", told)
+	signal, ok := r.Read([]byte("2026-11-25T05:08:54.5+01:00 mx1 postfix/cleanup[9]: 780D29842A2: reject: header Subject: x from v[198.51.100.1]; from=<>: no"))
+	if !ok || signal.Addr != netip.MustParseAddr("192.0.2.7") || signal.QueueID != "780D29842A2" || !signal.Time.Equal(time.Date(2026, 11, 25, 4, 8, 54, 5e8, time.UTC)) {
+		t.Errorf("%+v", signal)
 	}
 }
 
@@ -103,8 +105,8 @@ func TestTheOperatorsOwnUsersAreNotAccused(t *testing.T) {
 		r := reader()
 		r.Read([]byte(stamp + client))
 		for _, line := range []string{"cleanup[9]: Q1: milter-reject: END-OF-MESSAGE from home.example[192.0.2.7]: 5.7.1 spam; from=<b@c> to=<d@e> proto=ESMTP helo=<f>", "cleanup[9]: Q1: reject: body pills from home.example[192.0.2.7]; from=<b@c>: no"} {
-			if told, ok := r.Read([]byte(stamp + line)); ok {
-				t.Errorf("after %s\n%s tells %+v", client, line, told)
+			if signal, ok := r.Read([]byte(stamp + line)); ok {
+				t.Errorf("after %s\n%s tells %+v", client, line, signal)
 			}
 		}
 	}
@@ -118,8 +120,8 @@ func TestTimesWithoutAYear(t *testing.T) {
 		"Dec 31 23:59:59": time.Date(2025, 12, 31, 23, 59, 59, 0, time.UTC),
 		"Feb  1 00:00:00": time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC),
 	} {
-		if told, ok := reader().Read([]byte(stamp + line)); !ok || !told.Time.Equal(want) {
-			t.Errorf("%s is %v, want %v", stamp, told.Time, want)
+		if signal, ok := reader().Read([]byte(stamp + line)); !ok || !signal.Time.Equal(want) {
+			t.Errorf("%s is %v, want %v", stamp, signal.Time, want)
 		}
 	}
 	if _, ok := reader().Read([]byte("Foo 99 99:99:99" + line)); ok {
@@ -132,8 +134,8 @@ func TestEntriesOfTheJournal(t *testing.T) {
 	if err != nil || e.Cursor != "s=1" || e.At.UnixMicro() != 1795583333123456 {
 		t.Fatalf("%+v, %v", e, err)
 	}
-	if told, ok := reader().ReadEntry(e.At, e.Program, e.Text); !ok || told.Addr.String() != "192.0.2.7" || !told.Time.Equal(e.At) {
-		t.Errorf("%+v", told)
+	if signal, ok := reader().ReadEntry(e.At, e.Program, e.Text); !ok || signal.Addr.String() != "192.0.2.7" || !signal.Time.Equal(e.At) {
+		t.Errorf("%+v", signal)
 	}
 	if e, err = ParseEntry([]byte(`{"__REALTIME_TIMESTAMP":"1","MESSAGE":[72,105,255]}`)); err != nil || string(e.Text) != "Hi\xff" {
 		t.Errorf("%q, %v", e.Text, err)
@@ -156,15 +158,15 @@ func FuzzLine(f *testing.F) {
 	}
 	r := reader()
 	f.Fuzz(func(t *testing.T, line []byte) {
-		told, ok := r.Read(line)
+		signal, ok := r.Read(line)
 		if !ok {
 			return
 		}
-		if a := told.Addr; a.Is4In6() || a.Zone() != "" || !a.IsValid() && told.QueueID == "" || len(told.Verdict.Reason) > 1700 || len(told.QueueID) > 32 {
-			t.Fatalf("%+v", told)
+		if a := signal.Addr; a.Is4In6() || a.Zone() != "" || !a.IsValid() && signal.QueueID == "" || len(signal.Assessment.Reason) > 1700 || len(signal.QueueID) > 32 {
+			t.Fatalf("%+v", signal)
 		}
-		if told.Addr.IsValid() && !bytes.Contains(line, []byte("[")) {
-			t.Fatalf("a client out of nothing: %+v", told)
+		if signal.Addr.IsValid() && !bytes.Contains(line, []byte("[")) {
+			t.Fatalf("a client out of nothing: %+v", signal)
 		}
 	})
 }

@@ -7,7 +7,7 @@ import (
 )
 
 // postscreen reads a line of postscreen(8).
-func (r *Reader) postscreen(text []byte) (t policy.Testimony, ok bool) {
+func (r *Reader) postscreen(text []byte) (t policy.Signal, ok bool) {
 	if rest, ok := bytes.CutPrefix(text, []byte("NOQUEUE: reject: RCPT from ")); ok {
 		return r.screened(rest)
 	}
@@ -36,13 +36,13 @@ func (r *Reader) postscreen(text []byte) (t policy.Testimony, ok bool) {
 }
 
 // screened reads the rest of "NOQUEUE: reject: RCPT from [addr]:port: 550 5.7.1 Service unavailable; client [addr] blocked using NAME; from=<>, to=<>, ...".
-func (r *Reader) screened(rest []byte) (t policy.Testimony, ok bool) {
+func (r *Reader) screened(rest []byte) (t policy.Signal, ok bool) {
 	addr, port, rest, ok := client(rest)
 	if !ok {
 		return t, false
 	}
 	reply, envelope := splitReply(rest)
-	t = policy.Testimony{Addr: addr, Port: port, Mail: true, Outcome: policy.Rejected, Verdict: r.refusal(reply, addr)}
+	t = policy.Signal{Addr: addr, Port: port, Mail: true, Outcome: policy.Rejected, Assessment: r.refusal(reply, addr)}
 	t.FromDomain, t.HELO = envelope.domain("from=<"), envelope.field(" helo=<")
 	return t, true
 }

@@ -157,11 +157,11 @@ func parseReceived(value string) (m Message) {
 	if found == nil {
 		return m
 	}
-	addr, err := netip.ParseAddr(value[found[2]:found[3]])
+	addr, err := policy.ParseAddr(value[found[2]:found[3]])
 	if err != nil {
 		return m
 	}
-	m.Addr = addr.Unmap().WithZone("")
+	m.Addr = addr
 	rest := value[found[1]:]
 	if id := queueID.FindStringSubmatch(rest); id != nil {
 		m.QueueID = id[1]
@@ -230,8 +230,8 @@ func readReport(r io.Reader, own []netip.Prefix) (m Message) {
 	if len(m.Feedback) > 32 {
 		m.Feedback = m.Feedback[:32]
 	}
-	if addr, err := netip.ParseAddr(strings.TrimPrefix(strings.Trim(fields.Get("Source-Ip"), "[] "), "IPv6:")); err == nil && !owned(addr.Unmap(), own) {
-		m.Addr = addr.Unmap().WithZone("")
+	if addr, err := policy.ParseAddr(fields.Get("Source-Ip")); err == nil && !owned(addr, own) {
+		m.Addr = addr
 	}
 	for _, name := range []string{"Arrival-Date", "Received-Date"} {
 		if at, err := mail.ParseDate(fields.Get(name)); err == nil && m.Time.IsZero() {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/intake"
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
@@ -36,13 +37,15 @@ type Explanation struct {
 	EnteredAt  float64               `json:"entered_at"`
 	Thresholds reputation.Thresholds `json:"thresholds"`
 	Exempt     bool                  `json:"exempt"`
-	Override   *policy.Override      `json:"override,omitempty"`
-	// Mark is what was noticed of the host and STARTTLS, where it decides.
-	Mark *policy.Override `json:"mark,omitempty"`
-	// Modes is what the MTA would be told in each mode.
+	// Rule is what decided.
+	Rule     policy.Rule      `json:"rule"`
+	Override *policy.Override `json:"override,omitempty"`
+	// Exception is what was noticed of the host and STARTTLS, where it decides.
+	Exception *policy.Exception `json:"mark,omitempty"`
+	// Modes is the answer in each mode.
 	Modes map[policy.Mode]string `json:"modes"`
-	// Outlook is what would change the answer.
-	Outlook Outlook `json:"outlook"`
+	// WhatIf is what would change the answer.
+	WhatIf WhatIf `json:"outlook"`
 }
 
 // Own is a host's own evidence: all messages on record, since the start of the oldest slice of them, and what they weigh now, which is at
@@ -77,25 +80,13 @@ type Weights struct {
 	Ham  float64 `json:"ham"`
 }
 
-// Outlook is what would turn the answer: so many further messages, or so many seconds without any. 0 would not, as far as was looked.
-type Outlook struct {
+// WhatIf is what would turn the answer: so many further messages, or so many seconds without any. 0
+// stands for nothing that was tried.
+type WhatIf struct {
 	Ham         int `json:"ham"`
 	Spam        int `json:"spam"`
 	WaitSeconds int `json:"wait_seconds"`
 }
-
-// Heard counts what was heard since the daemon started: messages, and verdicts of spam and of ham on them.
-type Heard struct {
-	Messages uint64 `json:"messages"`
-	Spam     uint64 `json:"spam"`
-	Ham      uint64 `json:"ham"`
-}
-
-// enoughToTell is how many messages it takes to say that no ham among them is no chance.
-const enoughToTell = 20
-
-// OneSided says that spam is heard of and ham never: whoever sends some spam then looks as if he sent nothing else.
-func (h Heard) OneSided() bool { return h.Messages >= enoughToTell && h.Spam > 0 && h.Ham == 0 }
 
 // Change is an operator's allow, deny or forget of a network.
 type Change struct {
@@ -113,7 +104,7 @@ type Changed struct {
 	Removed int `json:"removed"`
 }
 
-// Report is a person's word on a message, and what is known of the message: its queue id, its client, or both.
+// Report is a person's verdict on a message, and what is known of the message: its queue id, its client, or both.
 type Report struct {
 	Class   policy.Class  `json:"class"`
 	Source  policy.Source `json:"source"`
@@ -125,23 +116,11 @@ type Report struct {
 	Reason     string    `json:"reason,omitempty"`
 }
 
-// Status is what became of a report.
-type Status string
-
-// The statuses.
-const (
-	StatusCorrected Status = "corrected" // the message was known, and what was said of it now has this, too
-	StatusNew       Status = "new"       // the message was not known: a new verdict on its client
-	StatusAgain     Status = "again"     // the same was said before
-	StatusUnknown   Status = "unknown"   // no message with that queue id is known, and no client
-	StatusOwnUser   Status = "own-user"  // the client had logged in: nothing is learnt of its address
-)
-
 // Learnt is the answer to a report.
 type Learnt struct {
-	QueueID string     `json:"queue_id,omitempty"`
-	Addr    netip.Addr `json:"addr,omitzero"`
-	Status  Status     `json:"status"`
+	QueueID string        `json:"queue_id,omitempty"`
+	Addr    netip.Addr    `json:"addr,omitzero"`
+	Status  intake.Status `json:"status"`
 }
 
 // fault is the body of every answer that is no success.

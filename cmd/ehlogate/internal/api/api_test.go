@@ -21,12 +21,13 @@ const token = "0123456789abcdef"
 
 func newServer(t *testing.T) *Server {
 	t.Helper()
-	kept, err := store.Open(t.TempDir(), time.Now)
+	inForce := policy.NewInForce(policy.New(policy.Default()), time.Now)
+	kept, err := store.Open(t.TempDir(), store.Options{Layout: policy.Default().Layout, Tier: inForce.Tier, Now: time.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { kept.Close() })
-	judge := policy.NewJudge(policy.New(policy.Default()), kept, time.Now)
+	judge := policy.NewJudge(inForce, kept)
 	return &Server{Judge: judge, Store: kept, Now: time.Now, Token: token, Metrics: http.NotFoundHandler()}
 }
 
@@ -97,8 +98,8 @@ func TestBadRequestsSayWhatIsWrong(t *testing.T) {
 		status             int
 		want               string
 	}{
-		{"GET", "/api/v1/lookup?addr=mail.example", "", 400, "is no IP address"},
-		{"GET", "/api/v1/explain", "", 400, "is no IP address"},
+		{"GET", "/api/v1/lookup?addr=mail.example", "", 400, "is not an IP address"},
+		{"GET", "/api/v1/explain", "", 400, "is not an IP address"},
 		{"GET", "/api/v1/export?format=hash", "", 400, "want cidr"},
 		{"POST", "/api/v1/change", "{", 400, "body"},
 		{"POST", "/api/v1/change", `{"verb":"deny","network":"192.0.2.7","extra":1}`, 400, "extra"},

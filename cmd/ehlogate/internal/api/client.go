@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/intake"
 	"github.com/ehlogate/ehlogate/policy"
 )
 
@@ -36,7 +37,7 @@ func NewClient(at, token string) (*Client, error) {
 	}
 	addr, err := config.ParseAddress(at)
 	if err != nil || addr == (config.Address{}) {
-		return nil, fmt.Errorf("--api: %q is no address of a daemon; want http://HOST:PORT, inet:HOST:PORT or unix:/PATH", at)
+		return nil, fmt.Errorf("--api: %q is not the address of a daemon; want http://HOST:PORT, inet:HOST:PORT or unix:/PATH", at)
 	}
 	c.base = "http://" + addr.Address
 	if addr.Network == "unix" {
@@ -63,9 +64,9 @@ func (c *Client) Overrides(ctx context.Context) (o []policy.Override, err error)
 	return o, c.get(ctx, "/api/v1/overrides", &o)
 }
 
-// Marks lists what was noticed of hosts and STARTTLS.
-func (c *Client) Marks(ctx context.Context) (o []policy.Override, err error) {
-	return o, c.get(ctx, "/api/v1/marks", &o)
+// Exceptions lists what was noticed of hosts and STARTTLS.
+func (c *Client) Exceptions(ctx context.Context) (x []policy.Exception, err error) {
+	return x, c.get(ctx, "/api/v1/marks", &x)
 }
 
 // Change makes an allow, deny or forget.
@@ -100,7 +101,7 @@ func (c *Client) Health(ctx context.Context) error {
 }
 
 // Heard is what the daemon has heard.
-func (c *Client) Heard(ctx context.Context) (h Heard, err error) {
+func (c *Client) Heard(ctx context.Context) (h intake.Heard, err error) {
 	return h, c.get(ctx, "/api/v1/heard", &h)
 }
 

@@ -29,21 +29,21 @@ func (s *Server) local(most int64, next http.HandlerFunc) http.HandlerFunc {
 }
 
 // feed takes a post. It is answered before it is worked on: rspamd holds the message meanwhile.
-func (s *Server) feed(read func([]byte, time.Time) (policy.Testimony, error)) http.HandlerFunc {
+func (s *Server) feed(read func([]byte, time.Time) (policy.Signal, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
-			s.Odd()
+			s.Malformed()
 			refuse(w, http.StatusBadRequest, fmt.Errorf("body: %w", err))
 			return
 		}
-		t, err := read(body, s.Now())
+		signal, err := read(body, s.Now())
 		if err != nil {
-			s.Odd()
+			s.Malformed()
 			refuse(w, http.StatusBadRequest, err)
 			return
 		}
-		s.Feed(t)
+		s.Feed(signal)
 		reply(w, http.StatusOK, struct{}{})
 	}
 }
@@ -85,7 +85,7 @@ func checkReports(reports []Report) error {
 		case r.QueueID == "" && !r.Addr.IsValid():
 			return fmt.Errorf("report %d: %w", i+1, errors.New("neither a queue_id nor an addr"))
 		}
-		reports[i].Addr = r.Addr.Unmap().WithZone("")
+		reports[i].Addr = policy.PlainAddr(r.Addr)
 	}
 	return nil
 }

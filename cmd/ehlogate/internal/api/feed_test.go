@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/intake"
 	"github.com/ehlogate/ehlogate/policy"
 )
 
@@ -26,10 +27,10 @@ func post(h http.Handler, path, from, token, body string) *httptest.ResponseReco
 
 func TestFeedsAreTakenFromThisHostOrWithTheToken(t *testing.T) {
 	s := newServer(t)
-	var fed []policy.Testimony
-	odd := 0
-	s.Odd = func() { odd++ }
-	s.Feed = func(t policy.Testimony) { fed = append(fed, t) }
+	var fed []policy.Signal
+	malformed := 0
+	s.Malformed = func() { malformed++ }
+	s.Feed = func(t policy.Signal) { fed = append(fed, t) }
 	h := s.Handler()
 	const good = `{"ip":"192.0.2.7","qid":"4XyZ","action":"add header","score":9}`
 	for _, c := range []struct {
@@ -52,8 +53,8 @@ func TestFeedsAreTakenFromThisHostOrWithTheToken(t *testing.T) {
 			}
 		})
 	}
-	if odd != 2 {
-		t.Errorf("%d posts counted as unreadable, want 2", odd)
+	if malformed != 2 {
+		t.Errorf("%d posts counted as malformed, want 2", malformed)
 	}
 	if w := post(newServer(t).Handler(), "/feed/rspamd", "127.0.0.1:4711", "", good); w.Code != http.StatusNotFound && w.Code != http.StatusMethodNotAllowed {
 		t.Errorf("a feed that is switched off answers %d", w.Code)
@@ -65,7 +66,7 @@ func TestReportsAreChecked(t *testing.T) {
 	var heard []Report
 	s.Learn = func(r []Report) (done []Learnt, err error) {
 		heard = append(heard, r...)
-		return []Learnt{{Status: StatusNew, Addr: r[0].Addr}}, nil
+		return []Learnt{{Status: intake.New, Addr: r[0].Addr}}, nil
 	}
 	server := httptest.NewServer(s.Handler())
 	defer server.Close()

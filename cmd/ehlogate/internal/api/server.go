@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/intake"
 	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/reputation"
@@ -24,8 +25,8 @@ import (
 type Store interface {
 	SetOverride(policy.Override) error
 	Overrides() []policy.Override
-	Marks() []policy.Override
-	Forget(netip.Prefix, policy.Keys) (int, error)
+	Exceptions() []policy.Exception
+	Forget(n netip.Prefix, keysOf func(netip.Addr) policy.Keys) (int, error)
 	Each(func(policy.Record) error) error
 	Load(dump string, chunk uint64, records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) (fresh bool, err error)
 }
@@ -38,12 +39,12 @@ type Server struct {
 	// Token is what writing needs; empty means nothing is needed.
 	Token   string
 	Metrics http.Handler
-	Heard   func() Heard
+	Heard   func() intake.Heard
 	// Feed takes what other programs post, and returns at once; nil where they may not.
-	Feed func(policy.Testimony)
-	// Odd is called for a post that cannot be read.
-	Odd func()
-	// Learn takes the word of people.
+	Feed func(policy.Signal)
+	// Malformed is called for a post that cannot be read.
+	Malformed func()
+	// Learn takes the reports of people.
 	Learn func([]Report) ([]Learnt, error)
 }
 
@@ -64,7 +65,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/overrides", func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, http.StatusOK, append([]policy.Override{}, s.Store.Overrides()...))
 	})
-	mux.HandleFunc("GET /api/v1/marks", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.marks()) })
+	mux.HandleFunc("GET /api/v1/marks", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.exceptions()) })
 	mux.HandleFunc("GET /api/v1/export", s.export)
 	mux.HandleFunc("GET /api/v1/heard", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.Heard()) })
 	mux.HandleFunc("GET /api/v1/dump", s.dump)
@@ -88,7 +89,7 @@ func refuse(w http.ResponseWriter, status int, err error) { reply(w, status, fau
 
 // address answers a question about ?addr=ADDRESS.
 func (s *Server) address(w http.ResponseWriter, r *http.Request, answer func(netip.Addr) any) {
-	addr, err := table.ParseAddr(r.URL.Query().Get("addr"))
+	addr, err := policy.ParseAddr(r.URL.Query().Get("addr"))
 	if err != nil {
 		refuse(w, http.StatusBadRequest, err)
 		return
@@ -118,12 +119,12 @@ func (s *Server) explain(addr netip.Addr) Explanation {
 			Prior: p.Params.Prior, ASN: d.ASN, AS: weights(d.Expected.AS), Start: round(d.Expected.Start),
 			Neighbours: weights(d.Expected.Neighbours), Share: round(d.Expected.Share), LogOdds: round(d.Expected.LogOdds),
 		},
-		Stored: known.Host.Tier.String(), Thresholds: p.Thresholds, Exempt: d.Exempt, Override: d.Override, Mark: d.Mark, Modes: map[policy.Mode]string{},
+		Stored: known.Host.Tier.String(), Thresholds: p.Thresholds, Rule: d.Rule, Exempt: d.Rule == policy.RuleExempt, Override: d.Override, Exception: d.Exception, Modes: map[policy.Mode]string{},
 	}
 	e.Entered, e.EnteredAt = known.Host.Entered()
 	e.EnteredAt = round(e.EnteredAt)
-	o := p.Outlook(addr, known, now)
-	e.Outlook = Outlook{Ham: o.Ham, Spam: o.Spam, WaitSeconds: int(o.Wait.Seconds())}
+	what := p.WhatIf(addr, known, now)
+	e.WhatIf = WhatIf{Ham: what.Ham, Spam: what.Spam, WaitSeconds: int(what.Wait.Seconds())}
 	for _, m := range policy.Modes {
 		p.Mode = m
 		e.Modes[m] = p.Decide(addr, known, now).Verb()
@@ -131,9 +132,9 @@ func (s *Server) explain(addr netip.Addr) Explanation {
 	return e
 }
 
-// marks are the marks that hold.
-func (s *Server) marks() []policy.Override {
-	return slices.DeleteFunc(append([]policy.Override{}, s.Store.Marks()...), func(o policy.Override) bool { return o.Ended(s.Now()) })
+// exceptions are the exceptions that hold.
+func (s *Server) exceptions() []policy.Exception {
+	return slices.DeleteFunc(append([]policy.Exception{}, s.Store.Exceptions()...), func(x policy.Exception) bool { return x.Ended(s.Now()) })
 }
 
 func weights(m reputation.Mass) Weights { return Weights{round(m.Spam), round(m.Ham)} }
@@ -171,7 +172,7 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 	if c.For != "" {
 		d, err := time.ParseDuration(c.For)
 		if err != nil || d <= 0 {
-			refuse(w, http.StatusBadRequest, fmt.Errorf("for: %q is no duration above zero; want such as 24h", c.For))
+			refuse(w, http.StatusBadRequest, fmt.Errorf("for: %q is not a duration above zero; want such as 24h", c.For))
 			return
 		}
 		override.Until = override.Set.Add(d)
@@ -196,16 +197,14 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 // forget removes what is known of a network. A single address stands for its host, which is a /64 in IPv6, and the override is on
 // the address or the host.
 func (s *Server) forget(n netip.Prefix) (int, error) {
-	if !n.IsSingleIP() {
-		return s.Store.Forget(n, policy.Keys{})
+	keysOf := s.Judge.Policy().Keys
+	removed, err := s.Store.Forget(n, keysOf)
+	if host := keysOf(n.Addr()).Host; n.IsSingleIP() && n != host && err == nil {
+		var more int
+		more, err = s.Store.Forget(host, keysOf)
+		removed += more
 	}
-	k := s.Judge.Policy().Keys(n.Addr())
-	removed, err := s.Store.Forget(k.Host, k)
-	if n == k.Host || err != nil {
-		return removed, err
-	}
-	more, err := s.Store.Forget(n, policy.Keys{})
-	return removed + more, err
+	return removed, err
 }
 
 // export writes the cidr table of what would be withheld now; see table.WriteCIDR.
@@ -235,10 +234,13 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request) {
 	for _, n := range p.Exempt {
 		add(n, true)
 	}
-	for _, o := range slices.Concat(s.Store.Overrides(), s.Store.Marks()) {
+	for _, o := range s.Store.Overrides() {
 		if !o.Ended(s.Now()) {
 			add(o.Network, true)
 		}
+	}
+	for _, x := range s.exceptions() {
+		add(x.Network, true)
 	}
 	var list []table.Entry
 	for n := range maps.Keys(entries) {

@@ -19,7 +19,7 @@ import (
 	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/reputation"
-	"github.com/ehlogate/ehlogate/policy/store/shared"
+	"github.com/ehlogate/ehlogate/policy/store/redis"
 )
 
 // DefaultFile is read when no file is named and it exists.
@@ -37,7 +37,7 @@ type Config struct {
 		// Dir is the directory of the embedded store, and in any case of whatever else is kept on this host.
 		Dir string
 		// Redis is where evidence is kept instead, if not nil; URL is as it was written.
-		Redis *shared.Target
+		Redis *redis.Target
 		URL   string
 		// Spool is the directory in which observations wait while Redis is away, SpoolLimit how many bytes of them.
 		Spool      string
@@ -47,6 +47,8 @@ type Config struct {
 	// ASNDatabase is the file of autonomous systems, empty for none.
 	ASNDatabase string
 	Verdict     verdict.Rules
+	// Weights are what the sources' verdicts count.
+	Weights policy.Weights
 	// LogFile is the MTA's log: a path, Journal, Journal:DIRECTORY or Stdin; empty for none.
 	LogFile string
 	// Feed says that other programs may post verdicts.
@@ -91,7 +93,7 @@ func ParseAddress(s string) (Address, error) {
 			return Address{"tcp", rest}, nil
 		}
 	}
-	return Address{}, fmt.Errorf("%q is no address; want inet:HOST:PORT, such as inet:127.0.0.1:8897 or inet:[::1]:8897, unix:/ABSOLUTE/PATH, or none", s)
+	return Address{}, fmt.Errorf("%q is not an address; want inet:HOST:PORT, such as inet:127.0.0.1:8897 or inet:[::1]:8897, unix:/ABSOLUTE/PATH, or none", s)
 }
 
 // Source is where the values of a configuration come from.
@@ -161,7 +163,8 @@ func defaults(env func(string) (string, bool)) *Config {
 	if dirs, ok := env("STATE_DIRECTORY"); ok && dirs != "" {
 		c.Store.Dir, _, _ = strings.Cut(dirs, ":")
 	}
-	c.Verdict = verdict.Rules{Headers: verdict.DefaultHeaders, Silence: policy.None, Weights: policy.DefaultWeights()}
+	c.Verdict = verdict.Rules{Headers: verdict.DefaultHeaders, Silence: policy.None}
+	c.Weights = policy.DefaultWeights()
 	c.Feed = true
 	for _, n := range []string{"127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7"} {
 		c.OwnNetworks = append(c.OwnNetworks, netip.MustParsePrefix(n))
@@ -195,9 +198,9 @@ func (c *Config) checkTogether() (faults []error) {
 		}
 	}
 	wrong(p.IPv6Network > p.IPv6Host, "reputation.ipv6_network", "/%d is longer than ipv6_host /%d; a network holds hosts", p.IPv6Network, p.IPv6Host)
-	wrong(th.Bad.Leave >= th.Bad.Enter, "policy.tier bad", "leave %g is not below enter %g; a client would flutter", th.Bad.Leave, th.Bad.Enter)
-	wrong(th.Suspect.Leave >= th.Suspect.Enter, "policy.tier suspect", "leave %g is not below enter %g; a client would flutter", th.Suspect.Leave, th.Suspect.Enter)
-	wrong(th.Good.Leave <= th.Good.Enter, "policy.tier good", "leave %g is not above enter %g; a client would flutter", th.Good.Leave, th.Good.Enter)
+	wrong(th.Bad.Leave >= th.Bad.Enter, "policy.tier bad", "leave %g is not below enter %g; a client would flap", th.Bad.Leave, th.Bad.Enter)
+	wrong(th.Suspect.Leave >= th.Suspect.Enter, "policy.tier suspect", "leave %g is not below enter %g; a client would flap", th.Suspect.Leave, th.Suspect.Enter)
+	wrong(th.Good.Leave <= th.Good.Enter, "policy.tier good", "leave %g is not above enter %g; a client would flap", th.Good.Leave, th.Good.Enter)
 	wrong(th.Suspect.Enter >= th.Bad.Enter, "policy.tier suspect", "enter %g is not below bad's enter %g", th.Suspect.Enter, th.Bad.Enter)
 	wrong(th.Good.Leave >= th.Suspect.Leave, "policy.tier good", "leave %g is not below suspect's leave %g", th.Good.Leave, th.Suspect.Leave)
 	listeners := map[string]string{}

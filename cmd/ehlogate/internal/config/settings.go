@@ -14,7 +14,7 @@ import (
 	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/reputation"
-	"github.com/ehlogate/ehlogate/policy/store/shared"
+	"github.com/ehlogate/ehlogate/policy/store/redis"
 )
 
 // Setting is a key of the configuration, "section.name".
@@ -34,7 +34,7 @@ func weights() (all []Setting) {
 		all = append(all, Setting{weightKey + string(s.Source), "what counts, in messages: " + s.Usage, func(c *Config, v value) error {
 			var n float64
 			err := number(0, policy.MostWeight, func(*Config) *float64 { return &n })(c, v)
-			c.Verdict.Weights[s.Source] = n
+			c.Weights[s.Source] = policy.Messages(n)
 			return err
 		}})
 	}
@@ -42,6 +42,12 @@ func weights() (all []Setting) {
 }
 
 const weightKey = "verdict.weights."
+
+// The two names of one setting.
+const (
+	ownNetworks     = "verdict.own_networks"
+	trustedNetworks = "verdict.trusted_networks"
+)
 
 var settings = []Setting{
 	{"milter.listen", "where the milter listens", address(func(c *Config) *Address { return &c.Milter.Listen })},
@@ -69,7 +75,8 @@ var settings = []Setting{
 	{"verdict.traps", "recipients that are spam traps: addresses, domains, and files with one of these a line", func(c *Config, v value) error { return c.setTraps(v) }},
 	{"verdict.log_file", "the MTA's log that is followed: a file, journal, journal:DIRECTORY, or - for standard input", func(c *Config, v value) error { return c.setLogFile(v) }},
 	{"verdict.rspamd_feed", "take verdicts at /feed/rspamd and /feed/verdict: from this host, or with the token", boolean(func(c *Config) *bool { return &c.Feed })},
-	{"verdict.own_networks", "hosts that pass mail on inside: learn takes the first other one in the Received lines for the client", networks(func(c *Config) *[]netip.Prefix { return &c.OwnNetworks })},
+	{ownNetworks, "hosts that pass mail on inside: learn takes the first other one in the Received lines for the client", networks(func(c *Config) *[]netip.Prefix { return &c.OwnNetworks })},
+	{trustedNetworks, "another name for " + ownNetworks + ", that of SpamAssassin", networks(func(c *Config) *[]netip.Prefix { return &c.OwnNetworks })},
 	{"log.events", "file of the event log", path(func(c *Config) *string { return &c.Log.Events })},
 	{"log.anonymize", "leave out of the event log the host part of addresses, names and ports", boolean(func(c *Config) *bool { return &c.Log.Anonymize })},
 	{"log.retain", "rotate the event log daily and keep it so long; 0s leaves that to logrotate and SIGHUP", duration(0, 87600*time.Hour, func(c *Config) *time.Duration { return &c.Log.Retain })},
@@ -122,7 +129,7 @@ func (v value) number() (float64, error) {
 		if n, err := strconv.ParseFloat(v.text, 64); err == nil {
 			return n, nil
 		}
-		return 0, fmt.Errorf("%q is no number", v.text)
+		return 0, fmt.Errorf("%q is not a number", v.text)
 	}
 	return 0, fmt.Errorf("%v is a %s; want a number", v.toml, kind(v.toml))
 }
@@ -233,7 +240,7 @@ func duration(least, most time.Duration, field func(*Config) *time.Duration) fun
 		}
 		d, err := time.ParseDuration(s)
 		if err != nil {
-			return fmt.Errorf(`%q is no duration; want such as "6h" or "90m"`, s)
+			return fmt.Errorf(`%q is not a duration; want such as "6h" or "90m"`, s)
 		}
 		if d < least || d > most {
 			return fmt.Errorf("%s is out of range; want %s to %s", s, least, most)
@@ -253,14 +260,14 @@ func (c *Config) setStore(v value) error {
 	case scheme == "embedded" && dir != "":
 		c.Store.Dir, c.Store.Redis = filepath.Clean(dir), nil
 		return nil
-	case slices.Contains(shared.Schemes, scheme):
+	case slices.Contains(redis.Schemes, scheme):
 		c.Store.URL = s
-		if c.Store.Redis, err = shared.ParseURL(s); err != nil {
+		if c.Store.Redis, err = redis.ParseURL(s); err != nil {
 			err = fmt.Errorf("%s: %w", scheme, err)
 		}
 		return err
 	}
-	return fmt.Errorf("%q is no store; want embedded:DIRECTORY, or a URL of %s", s, strings.Join(shared.Schemes, ", "))
+	return fmt.Errorf("%q is not a store; want embedded:DIRECTORY, or a URL of %s", s, strings.Join(redis.Schemes, ", "))
 }
 
 func (c *Config) setSpoolLimit(v value) error {
@@ -290,14 +297,13 @@ func networks(field func(*Config) *[]netip.Prefix) func(*Config, value) error {
 
 // ParseNetwork reads an address or a network; host bits must be zero.
 func ParseNetwork(s string) (netip.Prefix, error) {
-	if addr, err := netip.ParseAddr(s); err == nil {
-		addr = addr.Unmap().WithZone("")
+	if addr, err := policy.ParseAddr(s); err == nil {
 		return netip.PrefixFrom(addr, addr.BitLen()), nil
 	}
 	n, err := netip.ParsePrefix(s)
 	switch {
 	case err != nil:
-		return netip.Prefix{}, fmt.Errorf("%q is no address and no network; want such as 192.0.2.7, 192.0.2.0/24 or 2001:db8::/48", s)
+		return netip.Prefix{}, fmt.Errorf("%q is neither an address nor a network; want such as 192.0.2.7, 192.0.2.0/24 or 2001:db8::/48", s)
 	case n.Addr().Is4In6():
 		return netip.Prefix{}, fmt.Errorf("%q is a mapped IPv4 network; write it as IPv4", s)
 	case n != n.Masked():
@@ -313,7 +319,7 @@ func (c *Config) setHeaders(v value) error {
 	names, err := v.strs()
 	for _, n := range names {
 		if !headerName.MatchString(n) {
-			return fmt.Errorf("%q is no header name; want such as X-Spam-Flag, without colon", n)
+			return fmt.Errorf("%q is not a header name; want such as X-Spam-Flag, without colon", n)
 		}
 	}
 	c.Verdict.Headers = names
@@ -326,7 +332,7 @@ var authservID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,255}$`)
 func (c *Config) setAuthservID(v value) error {
 	s, err := v.str()
 	if err == nil && !authservID.MatchString(s) {
-		err = fmt.Errorf("%q is no authserv-id; want the host name that this host's filters write into Authentication-Results", s)
+		err = fmt.Errorf("%q is not an authserv-id; want the host name that this host's filters write into Authentication-Results", s)
 	}
 	c.Verdict.AuthservID = s
 	return err
@@ -350,7 +356,7 @@ func (c *Config) setLogFile(v value) error {
 	s, err := v.str()
 	dir, inDir := strings.CutPrefix(s, Journal+":")
 	if err == nil && s != Journal && s != Stdin && !filepath.IsAbs(s) && !(inDir && filepath.IsAbs(dir)) {
-		err = fmt.Errorf("%q is no log; want the absolute path of a file, such as /var/log/mail.log, or journal, or - for standard input", s)
+		err = fmt.Errorf("%q is not a log; want the absolute path of a file, such as /var/log/mail.log, or journal, or - for standard input", s)
 	}
 	c.LogFile = s
 	return err
@@ -361,7 +367,7 @@ var nodeName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 func (c *Config) setNode(v value) error {
 	s, err := v.str()
 	if err == nil && !nodeName.MatchString(s) {
-		err = fmt.Errorf("%q is no node name; want up to 64 letters, digits, dots, hyphens", s)
+		err = fmt.Errorf("%q is not a node name; want up to 64 letters, digits, dots, hyphens", s)
 	}
 	c.Log.Node = s
 	return err
@@ -384,7 +390,7 @@ func (c *Config) setTier(t reputation.Tier, key string, v value) error {
 		for i, k := range treatment.Discard {
 			treatment.Discard[i] = strings.ToLower(k)
 			if !slices.Contains(keywords, treatment.Discard[i]) {
-				return fmt.Errorf("%q is no EHLO keyword that Postfix can leave out; want some of %s", k, list(keywords))
+				return fmt.Errorf("%q is not an EHLO keyword that Postfix can leave out; want some of %s", k, list(keywords))
 			}
 		}
 	case "action":

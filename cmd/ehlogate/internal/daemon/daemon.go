@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,20 +20,20 @@ import (
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/intake"
 	"github.com/ehlogate/ehlogate/milter"
 	"github.com/ehlogate/ehlogate/milter/verdict"
+	"github.com/ehlogate/ehlogate/milter/verdict/maillog"
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/asn"
-	"github.com/ehlogate/ehlogate/policy/ledger"
+	"github.com/ehlogate/ehlogate/policy/behaviour"
+	"github.com/ehlogate/ehlogate/policy/correlate"
+	"github.com/ehlogate/ehlogate/policy/eventlog"
 	"github.com/ehlogate/ehlogate/policy/table"
 )
 
-const (
-	// recordWait is how long the end of a message waits for its observation to be durable. After that it is queued and counted.
-	recordWait = 100 * time.Millisecond
-	// stopWait is how long a stop waits for sessions under way.
-	stopWait = 10 * time.Second
-)
+// stopWait is how long a stop waits for sessions under way.
+const stopWait = 10 * time.Second
 
 // Daemon is a running ehlogate. New makes one.
 type Daemon struct {
@@ -41,56 +42,75 @@ type Daemon struct {
 	listeners *Listeners
 	store     keeper
 	systems   asn.Database
-	ledger    *ledger.Log
+	events    *eventlog.Log
 	judge     *policy.Judge
 	tables    *table.Server
 	milter    *milter.Server
 	http      *http.Server
-	hearing   hearing
-	late      atomic.Uint64
-	odd       rate.Sometimes
-	oneSided  rate.Sometimes
+	intake    *taking
+	follower  *follower
 }
 
-// New opens the store and the event log and listens on what the configuration names, or on what is passed on in listeners.
-// Nothing is served before Run.
+// New opens the store and the event log and listens on what the configuration names, or on what is
+// passed on in listeners. Nothing is served before Run.
 func New(cfg *config.Config, listeners *Listeners, log *slog.Logger) (d *Daemon, err error) {
-	d = &Daemon{log: log, listeners: listeners, odd: rate.Sometimes{First: 1, Interval: time.Minute}, oneSided: rate.Sometimes{First: 1, Interval: time.Hour}}
+	d = &Daemon{log: log, listeners: listeners}
 	d.cfg.Store(cfg)
 	defer func() {
 		if err != nil {
 			d.close()
 		}
 	}()
-	if d.store, err = openStore(cfg, log); err != nil {
+	inForce := policy.NewInForce(d.policyOf(cfg), time.Now)
+	if d.store, err = openStore(cfg, inForce.Tier, log); err != nil {
 		return nil, err
 	}
-	if d.ledger, err = ledger.Open(cfg.Log.Events, cfg.Log.Retain, time.Now, log); err != nil {
+	if d.events, err = eventlog.Open(cfg.Log.Events, cfg.Log.Retain, time.Now, log); err != nil {
 		return nil, err
 	}
 	if err = listeners.listen(cfg); err != nil {
 		return nil, err
 	}
-	d.hearing.init()
-	if err = d.remember(cfg); err != nil {
+	d.judge = policy.NewJudge(inForce, d.store)
+	if err = d.newIntake(cfg); err != nil {
 		return nil, err
-	}
-	told := table.NewTold()
-	d.judge = policy.NewJudge(d.policyOf(cfg), d.store, time.Now)
-	d.tables = &table.Server{Decide: d.judge.Decide, Told: told.Put, Log: log}
-	d.milter = &milter.Server{
-		Decide: d.judge.Decide, Told: told.Get, Observe: d.observe, Now: time.Now, Log: log,
-		Rules:  func() verdict.Rules { return d.cfg.Load().Verdict },
-		Treats: d.treats, Harvest: d.hearing.harvest,
 	}
 	d.http, err = d.newHTTP(cfg)
 	return d, err
 }
 
+// newIntake makes what hears: the milter, the follower of the MTA's log, and intake behind them.
+func (d *Daemon) newIntake(cfg *config.Config) error {
+	in := &intake.Intake{
+		Correlator: correlate.New(time.Now), Judge: d.judge, EventLog: d.events, Store: d.store,
+		Clients: behaviour.NewClients(), Handshakes: behaviour.NewHandshakes(),
+		Settings: d.intakeSettings, Now: time.Now, Log: d.log,
+	}
+	d.intake = newTaking(in)
+	answers := table.NewAnswers()
+	d.tables = &table.Server{Decide: d.judge.Decide, Answered: answers.Put, Log: d.log}
+	d.milter = &milter.Server{
+		Decide: d.judge.Decide, Answered: answers.Get, Observe: d.intake.observe, Sessions: in.Correlator,
+		Clients: in.Clients, Now: time.Now, Log: d.log, Treats: d.treats,
+		Rules: func() verdict.Rules { return d.cfg.Load().Verdict },
+	}
+	d.follower = &follower{
+		source: cfg.LogFile, path: filepath.Join(cfg.Store.Dir, positionFile), log: d.log,
+		reader: maillog.NewReader(time.Now, time.Local, in.UnknownUser), signal: d.intake.signal,
+		oldestPending: in.Correlator.OldestPending, throttled: rate.Sometimes{First: 1, Interval: time.Minute},
+	}
+	return in.Restore()
+}
+
+func (d *Daemon) intakeSettings() intake.Settings {
+	c := d.cfg.Load()
+	return intake.Settings{Weights: c.Weights, Node: c.Log.Node, Events: c.Log.Events, Anonymize: c.Log.Anonymize}
+}
+
 func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
-	server := &api.Server{Judge: d.judge, Store: d.store, Now: time.Now, Heard: d.heard, Learn: d.learn}
+	server := &api.Server{Judge: d.judge, Store: d.store, Now: time.Now, Heard: d.intake.Heard, Learn: d.intake.learn}
 	if cfg.Feed {
-		server.Feed, server.Odd = d.feed, func() { d.hearing.refused.Add(1) }
+		server.Feed, server.Malformed = d.intake.post, func() { d.intake.Refused.Add(1) }
 	}
 	if cfg.HTTP.Listen.Network != "unix" {
 		token, err := api.EnsureToken(cfg.HTTP.TokenFile)
@@ -111,7 +131,7 @@ func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 // policyOf is the policy of a configuration. Without its database of autonomous systems it does without them, and says so.
 func (d *Daemon) policyOf(cfg *config.Config) *policy.Policy {
 	if err := d.systems.Use(cfg.ASNDatabase); err != nil {
-		d.log.Error("autonomous systems are not judged until the file of reputation.asn_database is mended", "error", err)
+		d.log.Error("autonomous systems are not judged until the file of reputation.asn_database is fixed", "error", err)
 	}
 	p := cfg.Policy
 	p.ASN = d.systems.Lookup
@@ -160,7 +180,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 			}
 		}()
 	}
-	stopHearing := d.hear()
+	stopIntake := d.intake.start(d.follower)
 	var err error
 	select {
 	case <-ctx.Done():
@@ -174,7 +194,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	stopTables()
 	answering.Wait()
 	d.http.Close()
-	stopHearing()
+	stopIntake()
 	return errors.Join(err, d.close())
 }
 
@@ -199,20 +219,18 @@ func (d *Daemon) Reload(cfg *config.Config) error {
 			d.log.Warn("this key changes with the next restart", "key", c.key)
 		}
 	}
-	if old.Store.Redis != nil {
-		// The other nodes cut addresses so, and what is in Redis is cut so.
-		cfg.Policy.Layout = old.Policy.Layout
-	}
+	// What is in the store is cut so, and with Redis by the other nodes, too.
+	cfg.Policy.Layout = old.Policy.Layout
 	d.cfg.Store(cfg)
-	d.judge.SetPolicy(d.policyOf(cfg))
-	return d.ledger.Reopen()
+	d.judge.Set(d.policyOf(cfg))
+	return d.events.Reopen()
 }
 
 func (d *Daemon) close() error {
 	d.listeners.close()
 	var err error
-	if d.ledger != nil {
-		err = d.ledger.Close()
+	if d.events != nil {
+		err = d.events.Close()
 	}
 	if d.store != nil {
 		err = errors.Join(err, d.store.Close())

@@ -4,25 +4,28 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
+	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/google/renameio/v2"
+	"golang.org/x/time/rate"
+
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 	"github.com/ehlogate/ehlogate/milter/verdict/maillog"
-	"github.com/ehlogate/ehlogate/policy/docket"
+	"github.com/ehlogate/ehlogate/policy"
 )
 
 const (
 	positionFile = "log-position.json"
 	// keepEvery is how often the place in the log is kept on disk.
 	keepEvery = time.Second
-	// keepAfter is how long ago a place was read that is kept: what was read since may still wait for its session. It is read again after
-	// a kill -9, and known then.
-	keepAfter = docket.Wait + 2*time.Second
+	// durableAfter is how long it takes at most until what was read and is not pending is on disk.
+	durableAfter = 2 * time.Second
 	// journalRetry is the pause after journalctl has ended.
 	journalRetry = 5 * time.Second
 )
@@ -36,10 +39,18 @@ type place struct {
 	at time.Time
 }
 
-// logFollower is the place in the MTA's log.
-type logFollower struct {
-	path   string
-	reader *maillog.Reader
+// follower follows the MTA's log, and keeps the place in it on disk, so that a restart goes on where
+// it was. Signals that are still pending would be lost with a kill -9; the place that is kept is
+// before them, and they are read again.
+type follower struct {
+	// source is the log as the configuration names it; path is the file in which the place is kept.
+	source, path string
+	reader       *maillog.Reader
+	signal       func(policy.Signal)
+	// oldestPending is when the oldest signal came that is pending; ok is false where none is.
+	oldestPending func() (at time.Time, ok bool)
+	log           *slog.Logger
+	throttled     rate.Sometimes
 
 	mu sync.Mutex
 	// latest is how far was read, recent some places before it, the oldest first.
@@ -47,93 +58,102 @@ type logFollower struct {
 	recent []place
 }
 
-// followLog follows the MTA's log until the context ends.
-func (d *Daemon) followLog(ctx context.Context) {
-	cfg := d.cfg.Load()
-	l := &d.hearing.log
-	if cfg.LogFile == "" {
+// follow follows the log until the context ends.
+func (f *follower) follow(ctx context.Context, stdin io.Reader) {
+	if f.source == "" {
 		return
 	}
-	l.path = filepath.Join(cfg.Store.Dir, positionFile)
-	from := l.load(cfg.LogFile)
-	go l.keepOn(ctx)
-	odd := func() { l.reader.Stats.Odd.Add(1) }
-	switch source, dir, _ := strings.Cut(cfg.LogFile, ":"); {
-	case source == config.Stdin:
-		// A read of a pipe cannot be broken off: a stop does not wait for it.
-		ended := make(chan error, 1)
-		go func() { ended <- maillog.Lines(ctx, os.Stdin, odd, d.readLine) }()
-		select {
-		case err := <-ended:
-			d.log.Info("standard input has ended; no log is followed any more", "error", err)
-		case <-ctx.Done():
-		}
-	case source == config.Journal:
-		j := &maillog.Journal{Directory: dir, Odd: odd}
-		if from.Cursor == "" {
-			from.Cursor = j.End(ctx)
-			l.reached(place{Cursor: from.Cursor})
-			l.keep(true)
-		}
-		for ctx.Err() == nil {
-			err := j.Follow(ctx, from.Cursor, func(e maillog.Entry) {
-				if t, ok := l.reader.ReadEntry(e.At, e.Program, e.Text); ok {
-					d.tell(t)
-				}
-				from.Cursor = e.Cursor
-				l.reached(place{Cursor: e.Cursor})
-			})
-			if ctx.Err() == nil {
-				d.log.Error("the journal is not followed; it is tried again", "error", err)
-				select {
-				case <-ctx.Done():
-				case <-time.After(journalRetry):
-				}
-			}
-		}
+	from := f.load()
+	go f.keepOn(ctx)
+	switch source, dir, _ := strings.Cut(f.source, ":"); source {
+	case config.Stdin:
+		f.followStdin(ctx, stdin)
+	case config.Journal:
+		f.followJournal(ctx, dir, from.Cursor)
 	default:
 		var position maillog.Position
 		if from.File != nil {
 			position = *from.File
 		}
-		f := &maillog.File{Path: cfg.LogFile, Log: d.log, Odd: odd}
-		f.Follow(ctx, position, func(line []byte, after maillog.Position) {
-			l.reached(place{File: &after})
+		file := &maillog.File{Path: f.source, Log: f.log, Malformed: f.malformed}
+		file.Follow(ctx, position, func(line []byte, after maillog.Position) {
 			if line == nil {
 				// The place at which it begins is the first that it can come back to.
-				l.keep(true)
+				f.reached(place{File: &after})
+				f.keep(true)
 				return
 			}
-			d.readLine(line)
+			f.read(line)
+			f.reached(place{File: &after})
 		})
 	}
 }
 
-func (d *Daemon) readLine(line []byte) {
-	if t, ok := d.hearing.log.reader.Read(line); ok {
-		d.tell(t)
+func (f *follower) malformed() { f.reader.Stats.Malformed.Add(1) }
+
+// followStdin follows standard input. A read of a pipe cannot be broken off: a stop does not wait for
+// it.
+func (f *follower) followStdin(ctx context.Context, stdin io.Reader) {
+	ended := make(chan error, 1)
+	go func() { ended <- maillog.Lines(ctx, stdin, f.malformed, f.read) }()
+	select {
+	case err := <-ended:
+		f.log.Info("standard input has ended; no log is followed any more", "error", err)
+	case <-ctx.Done():
+	}
+}
+
+func (f *follower) followJournal(ctx context.Context, dir, cursor string) {
+	j := &maillog.Journal{Directory: dir, Malformed: f.malformed}
+	if cursor == "" {
+		cursor = j.End(ctx)
+		f.reached(place{Cursor: cursor})
+		f.keep(true)
+	}
+	for ctx.Err() == nil {
+		err := j.Follow(ctx, cursor, func(e maillog.Entry) {
+			if s, ok := f.reader.ReadEntry(e.At, e.Program, e.Text); ok {
+				f.signal(s)
+			}
+			cursor = e.Cursor
+			f.reached(place{Cursor: cursor})
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		f.log.Error("the journal is not followed; it is tried again", "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(journalRetry):
+		}
+	}
+}
+
+func (f *follower) read(line []byte) {
+	if s, ok := f.reader.Read(line); ok {
+		f.signal(s)
 	}
 }
 
 // reached notes how far was read.
-func (l *logFollower) reached(p place) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.latest.Cursor = p.Cursor
+func (f *follower) reached(p place) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.latest.Cursor = p.Cursor
 	if p.File == nil {
 		return
 	}
-	if l.latest.File == nil {
-		l.latest.File = new(maillog.Position)
+	if f.latest.File == nil {
+		f.latest.File = new(maillog.Position)
 	}
 	// The follower goes on writing into its tail.
-	tail := append(l.latest.File.Tail[:0], p.File.Tail...)
-	*l.latest.File = *p.File
-	l.latest.File.Tail = tail
+	tail := append(f.latest.File.Tail[:0], p.File.Tail...)
+	*f.latest.File = *p.File
+	f.latest.File.Tail = tail
 }
 
 // keepOn keeps the place on disk.
-func (l *logFollower) keepOn(ctx context.Context) {
+func (f *follower) keepOn(ctx context.Context) {
 	tick := time.NewTicker(keepEvery)
 	defer tick.Stop()
 	for {
@@ -141,57 +161,64 @@ func (l *logFollower) keepOn(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			l.keep(false)
+			f.keep(false)
 		}
 	}
 }
 
-// keep writes a place to disk that was reached long enough ago, or the latest.
-func (l *logFollower) keep(latest bool) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.path == "" || l.latest.File == nil && l.latest.Cursor == "" {
-		return nil
-	}
+// keep writes a place to disk: the last one that is before all signals that are not on disk yet, or
+// the latest.
+func (f *follower) keep(latest bool) {
 	now := time.Now()
-	p := l.latest
+	unsaved := now.Add(-durableAfter)
+	if pending, ok := f.oldestPending(); ok && pending.Before(unsaved) {
+		unsaved = pending
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.latest.File == nil && f.latest.Cursor == "" {
+		return
+	}
+	p := f.latest
 	if p.File != nil {
 		file := *p.File
 		file.Tail = slices.Clone(file.Tail)
 		p.File = &file
 	}
 	p.at = now
-	l.recent = append(l.recent, p)
+	f.recent = append(f.recent, p)
 	if !latest {
-		ripe := slices.IndexFunc(l.recent, func(p place) bool { return now.Sub(p.at) < keepAfter }) - 1
-		if ripe < 0 {
-			return nil
+		before := slices.IndexFunc(f.recent, func(p place) bool { return !p.at.Before(unsaved) }) - 1
+		if before < 0 {
+			return
 		}
-		p = l.recent[ripe]
-		l.recent = l.recent[ripe:]
+		p = f.recent[before]
+		f.recent = f.recent[before:]
 	}
 	text, err := json.Marshal(p)
 	if err == nil {
-		err = os.WriteFile(l.path+".new", append(text, '\n'), 0o640)
+		// It is on disk before it takes the old one's place.
+		err = renameio.WriteFile(f.path, append(text, '\n'), 0o640)
 	}
-	if err == nil {
-		err = os.Rename(l.path+".new", l.path)
+	if err != nil {
+		f.throttled.Do(func() {
+			f.log.Error("the place in the mail log could not be kept; after a kill -9 some of it would be read again", "file", f.path, "error", err)
+		})
 	}
-	return err
 }
 
 // load reads the place that was kept, if it is one of this source.
-func (l *logFollower) load(source string) place {
-	fresh := place{Source: source}
-	l.latest = fresh
-	b, err := os.ReadFile(l.path)
+func (f *follower) load() place {
+	fresh := place{Source: f.source}
+	f.latest = fresh
+	b, err := os.ReadFile(f.path)
 	if errors.Is(err, os.ErrNotExist) {
 		return fresh
 	}
 	var p place
-	if err != nil || json.Unmarshal(b, &p) != nil || p.Source != source {
+	if err != nil || json.Unmarshal(b, &p) != nil || p.Source != f.source {
 		return fresh
 	}
-	l.latest = p
+	f.latest = p
 	return p
 }

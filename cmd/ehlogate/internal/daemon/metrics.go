@@ -7,13 +7,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/ehlogate/ehlogate/policy/store"
-	"github.com/ehlogate/ehlogate/policy/store/shared"
+	"github.com/ehlogate/ehlogate/policy/store/redis"
 )
 
 // register makes the parts' counters visible at /metrics. The parts count by themselves and know nothing of Prometheus.
 func (d *Daemon) register(r prometheus.Registerer) {
 	counter := counters(r)
-	t, m, l := &d.tables.Stats, &d.milter.Stats, &d.ledger.Stats
+	t, m, l := &d.tables.Stats, &d.milter.Stats, &d.events.Stats
 	const lookups = "Lookups answered, by what the MTA was told of STARTTLS."
 	counter("lookups_total", lookups, "answer", "offered", &t.Offered)
 	counter("lookups_total", lookups, "answer", "withheld", &t.Withheld)
@@ -32,34 +32,34 @@ func (d *Daemon) register(r prometheus.Registerer) {
 	counter("sessions_total", "SMTP sessions heard.", "", "", &m.Sessions)
 	counter("messages_total", "Messages heard, accepted or not.", "", "", &m.Messages)
 	counter("messages_tls_total", "Messages heard in sessions over TLS.", "", "", &m.TLSMessages)
-	h := &d.hearing
+	in, joined := &d.intake.Stats, &d.intake.Correlator.Stats
 	const verdicts = "Verdicts on messages by class: the first of a message, and later ones of another class."
-	counter("verdicts_total", verdicts, "class", "spam", &h.spam)
-	counter("verdicts_total", verdicts, "class", "ham", &h.ham)
-	counter("corrections_total", "Later words on messages that were heard before.", "", "", &h.corrections)
-	counter("testimonies_joined_total", "What logs, feeds and people told of a session that was heard.", "", "", &h.docket.Stats.Joined)
-	counter("testimonies_alone_total", "What they told of a session that was not heard, which became an observation of its own.", "", "", &h.docket.Stats.Alone)
-	counter("testimonies_repeated_total", "What they told again.", "", "", &h.docket.Stats.Repeated)
-	counter("testimonies_orphaned_total", "What they told of an unknown message without its client.", "", "", &h.orphans)
-	counter("headers_odd_total", "Verdict headers and Authentication-Results that could not be read.", "", "", &m.OddHeaders)
-	counter("feed_refused_total", "Posts of other programs that could not be read.", "", "", &h.refused)
-	counter("feed_posts_total", "Verdicts posted by other programs.", "", "", &h.feeds)
-	counter("feed_dropped_total", "Verdicts posted faster than they could be worked on.", "", "", &h.dropped)
-	counter("tls_failures_total", "TLS handshakes that failed, as the MTA's log tells.", "", "", &h.broken)
-	counter("tls_marks_total", "Hosts marked as requiring TLS, or as one whose TLS is broken.", "", "", &h.marks)
-	log := &h.log.reader.Stats
+	counter("verdicts_total", verdicts, "class", "spam", &in.Spam)
+	counter("verdicts_total", verdicts, "class", "ham", &in.Ham)
+	counter("corrections_total", "Later verdicts on messages that were observed before.", "", "", &in.Corrections)
+	counter("signals_joined_total", "Signals of logs, feeds and people about a message or session that was observed.", "", "", &joined.Joined)
+	counter("signals_alone_total", "Signals that became an observation of their own.", "", "", &joined.Alone)
+	counter("signals_repeated_total", "Signals that said nothing new.", "", "", &joined.Repeated)
+	counter("signals_orphaned_total", "Signals about an unknown message that did not name its client.", "", "", &in.Orphaned)
+	counter("headers_malformed_total", "Verdict headers and Authentication-Results that could not be read.", "", "", &m.MalformedHeaders)
+	counter("feed_refused_total", "Posts of other programs that could not be read.", "", "", &d.intake.Refused)
+	counter("feed_posts_total", "Verdicts posted by other programs.", "", "", &d.intake.Posts)
+	counter("feed_dropped_total", "Verdicts posted faster than they could be worked on.", "", "", &d.intake.Dropped)
+	counter("tls_failures_total", "TLS handshakes that failed, as the MTA's log tells.", "", "", &in.FailedHandshakes)
+	counter("tls_exceptions_total", "Exceptions for hosts that may require TLS, or whose TLS is broken.", "", "", &in.Exceptions)
+	log := &d.follower.reader.Stats
 	counter("log_lines_total", "Lines of the MTA's log.", "", "", &log.Lines)
-	counter("log_lines_told_total", "Lines that told something of a client.", "", "", &log.Told)
-	counter("log_lines_odd_total", "Lines that were too long, or could not be read.", "", "", &log.Odd)
+	counter("log_lines_signals_total", "Lines that said something of a client.", "", "", &log.Signals)
+	counter("log_lines_malformed_total", "Lines that were too long, or could not be read.", "", "", &log.Malformed)
 	counter("actions_total", "Messages to which a tier's action was applied.", "", "", &m.Actions)
 	counter("events_written_total", "Lines written to the event log.", "", "", &l.Written)
 	counter("events_dropped_total", "Lines that could not be written to the event log.", "", "", &l.Dropped)
-	counter("observations_late_total", "Observations not durable when their message was answered; they were queued or dropped.", "", "", &d.late)
+	counter("observations_late_total", "Observations not durable when their message was answered; they were queued or dropped.", "", "", &d.intake.Late)
 	switch s := d.store.(type) {
 	case *store.Embedded:
 		registerEmbedded(r, s)
-	case *shared.Store:
-		registerShared(r, s)
+	case *redis.Store:
+		registerRedis(r, s)
 	}
 	r.MustRegister(
 		collectors.NewGoCollector(),
@@ -78,7 +78,7 @@ func registerEmbedded(r prometheus.Registerer, e *store.Embedded) {
 	gauge(r, "store_records", "Hosts and networks of which something is known.", func() float64 { return float64(e.Len()) })
 }
 
-func registerShared(r prometheus.Registerer, k *shared.Store) {
+func registerRedis(r prometheus.Registerer, k *redis.Store) {
 	counter, s := counters(r), &k.Stats
 	counter("lessons_total", lessons, "", "", &s.Learnt)
 	const recalls = "Questions to the store, by where the answer came from: memory, Redis, or none in time."
@@ -92,7 +92,7 @@ func registerShared(r prometheus.Registerer, k *shared.Store) {
 	counter("store_dropped_total", "Changes for which the spool had no room.", "", "", &s.Dropped)
 	counter("store_refused_total", "Changes that Redis could not take, because its key holds something else.", "", "", &s.Refused)
 	counter("store_lost_total", "Times that Redis was found to lack what it had taken and what could not be sent again.", "", "", &s.Lost)
-	counter("store_told_total", "Networks in which another node changed a tier.", "", "", &s.Told)
+	counter("store_invalidations_total", "Networks in which another node changed a tier.", "", "", &s.Invalidated)
 	gauge(r, "store_spooled", "Batches that wait on disk for Redis.", func() float64 { return float64(s.Spooled.Load()) })
 	gauge(r, "store_cached", "Hosts and networks remembered in memory.", func() float64 { return float64(k.Cached()) })
 	gauge(r, "store_up", "1 while Redis answers and may be written to.", func() float64 {

@@ -6,40 +6,42 @@ import (
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/intake"
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/store"
-	"github.com/ehlogate/ehlogate/policy/store/shared"
+	"github.com/ehlogate/ehlogate/policy/store/redis"
 )
 
 // keeper is a store of either kind.
 type keeper interface {
 	policy.Store
 	api.Store
-	// Marked is how many marks there are.
-	Marked() int
+	intake.Store
 	Close() error
 }
 
-func openStore(cfg *config.Config, log *slog.Logger) (keeper, error) {
+func openStore(cfg *config.Config, tier policy.Tiering, log *slog.Logger) (keeper, error) {
 	if cfg.Store.Redis == nil {
-		return store.Open(cfg.Store.Dir, time.Now)
+		return store.Open(cfg.Store.Dir, store.Options{Layout: cfg.Policy.Layout, Tier: tier, Now: time.Now})
 	}
-	shared.LogLibrary(log)
-	return shared.Open(SharedOptions(cfg, log))
+	redis.LogLibrary(log)
+	o := RedisOptions(cfg, log)
+	o.Tier = tier
+	return redis.Open(o)
 }
 
-// SharedOptions are the options of the store in Redis that is configured.
-func SharedOptions(cfg *config.Config, log *slog.Logger) shared.Options {
-	return shared.Options{
+// RedisOptions are the options of the store in Redis that is configured, without its Tier.
+func RedisOptions(cfg *config.Config, log *slog.Logger) redis.Options {
+	return redis.Options{
 		Target: cfg.Store.Redis, SpoolDir: cfg.Store.Spool, SpoolLimit: cfg.Store.SpoolLimit, Now: time.Now, Log: log,
 		Layout: cfg.Policy.Layout,
 	}
 }
 
-// sameStore reports whether two configurations keep evidence in the same place. With Redis, how addresses are cut is part of that.
+// sameStore reports whether two configurations keep evidence in the same place. How
+// addresses are cut is part of that.
 func sameStore(a, b *config.Config) bool {
 	x, y := a.Store, b.Store
 	x.Redis, y.Redis = nil, nil
-	return x == y && (a.Store.Redis == nil) == (b.Store.Redis == nil) &&
-		(a.Store.Redis == nil || a.Policy.Layout == b.Policy.Layout)
+	return x == y && (a.Store.Redis == nil) == (b.Store.Redis == nil) && a.Policy.Layout == b.Policy.Layout
 }

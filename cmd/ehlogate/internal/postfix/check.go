@@ -13,9 +13,9 @@ import (
 type Finding struct {
 	// OK says that it is as it should be.
 	OK bool `json:"ok"`
-	// What was found, and the line that mends it.
+	// What was found, and the line that fixes it.
 	What string `json:"what"`
-	Mend string `json:"mend,omitempty"`
+	Fix string `json:"mend,omitempty"`
 }
 
 // checker collects findings until something cannot be read.
@@ -42,10 +42,10 @@ func (p *Postfix) Check(ctx context.Context) ([]Finding, error) {
 	return c.found, c.err
 }
 
-func (c *checker) want(ok bool, good, bad, mend string) {
+func (c *checker) want(ok bool, good, bad, fix string) {
 	f := Finding{OK: ok, What: good}
 	if !ok {
-		f.What, f.Mend = bad, mend
+		f.What, f.Fix = bad, fix
 	}
 	c.found = append(c.found, f)
 }

@@ -1,5 +1,5 @@
 // Package postfix reads and writes the settings of a Postfix through postconf(1): what is missing, wrong or dangerous beside ehlogate, and
-// the lines that mend it.
+// the lines that fix it.
 package postfix
 
 import (

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/ehlogate/ehlogate/policy"
-	"github.com/ehlogate/ehlogate/policy/ledger"
+	"github.com/ehlogate/ehlogate/policy/eventlog"
 	"github.com/ehlogate/ehlogate/policy/store"
 )
 
@@ -74,13 +74,6 @@ type Options struct {
 	Against bool
 }
 
-// said is what an earlier row said, for its corrections.
-type said struct {
-	addr    netip.Addr
-	at      time.Time
-	verdict policy.Verdict
-}
-
 type run struct {
 	opts     Options
 	summary  Summary
@@ -90,22 +83,26 @@ type run struct {
 	expired  time.Time
 	out      *bufio.Writer
 	sessions map[string]struct{}
-	said     map[int]said
-	early    map[int]policy.Verdict
-	clients  map[netip.Addr]*Client
+	// learnt are the messages of earlier rows, for their corrections.
+	learnt  map[int]policy.Message
+	early   map[int]policy.Verdict
+	clients map[netip.Addr]*Client
 }
 
 // Run replays a trace under a policy.
 func Run(trace io.Reader, p *policy.Policy, opts Options) (*Summary, error) {
 	r := &run{
-		opts: opts, store: store.NewMemory(), sessions: map[string]struct{}{}, said: map[int]said{}, early: map[int]policy.Verdict{},
+		opts: opts, sessions: map[string]struct{}{}, learnt: map[int]policy.Message{}, early: map[int]policy.Verdict{},
 		clients: map[netip.Addr]*Client{}, summary: Summary{Mode: p.Mode, Verdicts: map[policy.Class]Change{}},
 	}
-	r.judge = policy.NewJudge(p, r.store, func() time.Time { return r.now })
+	inForce := policy.NewInForce(p, func() time.Time { return r.now })
+	// Rows may be out of order: the latest one shows how far the trace's clock had come.
+	r.store = store.NewMemory(inForce.Tier, func() time.Time { return r.summary.Last })
+	r.judge = policy.NewJudge(inForce, r.store)
 	if opts.Decisions != nil {
 		r.out = bufio.NewWriterSize(opts.Decisions, 1<<16)
 	}
-	for row, err := range ledger.Rows(trace) {
+	for row, err := range eventlog.Rows(trace) {
 		if err != nil {
 			return nil, err
 		}
@@ -124,7 +121,7 @@ func Run(trace io.Reader, p *policy.Policy, opts Options) (*Summary, error) {
 }
 
 // row judges a row at its own time, then learns from it.
-func (r *run) row(row *ledger.Row) error {
+func (r *run) row(row *eventlog.Row) error {
 	r.tick(row.Time)
 	if row.Correction {
 		r.corrected(row)
@@ -184,14 +181,15 @@ func (r *run) tick(at time.Time) {
 	}
 }
 
-func (r *run) learn(row *ledger.Row) {
-	r.judge.Learn(&policy.Observation{
+func (r *run) learn(row *eventlog.Row) {
+	m := policy.Message{
 		Time: row.Time, Client: policy.Client{Addr: row.Addr}, Authenticated: row.Authenticated, Verdict: row.Verdict, Mail: row.Mail,
-	})
+	}
+	r.judge.Learn(&m)
 	if !row.Named {
 		return
 	}
-	r.said[row.ID] = said{row.Addr, row.Time, row.Verdict}
+	r.learnt[row.ID] = m
 	if v, ok := r.early[row.ID]; ok {
 		delete(r.early, row.ID)
 		r.replace(row.ID, v)
@@ -199,36 +197,36 @@ func (r *run) learn(row *ledger.Row) {
 }
 
 // correct takes an earlier row's verdict back; one that comes before its row waits for it.
-func (r *run) correct(row *ledger.Row) {
+func (r *run) correct(row *eventlog.Row) {
 	r.summary.Corrections++
-	if _, ok := r.said[row.CorrectionOf]; ok {
+	if _, ok := r.learnt[row.CorrectionOf]; ok {
 		r.replace(row.CorrectionOf, row.Verdict)
 	} else {
 		r.early[row.CorrectionOf] = row.Verdict
 	}
 }
 
-// corrected takes a correction of the daemon's own, which says all by itself. What it corrects may lie before the trace.
-func (r *run) corrected(row *ledger.Row) {
+// corrected takes a correction of the daemon's own, which needs no earlier row. What it corrects may
+// lie before the trace.
+func (r *run) corrected(row *eventlog.Row) {
 	r.summary.Corrections++
 	if row.Of.Before(r.summary.First) {
 		r.summary.Orphans++
 		return
 	}
-	if !row.Authenticated {
-		r.judge.Correct(policy.Correction{Addr: row.Addr, At: row.Of, Old: row.Was, New: row.Verdict})
-	}
+	m := policy.Message{Time: row.Of, Client: policy.Client{Addr: row.Addr}, Authenticated: row.Authenticated, Verdict: row.Verdict}
+	r.judge.Correct(&policy.Correction{Message: m, Was: row.Was})
 }
 
 func (r *run) replace(id int, v policy.Verdict) {
-	was := r.said[id]
-	r.judge.Correct(policy.Correction{Addr: was.addr, At: was.at, Old: was.verdict, New: v})
-	was.verdict = v
-	r.said[id] = was
+	c := policy.Correction{Message: r.learnt[id], Was: r.learnt[id].Verdict}
+	c.Verdict = v
+	r.judge.Correct(&c)
+	r.learnt[id] = c.Message
 }
 
 // count counts a connection by what it is told now and, with Against, by what that changes.
-func (r *run) count(row *ledger.Row, withheld bool) (err error) {
+func (r *run) count(row *eventlog.Row, withheld bool) (err error) {
 	c := r.summary.Verdicts[row.Verdict.Class]
 	c.Connections++
 	if row.TLS {
@@ -248,7 +246,7 @@ func (r *run) count(row *ledger.Row, withheld bool) (err error) {
 }
 
 // compare counts what changes for a connection against what it was told then.
-func (r *run) compare(row *ledger.Row, withheld bool, c *Change) error {
+func (r *run) compare(row *eventlog.Row, withheld bool, c *Change) error {
 	switch row.STARTTLS {
 	case policy.Offered:
 		if withheld {
@@ -270,7 +268,7 @@ func (r *run) compare(row *ledger.Row, withheld bool, c *Change) error {
 }
 
 // client is the one for whom this row changes something.
-func (r *run) client(row *ledger.Row) *Client {
+func (r *run) client(row *eventlog.Row) *Client {
 	c := r.clients[row.Addr]
 	if c == nil {
 		c = &Client{Addr: row.Addr}

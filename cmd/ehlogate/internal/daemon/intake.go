@@ -1,0 +1,172 @@
+package daemon
+
+import (
+	"context"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/intake"
+	"github.com/ehlogate/ehlogate/milter/verdict"
+	"github.com/ehlogate/ehlogate/policy"
+)
+
+const (
+	// recordWait is how long the end of a message waits until its observation is durable. After that
+	// the observation is queued, and counted as late.
+	recordWait = 100 * time.Millisecond
+	// concludeEvery is how often intake looks for signals that have been pending long enough.
+	concludeEvery = 250 * time.Millisecond
+	// mostPosts bounds the posts of other programs that wait to be worked on; one more is dropped and
+	// counted.
+	mostPosts = 10_000
+	// mostUnderWay bounds the observations under way that nobody waits for.
+	mostUnderWay = 4096
+)
+
+// taking is intake at work: the queue of posts, and what is not durable yet.
+type taking struct {
+	*intake.Intake
+	posts    chan policy.Signal
+	underWay chan struct{}
+
+	// Posts counts the verdicts posted by other programs, Dropped those of them for which there was no
+	// room, Refused posts that could not be read, and Late observations that were not durable in time.
+	Posts, Dropped, Refused, Late atomic.Uint64
+	throttled                     rate.Sometimes
+}
+
+func newTaking(in *intake.Intake) *taking {
+	return &taking{
+		Intake: in, posts: make(chan policy.Signal, mostPosts), underWay: make(chan struct{}, mostUnderWay),
+		throttled: rate.Sometimes{First: 1, Interval: time.Minute},
+	}
+}
+
+// observe takes an observation of the milter's and waits until it is durable, but not for long.
+func (t *taking) observe(o *policy.Observation, assessments []policy.Assessment) {
+	t.await(t.Observe(o, assessments))
+}
+
+// await waits until a message is learnt and written, no longer than recordWait.
+func (t *taking) await(r intake.Receipt) {
+	deadline := time.NewTimer(recordWait)
+	defer deadline.Stop()
+	learnt, written := r.Learnt, r.Written
+	for learnt != nil || written != nil {
+		var err error
+		select {
+		case err = <-learnt:
+			learnt = nil
+		case err = <-written:
+			written = nil
+		case <-deadline.C:
+			t.Late.Add(1)
+			return
+		}
+		if err != nil {
+			t.Late.Add(1)
+			t.throttled.Do(func() {
+				t.Log.Error("an observation is not durable yet", "session", r.Message.Session, "client", r.Message.Client.Addr, "error", err)
+			})
+		}
+	}
+}
+
+// awaitLater waits where nobody else does, so that what goes wrong is counted. When too much is under
+// way, the caller waits.
+func (t *taking) awaitLater(r intake.Receipt) {
+	t.underWay <- struct{}{}
+	go func() {
+		defer func() { <-t.underWay }()
+		t.await(r)
+	}()
+}
+
+// signal takes a signal.
+func (t *taking) signal(s policy.Signal) {
+	if r := t.Signal(s); r != nil {
+		t.awaitLater(*r)
+	}
+}
+
+// post takes a signal posted by another program, which is answered at once.
+func (t *taking) post(s policy.Signal) {
+	t.Posts.Add(1)
+	select {
+	case t.posts <- s:
+	default:
+		t.Dropped.Add(1)
+	}
+}
+
+func (t *taking) conclude(all bool) {
+	for _, r := range t.Conclude(all) {
+		t.awaitLater(r)
+	}
+}
+
+// learn takes the reports of people and waits until they are durable, but not for long.
+func (t *taking) learn(reports []api.Report) (done []api.Learnt, err error) {
+	signals := make([]policy.Signal, len(reports))
+	for i, r := range reports {
+		signals[i] = policy.Signal{
+			Time: r.Time, Addr: r.Addr, QueueID: r.QueueID, Mail: true, FromDomain: r.FromDomain,
+			Assessment: policy.Assessment{Class: r.Class, Confidence: policy.Certain, Source: r.Source, Reason: verdict.Clip(r.Reason)},
+		}
+	}
+	learnt, err := t.Learn(signals)
+	for i, l := range learnt {
+		if l.Receipt != nil {
+			t.await(*l.Receipt)
+		}
+		done = append(done, api.Learnt{QueueID: reports[i].QueueID, Addr: l.Addr, Status: l.Status})
+	}
+	return done, err
+}
+
+// start works on posts, follows the MTA's log, and concludes what no session came for, until stop is
+// called.
+func (t *taking) start(follower *follower) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var working sync.WaitGroup
+	working.Go(func() {
+		for {
+			select {
+			case s := <-t.posts:
+				t.signal(s)
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	working.Go(func() { follower.follow(ctx, os.Stdin) })
+	working.Go(func() {
+		tick := time.NewTicker(concludeEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				t.conclude(false)
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return func() {
+		cancel()
+		working.Wait()
+		for len(t.posts) > 0 {
+			t.signal(<-t.posts)
+		}
+		t.conclude(true)
+		for range mostUnderWay {
+			t.underWay <- struct{}{}
+		}
+		follower.keep(true)
+	}
+}

@@ -1,0 +1,269 @@
+// Package intake is where all that is heard of a message meets: what the milter observes of SMTP
+// sessions, and the signals of logs, feeds and people.
+//
+// Each message counts once, for its own client, at its own time. The correlator finds the message
+// that a signal is about; the judge learns its verdict; the event log records it. What is noticed of
+// a host and STARTTLS is kept as an exception in the store.
+package intake
+
+import (
+	"log/slog"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/behaviour"
+	"github.com/ehlogate/ehlogate/policy/correlate"
+	"github.com/ehlogate/ehlogate/policy/eventlog"
+	"github.com/ehlogate/ehlogate/policy/reputation"
+)
+
+// Ahead is how far ahead of our clock a time may be that others tell.
+const Ahead = time.Minute
+
+// recentMost is how much of the event log is read at the start, in bytes.
+const recentMost = 64 << 20
+
+// Store is what intake needs of the store besides the judge.
+type Store interface {
+	SetException(policy.Exception) error
+	// ExceptionCount is how many exceptions there are.
+	ExceptionCount() int
+}
+
+// Settings are what the configuration says of intake.
+type Settings struct {
+	Weights policy.Weights
+	// Node is this host's name in the event log, Events the event log's path.
+	Node, Events string
+	Anonymize    bool
+}
+
+// Stats are counts since the start.
+type Stats struct {
+	// Messages counts observations of messages, Spam and Ham verdicts on messages: the first of each,
+	// and later ones of another class.
+	Messages, Spam, Ham atomic.Uint64
+	// Corrections counts later verdicts on messages, Orphaned signals about an unknown message that
+	// do not name its client.
+	Corrections, Orphaned atomic.Uint64
+	// FailedHandshakes counts TLS handshakes that failed, Exceptions what was made of them and of
+	// clients that left.
+	FailedHandshakes, Exceptions atomic.Uint64
+}
+
+// Intake takes in all that is told of messages. Its exported fields are set before use.
+type Intake struct {
+	Correlator *correlate.Correlator
+	Judge      *policy.Judge
+	EventLog   *eventlog.Log
+	Store      Store
+	Clients    *behaviour.Clients
+	Handshakes *behaviour.Handshakes
+	Settings   func() Settings
+	Now        func() time.Time
+	Log        *slog.Logger
+
+	Stats Stats
+
+	unstored, oneSided throttle
+}
+
+// throttle lets a kind of log line through once in a while.
+type throttle struct{ rate.Sometimes }
+
+func (t *throttle) every(interval time.Duration, say func()) {
+	t.First, t.Interval = 1, interval
+	t.Do(say)
+}
+
+// Receipt is what to wait for until something is durable: each channel yields once, or is nil.
+type Receipt struct {
+	Message         *policy.Message
+	Learnt, Written <-chan error
+}
+
+// Restore takes the last hours of the event log into the correlator, so that what is told again, or
+// late, of messages before a restart is recognized.
+func (in *Intake) Restore() error {
+	set := in.Settings()
+	if set.Anonymize {
+		return nil
+	}
+	known, err := eventlog.Recent(set.Events, in.Now().Add(-correlate.Remember), recentMost)
+	in.restore(known)
+	return err
+}
+
+func (in *Intake) restore(known []*policy.Message) {
+	for _, m := range known {
+		if m.Time.After(in.Now()) {
+			// The clock was wrong when it was written.
+			m.Time = in.bound(m.Time)
+		}
+		in.Correlator.Restore(m)
+	}
+}
+
+// bound is a time that others told, no later than a little ahead of our clock, and no older than
+// evidence can be.
+func (in *Intake) bound(t time.Time) time.Time {
+	now := in.Now()
+	if latest := now.Add(Ahead); t.After(latest) {
+		return latest
+	}
+	if oldest := now.Add(-reputation.Lifetime); t.Before(oldest) {
+		return oldest
+	}
+	return t
+}
+
+// Observe takes an observation of the milter's, with the assessments of its session. The signals that
+// came before it are added.
+func (in *Intake) Observe(o *policy.Observation, assessments []policy.Assessment) Receipt {
+	weights := in.Settings().Weights
+	for _, a := range assessments {
+		o.Verdicts = o.Verdicts.With(weights.Weigh(a))
+	}
+	in.Correlator.Observe(&o.Message)
+	if o.Mail {
+		in.Stats.Messages.Add(1)
+	}
+	r := in.record(o)
+	in.notice(o)
+	if h := in.Heard(); h.OneSided() {
+		in.oneSided.every(time.Hour, func() {
+			in.Log.Warn("filters say spam of some messages and ham of none, so a client that sends some spam looks as if it sent nothing else: if your filter marks only spam, set verdict.silence = \"ham\"",
+				"messages", h.Messages, "spam", h.Spam)
+		})
+	}
+	return r
+}
+
+// Heard counts what was heard since the start: messages, and verdicts of spam and of ham on them.
+type Heard struct {
+	Messages uint64 `json:"messages"`
+	Spam     uint64 `json:"spam"`
+	Ham      uint64 `json:"ham"`
+}
+
+// Heard is what was heard since the start.
+func (in *Intake) Heard() Heard {
+	return Heard{in.Stats.Messages.Load(), in.Stats.Spam.Load(), in.Stats.Ham.Load()}
+}
+
+// enoughMessages is how many messages it takes until no ham among them is not by chance.
+const enoughMessages = 20
+
+// OneSided reports whether there are verdicts of spam and none of ham, among enough messages: a client
+// that sends some spam then looks as if it sent nothing else.
+func (h Heard) OneSided() bool { return h.Messages >= enoughMessages && h.Spam > 0 && h.Ham == 0 }
+
+// Signal takes a signal. What there is to wait for is nil, unless it corrects a message.
+func (in *Intake) Signal(s policy.Signal) *Receipt {
+	s.Time = in.bound(s.Time)
+	if s.Trouble == policy.HandshakeFailed {
+		in.handshakeFailed(s.Addr, s.Time)
+	}
+	c, _ := in.Correlator.Signal(s, in.weigh(&s))
+	if c == nil {
+		return nil
+	}
+	r := in.correct(c)
+	return &r
+}
+
+func (in *Intake) weigh(s *policy.Signal) policy.Verdict {
+	return in.Settings().Weights.Weigh(s.Assessment)
+}
+
+// UnknownUser takes an unknown user that a client asked for, as a log tells; see
+// behaviour.Clients.UnknownUser.
+func (in *Intake) UnknownUser(client netip.Addr, recipient string, at time.Time) policy.Confidence {
+	return in.Clients.UnknownUser(client, recipient, in.bound(at))
+}
+
+// Conclude makes observations of the signals for which no session came, or of all that wait. A signal
+// that does not name its client teaches nothing.
+func (in *Intake) Conclude(all bool) (receipts []Receipt) {
+	for _, o := range in.Correlator.Due(all) {
+		if !o.Client.Addr.IsValid() {
+			in.Stats.Orphaned.Add(1)
+			continue
+		}
+		o.Decision = in.Judge.Decide(o.Client.Addr)
+		receipts = append(receipts, in.record(o))
+	}
+	return receipts
+}
+
+// record learns an observation and writes it down.
+func (in *Intake) record(o *policy.Observation) Receipt {
+	in.count(o.Verdict)
+	return in.receipt(&o.Message, in.Judge.Learn(&o.Message), eventlog.Of(o, in.Settings().Node))
+}
+
+// correct learns a correction and writes it down.
+func (in *Intake) correct(c *policy.Correction) Receipt {
+	in.Stats.Corrections.Add(1)
+	if c.Verdict.Class != c.Was.Class {
+		in.count(c.Verdict)
+	}
+	return in.receipt(&c.Message, in.Judge.Correct(c), eventlog.OfCorrection(c, in.Now(), in.Settings().Node))
+}
+
+func (in *Intake) receipt(m *policy.Message, learnt <-chan error, e *eventlog.Event) Receipt {
+	if in.Settings().Anonymize {
+		e.Anonymize()
+	}
+	return Receipt{Message: m, Learnt: learnt, Written: in.EventLog.Append(e)}
+}
+
+func (in *Intake) count(v policy.Verdict) {
+	switch v.Class {
+	case policy.Spam:
+		in.Stats.Spam.Add(1)
+	case policy.Ham:
+		in.Stats.Ham.Add(1)
+	}
+}
+
+// notice takes what a session says of its client and STARTTLS.
+func (in *Intake) notice(o *policy.Observation) {
+	host := o.Decision.Host
+	switch {
+	case !host.IsValid():
+	case o.TLS != nil:
+		in.Handshakes.Worked(host)
+	case o.Trouble == policy.LeftWithout && o.Decision.Rule == policy.RuleTier:
+		in.except(behaviour.Left(host, o.Time))
+	}
+}
+
+// handshakeFailed takes a TLS handshake that failed.
+func (in *Intake) handshakeFailed(addr netip.Addr, at time.Time) {
+	in.Stats.FailedHandshakes.Add(1)
+	if !addr.IsValid() {
+		return
+	}
+	host := in.Judge.Policy().Keys(addr).Host
+	if e, ok := in.Handshakes.Failed(host, at); ok && !e.Ended(in.Now()) {
+		in.except(e)
+	}
+}
+
+// except makes an exception, unless there are too many.
+func (in *Intake) except(e policy.Exception) {
+	if in.Store.ExceptionCount() >= policy.MostExceptions {
+		return
+	}
+	in.Stats.Exceptions.Add(1)
+	if err := in.Store.SetException(e); err != nil {
+		in.unstored.every(time.Minute, func() {
+			in.Log.Error("an exception for a host could not be stored", "client", e.Network, "cause", e.Cause, "error", err)
+		})
+	}
+}

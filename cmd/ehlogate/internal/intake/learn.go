@@ -1,0 +1,88 @@
+package intake
+
+import (
+	"net/netip"
+
+	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/eventlog"
+)
+
+// Status is what became of a person's report.
+type Status string
+
+// The statuses.
+const (
+	Corrected Status = "corrected" // the message was known, and has this verdict now, too
+	New       Status = "new"       // the message was not known: a new verdict on its client
+	Again     Status = "again"     // the same was reported before
+	Unknown   Status = "unknown"   // no message with that queue id is known, and no client
+	OwnUser   Status = "own-user"  // the client had logged in: nothing is learnt of its address
+)
+
+// Learnt is what became of a report, and the client it was about.
+type Learnt struct {
+	Status Status
+	Addr   netip.Addr
+	// Receipt is nil where nothing was learnt.
+	Receipt *Receipt
+}
+
+// Learn takes the reports of people on messages: each corrects the verdict on its message as far as
+// the event log has it, or is a verdict of its own.
+func (in *Intake) Learn(reports []policy.Signal) (done []Learnt, err error) {
+	if err := in.find(reports); err != nil {
+		return nil, err
+	}
+	for _, r := range reports {
+		done = append(done, in.learn(r))
+	}
+	return done, nil
+}
+
+// find takes the messages that are reported from the event log into the correlator, as far as they
+// are not there.
+func (in *Intake) find(reports []policy.Signal) error {
+	var missing []string
+	for _, r := range reports {
+		if r.QueueID != "" && !in.Correlator.Has(r.QueueID) {
+			missing = append(missing, r.QueueID)
+		}
+	}
+	set := in.Settings()
+	if len(missing) == 0 || set.Anonymize {
+		return nil
+	}
+	found, err := eventlog.Find(set.Events, missing)
+	for _, m := range found {
+		in.restore([]*policy.Message{m})
+	}
+	return err
+}
+
+func (in *Intake) learn(r policy.Signal) Learnt {
+	v := in.weigh(&r)
+	c, known := in.Correlator.Report(r, v)
+	switch {
+	case known && c == nil:
+		return Learnt{Status: Again, Addr: r.Addr}
+	case known && c.Authenticated:
+		return Learnt{Status: OwnUser, Addr: r.Addr}
+	case known:
+		receipt := in.correct(c)
+		return Learnt{Status: Corrected, Addr: c.Client.Addr, Receipt: &receipt}
+	case !r.Addr.IsValid():
+		return Learnt{Status: Unknown}
+	}
+	if r.Time.IsZero() {
+		r.Time = in.Now()
+	}
+	r.Time = in.bound(r.Time)
+	o := r.Observation(v)
+	o.Decision = in.Judge.Decide(r.Addr)
+	if o.QueueID != "" {
+		// Reported again, it is known.
+		in.Correlator.Restore(&o.Message)
+	}
+	receipt := in.record(o)
+	return Learnt{Status: New, Addr: r.Addr, Receipt: &receipt}
+}

@@ -1,0 +1,29 @@
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// ParseAddr reads an address in any spelling that MTAs, filters and people use: bare, in brackets,
+// with an "IPv6:" prefix in any case (RFC 5321 section 4.1.3), written out, with a zone, mapped.
+// What it returns is unmapped and has no zone.
+func ParseAddr(s string) (netip.Addr, error) {
+	s = strings.TrimSpace(s)
+	s = strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")
+	if len(s) > 5 && strings.EqualFold(s[:5], "ipv6:") {
+		s = s[5:]
+	}
+	addr, err := netip.ParseAddr(s)
+	if err != nil {
+		if len(s) > 64 {
+			s = s[:64] + "..."
+		}
+		return netip.Addr{}, fmt.Errorf("%q is not an IP address", s)
+	}
+	return PlainAddr(addr), nil
+}
+
+// PlainAddr is an address unmapped and without its zone, as all of ehlogate takes addresses.
+func PlainAddr(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }

@@ -1,0 +1,397 @@
+// Package correlate joins what logs, feeds and people tell of a message to the one message that they
+// are about, so that each message counts once.
+//
+// A message that rspamd rejects is told of three times: by rspamd's own feed, by the milter session
+// that is aborted, and by the MTA's log. They come in any order, some milliseconds or, where a
+// client takes its time, some minutes apart. A Signal finds its message by the queue id, else by the
+// client's address and port and the time:
+//
+//   - About a message that was observed, it becomes a correction.
+//   - About a session that is still open, it is pending until that session's observation comes.
+//   - Otherwise it is pending for a moment, and becomes an observation of its own when no session
+//     comes for it.
+//
+// The verdict on a message is policy.Verdicts.Resolve of all its verdicts, which does not depend on
+// their order.
+//
+// The correlator is bounded and forgets the oldest. It is in memory only: all that is in it is in
+// the event log, from which Restore takes it.
+package correlate
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ehlogate/ehlogate/policy"
+)
+
+const (
+	// Wait is how long a signal is pending when no session is open that it could be about.
+	Wait = 3 * time.Second
+	// ScreenWait is the same for what postscreen(8) says of a client: it holds the client for up to
+	// postscreen_greet_wait, six seconds by default, before smtpd(8) and the milter see it.
+	ScreenWait = 10 * time.Second
+	// HoldMost is how long a signal is pending while its session is open.
+	HoldMost = time.Hour
+	// Remember is how long a message can be joined.
+	Remember = 2 * time.Hour
+
+	// slack is how far apart the clocks of a session and of a log may be: many logs give whole
+	// seconds.
+	slack = 2 * time.Second
+	// unfinishedFor is how long a session may have gone on after we stopped listening.
+	unfinishedFor = time.Hour
+	// outOfOrder is how many messages of a client that are too old are passed over before the rest is
+	// taken for older still.
+	outOfOrder = 64
+	// mostMessages bounds the messages remembered, mostPending those of them that are pending.
+	mostMessages, mostPending = 200_000, 20_000
+)
+
+// Stats are counts since the start.
+type Stats struct {
+	// Joined counts signals that joined a message, Alone those that became an observation of their
+	// own, Repeated those that said nothing new.
+	Joined, Alone, Repeated atomic.Uint64
+}
+
+// Correlator remembers messages and open sessions. New makes one.
+type Correlator struct {
+	Stats Stats
+
+	now func() time.Time
+
+	mu       sync.Mutex
+	sessions sessions
+	// order has all messages, the one that was entered first first.
+	order    []*entry
+	byQueue  map[string]*entry
+	byClient map[netip.Addr][]*entry
+	// pending are those that wait for their session, in the order in which they came.
+	pending         []*entry
+	pendingByClient map[netip.Addr][]*entry
+}
+
+// entry is a message that is remembered.
+type entry struct {
+	policy.Message
+	// sessionBegan is when its session began, as far as that is known; last is the time of the last
+	// signal about it; entered is when it was entered, by our clock.
+	sessionBegan, last, entered time.Time
+	// observation is what becomes of it at due, unless its session comes for it; nil when it is not
+	// pending.
+	observation *policy.Observation
+	due         time.Time
+	// restored says that it is known from the event log; gone that it is in no index any more.
+	restored, gone bool
+}
+
+// New returns an empty correlator that goes by a clock.
+func New(now func() time.Time) *Correlator {
+	return &Correlator{
+		now: now, sessions: newSessions(),
+		byQueue: map[string]*entry{}, byClient: map[netip.Addr][]*entry{}, pendingByClient: map[netip.Addr][]*entry{},
+	}
+}
+
+// Observe enters a message that was heard, with the verdicts of its session. The pending signals
+// about it are added to it, and its verdict is set.
+func (c *Correlator) Observe(m *policy.Message) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	began := m.Began
+	if s := c.sessions.byID[m.Session]; s != nil {
+		began = s.began
+	}
+	for _, e := range c.pendingAbout(m, began) {
+		for _, v := range e.Verdicts {
+			m.Verdicts = m.Verdicts.With(v)
+		}
+		if m.Trouble == "" {
+			m.Trouble = e.Trouble
+		}
+		e.observation = nil
+		c.remove(e)
+		c.Stats.Joined.Add(1)
+	}
+	m.Verdict = m.Verdicts.Resolve()
+	c.enter(&entry{Message: *m, sessionBegan: began})
+}
+
+// pendingAbout are the pending signals about a message whose session began at a time.
+func (c *Correlator) pendingAbout(m *policy.Message, sessionBegan time.Time) (about []*entry) {
+	candidates := c.pendingByClient[m.Client.Addr]
+	if e := c.byQueue[m.QueueID]; e != nil && m.QueueID != "" && !slices.Contains(candidates, e) {
+		candidates = append(slices.Clip(candidates), e)
+	}
+	for _, e := range candidates {
+		began := sessionBegan
+		if e.Mail {
+			began = m.Began
+		}
+		switch {
+		case e.observation == nil || !sameClient(e.Client, m.Client):
+		case e.QueueID != "" && m.QueueID != "":
+			if e.QueueID == m.QueueID {
+				about = append(about, e)
+			}
+		case !e.last.Before(began.Add(-e.early(m.Client.Port))) && !e.Began.After(m.Time.Add(slack)):
+			about = append(about, e)
+		}
+	}
+	return about
+}
+
+// early is how long before its session a signal may come.
+func (e *entry) early(port uint16) time.Duration {
+	if e.screened() && e.Client.Port == port {
+		return ScreenWait
+	}
+	return slack
+}
+
+// screened reports whether the signals may be postscreen's: it names the client's port always, and
+// no message.
+func (e *entry) screened() bool { return e.Client.Port != 0 && !e.Mail && e.QueueID == "" }
+
+// sameClient reports whether two clients may be one, as far as they are known.
+func sameClient(a, b policy.Client) bool {
+	return (!a.Addr.IsValid() || !b.Addr.IsValid() || a.Addr == b.Addr) && (a.Port == 0 || b.Port == 0 || a.Port == b.Port)
+}
+
+// Signal adds a signal to the message that it is about, with its verdict. It returns a correction if
+// that was observed already, and the signal says something new of it; known says that it was
+// observed already. Otherwise the signal is pending, until Observe takes it or Due yields it.
+func (c *Correlator) Signal(s policy.Signal, v policy.Verdict) (correction *policy.Correction, known bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.find(&s, v); e != nil {
+		return c.join(e, &s, v)
+	}
+	c.hold(&s, v)
+	return nil, false
+}
+
+// find is the message that a signal is about, nil if that is not here yet.
+func (c *Correlator) find(s *policy.Signal, v policy.Verdict) *entry {
+	client := policy.Client{Addr: s.Addr, Port: s.Port}
+	if e := c.byQueue[s.QueueID]; s.QueueID != "" && e != nil && sameClient(e.Client, policy.Client{Addr: s.Addr}) {
+		return e
+	}
+	if !s.Addr.IsValid() {
+		return nil
+	}
+	observed, how := c.findObserved(s, v)
+	if how >= within {
+		return observed
+	}
+	for _, e := range slices.Backward(c.pendingByClient[s.Addr]) {
+		if e.distinct(s) || !sameClient(e.Client, client) {
+			continue
+		}
+		if !s.Time.Before(e.Began.Add(-slack)) && !s.Time.After(e.last.Add(slack)) {
+			return e
+		}
+	}
+	if c.sessions.about(client, s.QueueID, s.Time, slack) {
+		return nil
+	}
+	return observed
+}
+
+// match is how well a message fits a signal.
+type match int
+
+const (
+	none match = iota
+	// near: the signal came soon after the message, or after we stopped listening to its session.
+	near
+	// within: it came while the message, or for what is said of no message its session, was under
+	// way. kind: and both are about a message, or neither is. again: and its source has told of the
+	// message before.
+	within
+	kind
+	again
+)
+
+// findObserved is the message of the client's that fits a signal best, of several the last.
+func (c *Correlator) findObserved(s *policy.Signal, v policy.Verdict) (best *entry, how match) {
+	old := 0
+	for _, e := range slices.Backward(c.byClient[s.Addr]) {
+		if e.observation != nil {
+			continue
+		}
+		if e.ended().Before(s.Time) {
+			if old++; old > outOfOrder {
+				break
+			}
+			continue
+		}
+		if m := e.matches(s, v); m > how {
+			best, how = e, m
+		}
+	}
+	return best, how
+}
+
+// ended is the latest time of a signal about a message.
+func (e *entry) ended() time.Time {
+	if e.Unfinished {
+		return e.last.Add(unfinishedFor)
+	}
+	return e.last.Add(slack)
+}
+
+// matches tells how well a message that was observed fits a signal with a verdict.
+func (e *entry) matches(s *policy.Signal, v policy.Verdict) match {
+	samePort := s.Port != 0 && s.Port == e.Client.Port
+	told := slices.ContainsFunc(e.Verdicts, func(old policy.Verdict) bool { return old.Source == v.Source && old.Class == v.Class })
+	began, early := e.sessionBegan, slack
+	switch {
+	case s.Mail:
+		began = e.Began
+	case told && e.restored:
+		// The event log does not say when the session began in which the message was sent.
+		early = HoldMost
+	case samePort:
+		early = ScreenWait
+	}
+	switch {
+	case e.distinct(s) || s.Port != 0 && e.Client.Port != 0 && !samePort:
+		return none
+	case s.Time.Before(began.Add(-early)) || s.Time.After(e.ended()):
+		return none
+	case s.Time.After(e.last):
+		if told || s.Mail == e.Mail || samePort || e.Unfinished {
+			return near
+		}
+		return none
+	case told:
+		return again
+	case s.Mail == e.Mail || samePort:
+		return kind
+	}
+	return within
+}
+
+// distinct reports whether a message and a signal have different queue ids.
+func (e *entry) distinct(s *policy.Signal) bool {
+	return e.QueueID != "" && s.QueueID != "" && e.QueueID != s.QueueID
+}
+
+// join adds a signal to a message.
+func (c *Correlator) join(e *entry, s *policy.Signal, v policy.Verdict) (correction *policy.Correction, known bool) {
+	if e.observation != nil {
+		e.extend(s, v)
+	} else if e.Session == "" && s.Time.After(e.last) {
+		// Nobody heard when the session ended: what the log tells of it shows how long it lasted.
+		e.last = s.Time
+	}
+	verdicts, trouble := e.Verdicts.With(v), e.Trouble
+	if trouble == "" {
+		trouble = s.Trouble
+	}
+	if slices.Equal(verdicts, e.Verdicts) && trouble == e.Trouble {
+		c.Stats.Repeated.Add(1)
+		return nil, e.observation == nil
+	}
+	e.Verdicts, e.Trouble = verdicts, trouble
+	if e.observation != nil {
+		return nil, false
+	}
+	c.Stats.Joined.Add(1)
+	was := e.Verdict
+	e.Verdict = verdicts.Resolve()
+	return &policy.Correction{Message: e.Message, Was: was}, true
+}
+
+// extend adds what a further signal tells to a message that is pending.
+func (e *entry) extend(s *policy.Signal, v policy.Verdict) {
+	o, more := e.observation, s.Observation(v)
+	e.Mail = e.Mail || s.Mail
+	if o.FromDomain == "" {
+		o.FromDomain = s.FromDomain
+	}
+	if o.HELO == "" {
+		o.HELO = s.HELO
+	}
+	if s.Outcome != "" || o.Outcome == policy.NoMail {
+		o.Outcome = more.Outcome
+	}
+	if s.Time.Before(e.Began) {
+		e.Began = s.Time
+	}
+	if s.Time.After(e.Time) {
+		e.Time, e.last = s.Time, s.Time
+	}
+}
+
+// hold makes a signal pending.
+func (c *Correlator) hold(s *policy.Signal, v policy.Verdict) {
+	o := s.Observation(v)
+	e := &entry{Message: o.Message, sessionBegan: s.Time, observation: o}
+	e.due = c.now().Add(Wait)
+	if e.screened() {
+		e.due = c.now().Add(ScreenWait)
+	}
+	c.enter(e)
+	c.pending = append(c.pending, e)
+	if e.Client.Addr.IsValid() {
+		c.pendingByClient[e.Client.Addr] = append(c.pendingByClient[e.Client.Addr], e)
+	}
+}
+
+// Due returns what has been pending long enough, or all that is: observations of their own now.
+func (c *Correlator) Due(all bool) (due []*policy.Observation) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	rest := c.pending[:0]
+	for i, e := range c.pending {
+		switch {
+		case e.observation == nil:
+		case all || len(c.pending)-i > mostPending || c.isDue(e, now):
+			due = append(due, c.conclude(e))
+		default:
+			rest = append(rest, e)
+		}
+	}
+	clear(c.pending[len(rest):])
+	c.pending = rest
+	return due
+}
+
+// isDue reports whether a pending message has waited long enough: no session is open that it could
+// be about, or that is open for too long.
+func (c *Correlator) isDue(e *entry, now time.Time) bool {
+	if now.Before(e.due) {
+		return false
+	}
+	return !c.sessions.about(e.Client, e.QueueID, e.last, e.early(e.Client.Port)) || now.Sub(e.entered) >= HoldMost
+}
+
+// conclude makes an observation of a message that was pending.
+func (c *Correlator) conclude(e *entry) *policy.Observation {
+	o := e.observation
+	e.observation = nil
+	c.noLongerPending(e)
+	e.Verdict = e.Verdicts.Resolve()
+	o.Message = e.Message
+	c.Stats.Alone.Add(1)
+	return o
+}
+
+// OldestPending is when the signal came that has been pending longest; ok is false where none is.
+func (c *Correlator) OldestPending() (at time.Time, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range c.pending {
+		if e.observation != nil {
+			return e.entered, true
+		}
+	}
+	return at, false
+}

@@ -1,0 +1,106 @@
+package correlate
+
+import (
+	"slices"
+	"time"
+
+	"github.com/ehlogate/ehlogate/policy"
+)
+
+// sameDay is how far a report's time may be from its message's: what has the same queue id at
+// another time is another message.
+const sameDay = 24 * time.Hour
+
+// Report adds a person's verdict on a message of a time, which is zero where it is not known. It is
+// like Signal, but goes by the queue id alone, and nothing becomes pending.
+func (c *Correlator) Report(s policy.Signal, v policy.Verdict) (correction *policy.Correction, known bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.byQueue[s.QueueID]
+	if s.QueueID == "" || e == nil || !sameClient(e.Client, policy.Client{Addr: s.Addr}) {
+		return nil, false
+	}
+	if !s.Time.IsZero() && s.Time.Sub(e.Time).Abs() > sameDay {
+		return nil, false
+	}
+	// A message that is pending will be an observation with this verdict in it.
+	correction, _ = c.join(e, &policy.Signal{Time: e.Time, Mail: true, FromDomain: s.FromDomain}, v)
+	return correction, true
+}
+
+// Has reports whether a message with a queue id is remembered, or pending.
+func (c *Correlator) Has(queueID string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.byQueue[queueID] != nil
+}
+
+// Restore enters a message from the event log, as it was when it was last corrected.
+func (c *Correlator) Restore(m *policy.Message) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.enter(&entry{Message: *m, sessionBegan: m.Began, restored: true})
+}
+
+// enter remembers a message, and forgets what was entered too long ago, and what is too much.
+func (c *Correlator) enter(e *entry) {
+	e.entered = c.now()
+	e.last = e.Time
+	if e.Began.IsZero() {
+		e.Began = e.Time
+	}
+	c.order = append(c.order, e)
+	if e.QueueID != "" {
+		c.byQueue[e.QueueID] = e
+	}
+	if e.Client.Addr.IsValid() {
+		c.byClient[e.Client.Addr] = append(c.byClient[e.Client.Addr], e)
+	}
+	forget := e.entered.Add(-Remember)
+	for len(c.order) > 0 {
+		first := c.order[0]
+		if !first.gone && len(c.order) <= mostMessages && (first.observation != nil || !first.entered.Before(forget)) {
+			break
+		}
+		c.remove(first)
+		c.order[0] = nil
+		c.order = c.order[1:]
+	}
+}
+
+// remove takes a message out of the indices. One that is pending stays so.
+func (c *Correlator) remove(e *entry) {
+	e.gone = true
+	if c.byQueue[e.QueueID] == e {
+		delete(c.byQueue, e.QueueID)
+	}
+	if list := without(c.byClient[e.Client.Addr], e); len(list) == 0 {
+		delete(c.byClient, e.Client.Addr)
+	} else {
+		c.byClient[e.Client.Addr] = list
+	}
+	if e.observation == nil {
+		c.noLongerPending(e)
+	}
+}
+
+func (c *Correlator) noLongerPending(e *entry) {
+	if list := without(c.pendingByClient[e.Client.Addr], e); len(list) == 0 {
+		delete(c.pendingByClient, e.Client.Addr)
+	} else {
+		c.pendingByClient[e.Client.Addr] = list
+	}
+}
+
+// without is a list less one of its items. The first one goes without a copy: it is the oldest, which
+// goes first, and a busy client has many.
+func without[T comparable](list []T, item T) []T {
+	switch i := slices.Index(list, item); i {
+	case -1:
+		return list
+	case 0:
+		return list[1:]
+	default:
+		return slices.Delete(list, i, i+1)
+	}
+}

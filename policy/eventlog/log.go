@@ -1,0 +1,192 @@
+// Package eventlog writes the event log and reads it back: one line of JSON per message, one per
+// session that carried none, and one for each correction of either.
+//
+// Lines are appended whole, many in one write(2), so that a log rotated by rename or cut by a crash
+// never holds half a line between two. Nobody waits for the disk longer than he wants to; what
+// cannot be written is counted, and logged once a minute.
+package eventlog
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// mostQueued bounds the lines that wait for a slow disk; one more is dropped and counted.
+const mostQueued = 16384
+
+// ErrDropped is the error of a line that could not be written or queued.
+var ErrDropped = errors.New("eventlog: line dropped")
+
+// Stats are counts since the start.
+type Stats struct{ Written, Dropped atomic.Uint64 }
+
+// Log is an event log in a file. Open makes one.
+type Log struct {
+	Stats Stats
+
+	path      string
+	retain    time.Duration
+	now       func() time.Time
+	log       *slog.Logger
+	throttled rate.Sometimes
+
+	mu     sync.Mutex
+	closed bool
+	lines  chan line
+	reopen chan chan error
+	done   chan struct{}
+
+	file *os.File
+	// days are those on which the file was written to, as the clock had it then.
+	days []string
+}
+
+// line is a line on its way to the file, and who waits for it.
+type line struct {
+	text    []byte
+	written chan error
+}
+
+// Open opens the log for appending. With retain above zero it begins a new file each day (UTC),
+// keeps the old ones beside it as archives under the name and date, and removes those older than
+// retain; with zero it leaves rotation to logrotate(8) and SIGHUP.
+func Open(path string, retain time.Duration, now func() time.Time, log *slog.Logger) (*Log, error) {
+	l := &Log{
+		path: path, retain: retain, now: now, log: log, throttled: rate.Sometimes{First: 1, Interval: time.Minute},
+		lines: make(chan line, mostQueued), reopen: make(chan chan error), done: make(chan struct{}),
+	}
+	if err := l.openFile(); err != nil {
+		return nil, err
+	}
+	go l.run()
+	return l, nil
+}
+
+// Append queues an event. The channel yields once: nil when its line is in the file.
+func (l *Log) Append(e *Event) <-chan error {
+	written := make(chan error, 1)
+	text, err := e.line()
+	if err != nil {
+		l.Stats.Dropped.Add(1)
+		written <- fmt.Errorf("%w: %w", ErrDropped, err)
+		return written
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed {
+		select {
+		case l.lines <- line{text, written}:
+			return written
+		default:
+		}
+	}
+	l.Stats.Dropped.Add(1)
+	written <- ErrDropped
+	return written
+}
+
+// Reopen opens the file anew, after logrotate has renamed it. If that fails, the old file stays in
+// use.
+func (l *Log) Reopen() error {
+	opened := make(chan error, 1)
+	select {
+	case l.reopen <- opened:
+		return <-opened
+	case <-l.done:
+		return os.ErrClosed
+	}
+}
+
+// Close writes what is queued and closes the file.
+func (l *Log) Close() error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return nil
+	}
+	l.closed = true
+	close(l.lines)
+	l.mu.Unlock()
+	<-l.done
+	return l.file.Close()
+}
+
+func (l *Log) run() {
+	defer close(l.done)
+	for {
+		select {
+		case opened := <-l.reopen:
+			opened <- l.openFile()
+		case first, ok := <-l.lines:
+			if !ok {
+				return
+			}
+			l.write(first)
+		}
+	}
+}
+
+// write appends a line and all that are queued behind it.
+func (l *Log) write(first line) {
+	l.rotate()
+	batch := []line{first}
+	text := append(first.text, '\n')
+	for len(batch) < mostQueued && len(l.lines) > 0 {
+		next, ok := <-l.lines
+		if !ok {
+			break
+		}
+		batch = append(batch, next)
+		text = append(append(text, next.text...), '\n')
+	}
+	err := l.appendWhole(text)
+	if err != nil {
+		l.Stats.Dropped.Add(uint64(len(batch)))
+		err = fmt.Errorf("%w: %w", ErrDropped, err)
+		l.throttled.Do(func() {
+			l.log.Error("the event log cannot be written", "file", l.path, "error", err, "dropped", l.Stats.Dropped.Load())
+		})
+	} else {
+		l.Stats.Written.Add(uint64(len(batch)))
+	}
+	for _, b := range batch {
+		b.written <- err
+	}
+}
+
+// appendWhole takes back what a full disk let through of a write, so that the next line begins on a
+// line of its own.
+func (l *Log) appendWhole(text []byte) error {
+	n, err := l.file.Write(text)
+	if err != nil && n > 0 {
+		if info, statErr := l.file.Stat(); statErr == nil {
+			err = errors.Join(err, l.file.Truncate(info.Size()-int64(n)))
+		}
+	}
+	return err
+}
+
+func (l *Log) openFile() error {
+	f, err := os.OpenFile(l.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
+	if err != nil {
+		return fmt.Errorf("eventlog: %w", err)
+	}
+	if l.file != nil {
+		l.file.Close()
+	}
+	l.file, l.days = f, nil
+	info, err := f.Stat()
+	if err == nil && info.Size() > 0 {
+		l.wroteOn(info.ModTime())
+	} else {
+		l.wroteOn(l.now())
+	}
+	return nil
+}

@@ -1,0 +1,148 @@
+package eventlog
+
+import (
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// days writes an event on each day, named after it, and returns the files that are left with the
+// events in each. A day that begins with a "!" is one at which the log is opened anew.
+func days(t *testing.T, retain time.Duration, days ...string) map[string]string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "events.ndjson")
+	var clock time.Time
+	start := func() *Log {
+		l, err := Open(path, retain, func() time.Time { return clock }, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	var l *Log
+	for _, d := range days {
+		d, restart := strings.CutPrefix(d, "!")
+		at, err := time.Parse(time.DateOnly, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if restart {
+			l.Close()
+			// The file bears the time of its last line.
+			os.Chtimes(path, clock, clock)
+		}
+		clock = at.Add(13 * time.Hour)
+		if l == nil || restart {
+			l = start()
+		}
+		if err := <-l.Append(event(d)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.Close()
+	left := map[string]string{}
+	files, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*"))
+	for _, f := range files {
+		left[strings.TrimSuffix(filepath.Base(f), ".ndjson")] = sessions(t, f)
+	}
+	return left
+}
+
+func TestArchives(t *testing.T) {
+	const retain = 48 * time.Hour
+	for _, c := range []struct {
+		name string
+		days []string
+		want map[string]string
+	}{
+		{"one a day, and the old ones go", []string{"2026-11-20", "2026-11-21", "2026-11-22", "2026-11-23", "2026-11-24"},
+			map[string]string{"events-2026-11-22": "2026-11-22", "events-2026-11-23": "2026-11-23", "events": "2026-11-24"}},
+		{"days without mail", []string{"2026-11-20", "2026-11-24"},
+			map[string]string{"events-2026-11-20": "2026-11-20", "events": "2026-11-24"}},
+		{"the clock steps back and forth over midnight", []string{"2026-11-23", "2026-11-24", "2026-11-23", "2026-11-24", "2026-11-25"},
+			map[string]string{"events-2026-11-23": "2026-11-23", "events-2026-11-24": "2026-11-24 2026-11-23 2026-11-24", "events": "2026-11-25"}},
+		{"one line of long ago", []string{"2026-11-23", "2026-11-24", "1970-01-01", "2026-11-24", "2026-11-25"},
+			map[string]string{"events-2026-11-23": "2026-11-23", "events-2026-11-24": "2026-11-24 1970-01-01 2026-11-24", "events": "2026-11-25"}},
+		{"one line of the far future", []string{"2026-11-23", "2026-11-24", "2062-01-01", "2026-11-24", "2026-11-25"},
+			map[string]string{"events-2026-11-23": "2026-11-23", "events-2026-11-24": "2026-11-24", "events-2026-11-24.1": "2062-01-01 2026-11-24", "events": "2026-11-25"}},
+		{"a restart while the clock is wrong", []string{"2026-11-23", "2026-11-24", "!1970-01-01", "!2026-11-24", "2026-11-25"},
+			map[string]string{"events-2026-11-23": "2026-11-23", "events-2026-11-24": "2026-11-24 1970-01-01 2026-11-24", "events": "2026-11-25"}},
+		{"a restart on the same day", []string{"2026-11-24", "!2026-11-24", "!2026-11-25"},
+			map[string]string{"events-2026-11-24": "2026-11-24 2026-11-24", "events": "2026-11-25"}},
+		{"away for longer than archives are kept", []string{"2026-11-01", "!2026-11-24", "2026-11-25"},
+			map[string]string{"events-2026-11-24": "2026-11-01 2026-11-24", "events": "2026-11-25"}},
+		{"rotated twice on a day", []string{"2026-11-24", "2026-11-25", "2026-11-24", "!2026-11-25"},
+			map[string]string{"events-2026-11-24": "2026-11-24", "events-2026-11-24.1": "2026-11-25 2026-11-24", "events": "2026-11-25"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := days(t, retain, c.days...)
+			if !maps.Equal(got, c.want) {
+				for _, f := range slices.Sorted(maps.Keys(got)) {
+					t.Logf("%s: %s", f, got[f])
+				}
+				t.Errorf("want %v", c.want)
+			}
+		})
+	}
+}
+
+func TestWithoutRetainNothingIsRotated(t *testing.T) {
+	got := days(t, 0, "2026-11-23", "2026-11-24", "2026-12-24")
+	if want := map[string]string{"events": "2026-11-23 2026-11-24 2026-12-24"}; !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+func TestAnArchiveOfTheFutureAgesFromNow(t *testing.T) {
+	clock := now
+	l, path := open(t, 48*time.Hour, func() time.Time { return clock })
+	future := strings.TrimSuffix(path, ".ndjson") + "-2062-01-01.ndjson"
+	if err := os.WriteFile(future, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	os.Chtimes(future, now.AddDate(36, 0, 0), now.AddDate(36, 0, 0))
+	kept := func() bool {
+		_, err := os.Stat(future)
+		return err == nil
+	}
+	// The first rotation, on the second day, dates it.
+	for range 4 {
+		<-l.Append(event("x"))
+		if !kept() {
+			t.Fatalf("removed on %s", clock)
+		}
+		clock = clock.Add(24 * time.Hour)
+	}
+	clock = clock.Add(24 * time.Hour)
+	<-l.Append(event("x"))
+	if kept() {
+		t.Error("it is kept for ever")
+	}
+}
+
+func TestAFileThatCannotBeSyncedIsNotRenamed(t *testing.T) {
+	clock := now
+	l, path := open(t, 48*time.Hour, func() time.Time { return clock })
+	<-l.Append(event("one"))
+	// fsync(2) fails on a pipe.
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	l.file, w = w, l.file
+	clock = clock.Add(24 * time.Hour)
+	<-l.Append(event("two"))
+	if files, _ := filepath.Glob(filepath.Dir(path) + "/*"); len(files) != 1 {
+		t.Errorf("renamed: %v", files)
+	}
+	if got := sessions(t, path); got != "one" {
+		t.Errorf("file %q", got)
+	}
+	w.Close()
+}

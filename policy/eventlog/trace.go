@@ -1,0 +1,218 @@
+package eventlog
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net/netip"
+	"runtime"
+	"time"
+
+	"github.com/ehlogate/ehlogate/policy"
+)
+
+// Row is a line of a trace: the event log, or what else has its time, client.addr and verdict.class. Fields that are not here are not
+// looked at.
+type Row struct {
+	// Line is the line's number, from 1; ID is its own "id", else that number. Named says that it had one.
+	Line, ID int
+	Named    bool
+	Time     time.Time
+	// Addr is invalid where the MTA did not know the client.
+	Addr netip.Addr
+	// Session is the event log's session; a session of several messages has several rows.
+	Session string
+	// Mail says that there was a message, Authenticated that it was a logged-in client's, TLS that the session used TLS or that the
+	// client would have.
+	Mail, Authenticated, TLS bool
+	Verdict                  policy.Verdict
+	// STARTTLS is what the client was told then, empty where the trace does not say.
+	STARTTLS policy.Answer
+	// CorrectionOf is the ID of the row whose verdict this one replaces, 0 when it replaces none.
+	CorrectionOf int
+	// Correction says that this row corrects an observation of the time Of, whose verdict was Was.
+	Correction bool
+	Of         time.Time
+	Was        policy.Verdict
+}
+
+const (
+	// maxLine bounds a line in bytes.
+	maxLine = 1 << 20
+	// batchLines is how many lines are decoded at a time.
+	batchLines = 512
+)
+
+// row is what is read of a line; what must be there is a pointer, so that a missing field can be told from an empty one.
+type row struct {
+	ID     *int       `json:"id"`
+	Time   *time.Time `json:"time"`
+	Event  Kind       `json:"event"`
+	Client *struct {
+		Addr *string `json:"addr"`
+	} `json:"client"`
+	Session       string           `json:"session"`
+	Authenticated bool             `json:"authenticated"`
+	TLS           *json.RawMessage `json:"tls"`
+	TLSCapable    bool             `json:"tls_capable"`
+	Verdict       *policy.Verdict  `json:"verdict"`
+	STARTTLS      policy.Answer    `json:"starttls"`
+	CorrectionOf  int              `json:"correction_of"`
+}
+
+// check finds what is wrong with a verdict.
+func check(name string, v policy.Verdict) error {
+	switch v.Class {
+	case policy.Spam, policy.Ham, policy.None:
+	default:
+		return fmt.Errorf("%s.class is %q; want spam, ham or none", name, v.Class)
+	}
+	if !(v.Weight >= 0 && v.Weight <= policy.MostWeight) {
+		return fmt.Errorf("%s.weight is %g; want 0 to %d", name, v.Weight, policy.MostWeight)
+	}
+	return nil
+}
+
+// batch is some lines on their way from the reader through a decoder.
+type batch struct {
+	lines [][]byte
+	first int
+	rows  []Row
+	err   error
+	done  chan struct{}
+}
+
+// Rows reads a trace. The sequence ends at its end, or with the first line that is no row, and an error that names it. Lines are decoded
+// on all processors and come in their order.
+func Rows(r io.Reader) iter.Seq2[Row, error] {
+	return func(yield func(Row, error) bool) {
+		stop := make(chan struct{})
+		defer close(stop)
+		workers := runtime.GOMAXPROCS(0)
+		work, ordered := make(chan *batch, workers), make(chan *batch, 2*workers)
+		for range workers {
+			go func() {
+				for b := range work {
+					b.decode()
+				}
+			}()
+		}
+		go readBatches(r, stop, work, ordered)
+		for b := range ordered {
+			<-b.done
+			for _, row := range b.rows {
+				if !yield(row, nil) {
+					return
+				}
+			}
+			if b.err != nil {
+				yield(Row{}, b.err)
+				return
+			}
+		}
+	}
+}
+
+func readBatches(r io.Reader, stop <-chan struct{}, work, ordered chan<- *batch) {
+	defer close(ordered)
+	defer close(work)
+	lines := bufio.NewScanner(r)
+	lines.Buffer(make([]byte, 64<<10), maxLine)
+	number := 1
+	for more := true; more; {
+		b := &batch{first: number, done: make(chan struct{})}
+		for len(b.lines) < batchLines {
+			if more = lines.Scan(); !more {
+				break
+			}
+			b.lines = append(b.lines, bytes.Clone(lines.Bytes()))
+		}
+		number += len(b.lines)
+		if err := lines.Err(); errors.Is(err, bufio.ErrTooLong) {
+			b.err = fmt.Errorf("line %d: longer than %d bytes", number, maxLine)
+		} else if err != nil {
+			b.err = fmt.Errorf("line %d: %w", number, err)
+		}
+		for _, c := range []chan<- *batch{ordered, work} {
+			select {
+			case c <- b:
+			case <-stop:
+				return
+			}
+		}
+	}
+}
+
+func (b *batch) decode() {
+	defer close(b.done)
+	b.rows = make([]Row, 0, len(b.lines))
+	for i, line := range b.lines {
+		r, err := parseRow(line)
+		if err != nil {
+			b.err = fmt.Errorf("line %d: %w", b.first+i, err)
+			return
+		}
+		r.Line = b.first + i
+		if !r.Named {
+			r.ID = r.Line
+		}
+		b.rows = append(b.rows, r)
+	}
+}
+
+func parseRow(line []byte) (r Row, err error) {
+	var v row
+	if err := json.Unmarshal(line, &v); err != nil {
+		return Row{}, fmt.Errorf("no event in JSON: %w", err)
+	}
+	switch {
+	case v.Time == nil:
+		return Row{}, errors.New(`no "time"; want RFC 3339, such as "2026-11-24T13:21:55.365Z"`)
+	case v.Client == nil || v.Client.Addr == nil:
+		return Row{}, errors.New(`no "client" with its "addr"`)
+	case v.Verdict == nil || v.Verdict.Class == "":
+		return Row{}, errors.New(`no "verdict" with its "class"`)
+	}
+	if err := check("verdict", *v.Verdict); err != nil {
+		return Row{}, err
+	}
+	r = Row{
+		Time: *v.Time, Session: v.Session, Authenticated: v.Authenticated, TLS: v.TLS != nil || v.TLSCapable,
+		Mail: v.Event == KindMessage || v.Event == "" && v.Verdict.Class != policy.None, STARTTLS: v.STARTTLS, CorrectionOf: v.CorrectionOf,
+		Verdict: *v.Verdict,
+	}
+	if v.Event == KindCorrection {
+		if err := r.readCorrection(line); err != nil {
+			return Row{}, err
+		}
+	}
+	if v.ID != nil {
+		r.ID, r.Named = *v.ID, true
+	}
+	if *v.Client.Addr != "" {
+		if r.Addr, err = policy.ParseAddr(*v.Client.Addr); err != nil {
+			return Row{}, fmt.Errorf("client.addr: %w", err)
+		}
+	}
+	return r, nil
+}
+
+// readCorrection reads what a correction has besides.
+func (r *Row) readCorrection(line []byte) error {
+	var v struct {
+		Of  *time.Time      `json:"of"`
+		Was *policy.Verdict `json:"was"`
+	}
+	if err := json.Unmarshal(line, &v); err != nil {
+		return fmt.Errorf("no correction in JSON: %w", err)
+	}
+	if v.Of == nil || v.Was == nil {
+		return errors.New(`a correction without "of", the time of what it corrects, or "was", the verdict on it`)
+	}
+	r.Correction, r.Of, r.Was = true, *v.Of, *v.Was
+	return check("was", *v.Was)
+}

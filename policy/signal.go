@@ -1,0 +1,45 @@
+package policy
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Signal is what something beside the SMTP session says of a message, or of a session without one:
+// a log, a feed, a person.
+type Signal struct {
+	Time time.Time
+	// Addr is the client's address, invalid where the signal does not name it; Port is the client's
+	// TCP port, 0 where it is not named.
+	Addr netip.Addr
+	Port uint16
+	// QueueID is the message's, empty where it has none.
+	QueueID string
+	// Mail says that the signal is about a message.
+	Mail bool
+	// FromDomain and HELO are as the client gave them.
+	FromDomain, HELO string
+	// Outcome is what became of the message, empty where the signal does not say.
+	Outcome    Outcome
+	Trouble    Trouble
+	Assessment Assessment
+}
+
+// Observation is what a signal tells of a message, or a session, that was not heard itself, given
+// the signal's verdict.
+func (s Signal) Observation(v Verdict) *Observation {
+	o := &Observation{
+		Message: Message{
+			Time: s.Time, Began: s.Time, QueueID: s.QueueID, Client: Client{Addr: s.Addr, Port: s.Port},
+			Mail: s.Mail, Trouble: s.Trouble, Verdicts: Verdicts{v}, Verdict: v,
+		},
+		HELO: s.HELO, STARTTLS: Unasked, FromDomain: s.FromDomain, Outcome: s.Outcome,
+	}
+	if o.Outcome == "" {
+		o.Outcome = NoMail
+		if s.Mail {
+			o.Outcome = Accepted
+		}
+	}
+	return o
+}

@@ -1,0 +1,45 @@
+package redis
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ehlogate/ehlogate/policy"
+)
+
+func inspect(t *testing.T, url string) []Finding {
+	t.Helper()
+	target, err := ParseURL(url)
+	must(t, err)
+	return Inspect(context.Background(), Options{Target: target, Now: time.Now, Layout: policy.Default().Layout})
+}
+
+func TestInspect(t *testing.T) {
+	good := startRedis(t, "--maxmemory", "64mb", "--maxmemory-policy", "volatile-ttl", "--appendonly", "yes")
+	bare := startRedis(t)
+	wrong := startRedis(t, "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru", "--appendonly", "yes")
+	other := startRedis(t)
+	do(t, other, "SET", schemaKey, "ehlogate evidence 9")
+	for _, c := range []struct{ name, url, want string }{
+		{"as it should be", "redis://" + good.Addr(), "true Redis is version 7"},
+		{"no limit", "redis://" + bare.Addr(), "false Redis has no limit on memory"},
+		{"nothing kept", "redis://" + bare.Addr(), "false Redis keeps nothing when it ends"},
+		{"a policy that evicts what is needed", "redis://" + wrong.Addr(), "false Redis has maxmemory-policy allkeys-lru"},
+		{"another version", "redis://" + other.Addr(), "holds reputation of another version or layout (ehlogate evidence 9)"},
+		{"nobody there", "redis://127.0.0.1:1", "false redis://127.0.0.1:1 does not serve"},
+		{"a password file that is missing", "redis://127.0.0.1:1?password_file=/nonexistent", "cannot be used: open /nonexistent"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var all []string
+			for _, f := range inspect(t, c.url) {
+				all = append(all, fmt.Sprint(f.OK, " ", f.What, ": ", f.Fix))
+			}
+			if got := strings.Join(all, "\n"); !strings.Contains(got, c.want) {
+				t.Errorf("found\n%s\nwant %q", got, c.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,228 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	// invalidationChannel is the sharded channel on which nodes tell of changes: lines of the sender's stream and the networks in which a tier
+	// changed, or the words overrides and everything.
+	invalidationChannel = prefix + "{news}"
+	// schemaKey holds the schema, overridesKey the operator's overrides, each a field with JSON.
+	schemaKey     = prefix + "schema"
+	overridesKey  = prefix + "overrides"
+	overridesWord = "overrides"
+	// everythingWord says that all of it may have changed.
+	everythingWord = "everything"
+	// schemaVersion changes with whatever another version could misread.
+	schemaVersion = "ehlogate evidence 2"
+
+	// silence is how long the channel may say nothing before it is asked whether it is still there.
+	silence           = time.Second
+	invalidationRetry = 100 * time.Millisecond
+	// mostInvalidations bounds what waits to be told, invalidationsAtOnce one message.
+	mostInvalidations, invalidationsAtOnce = 10_000, 100
+	lookAgain                              = 10 * time.Second
+)
+
+// news is what others have to be told.
+type invalidations struct {
+	sync.Mutex
+	wake    chan struct{}
+	pending []string
+	// heard says that other nodes are heard.
+	heard atomic.Bool
+}
+
+// announce tells the other nodes that something changed in a network.
+func (s *Store) invalidate(word string) {
+	n := &s.invalidations
+	n.Lock()
+	defer n.Unlock()
+	if len(n.pending) < mostInvalidations {
+		n.pending = append(n.pending, word)
+	}
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *Store) publishLoop(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.invalidations.wake:
+		}
+		for s.publishSome(ctx) {
+		}
+	}
+}
+
+// publishSome tells some of what there is to tell, and reports whether to go on.
+func (s *Store) publishSome(ctx context.Context) bool {
+	n := &s.invalidations
+	n.Lock()
+	some := n.pending[:min(len(n.pending), invalidationsAtOnce)]
+	n.Unlock()
+	if len(some) == 0 {
+		return false
+	}
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if err := s.server.client.SPublish(call, invalidationChannel, s.writer.sender+" "+strings.Join(some, " ")).Err(); err != nil {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(invalidationRetry):
+			return true
+		}
+	}
+	n.Lock()
+	n.pending = n.pending[len(some):]
+	n.Unlock()
+	return true
+}
+
+// listen hears what other nodes tell. Whenever it may have missed something, all that is remembered is doubted.
+func (s *Store) listen(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := s.hear(ctx)
+		s.invalidations.heard.Store(false)
+		s.cache.markAllStale()
+		if ctx.Err() == nil && !down(err) {
+			s.throttle.about("news", func() { s.opt.Log.Error("changes of other nodes are not heard", "error", err) })
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(invalidationRetry):
+		}
+	}
+}
+
+// hear subscribes and hears until the channel is lost.
+func (s *Store) hear(ctx context.Context) error {
+	sub := s.server.client.SSubscribe(ctx, invalidationChannel)
+	defer sub.Close()
+	// Receiving does not mind the context.
+	defer context.AfterFunc(ctx, func() { sub.Close() })()
+	asked := false
+	for {
+		m, err := sub.ReceiveTimeout(ctx, silence)
+		var timeout net.Error
+		switch {
+		case errors.As(err, &timeout) && timeout.Timeout() && !asked:
+			if err := sub.Ping(ctx); err != nil {
+				return err
+			}
+			asked = true
+			continue
+		case err != nil:
+			return err
+		}
+		asked = false
+		switch m := m.(type) {
+		case *redis.Subscription:
+			if m.Kind != "ssubscribe" {
+				return fmt.Errorf("the channel has moved: %s", m.Kind)
+			}
+			// What was told before is missed.
+			s.cache.markAllStale()
+			s.loadOverrides(ctx)
+			s.invalidations.heard.Store(true)
+		case *redis.Message:
+			s.invalidated(ctx, m.Payload)
+		}
+	}
+}
+
+func (s *Store) invalidated(ctx context.Context, payload string) {
+	words := strings.Fields(payload)
+	if len(words) == 0 || words[0] == s.writer.sender {
+		return
+	}
+	for _, w := range words[1:] {
+		if w == overridesWord {
+			s.loadOverrides(ctx)
+			continue
+		}
+		if w == everythingWord {
+			s.cache.markAllStale()
+			continue
+		}
+		if n, err := netip.ParsePrefix(w); err == nil {
+			s.Stats.Invalidated.Add(1)
+			s.cache.markStale(n)
+		}
+	}
+}
+
+// What is known of Redis's schema.
+const (
+	schemaUnknown int32 = iota
+	schemaOurs
+	schemaOther
+)
+
+// ready reports whether Redis may be read and written.
+func (s *Store) ready() bool { return s.schema.Load() == schemaOurs }
+
+// look reads the schema, and writes it where there is none yet.
+func (s *Store) look(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	ours := s.opt.schema()
+	_, err := s.server.client.SetNX(ctx, schemaKey, ours, 0).Result()
+	var found string
+	if err == nil {
+		found, err = s.server.client.Get(ctx, schemaKey).Result()
+	}
+	was := s.schema.Load()
+	switch {
+	case err != nil:
+		// What was known of it still holds, unless it was never known.
+		if was == schemaUnknown {
+			s.throttle.about("unusable "+kind(err), func() {
+				s.opt.Log.Error("Redis cannot be used yet: lookups offer STARTTLS, observations wait on disk", "redis", s.opt.Target, "error", err)
+			})
+		}
+	case found != ours:
+		s.schema.Store(schemaOther)
+		s.throttle.about("schema", func() {
+			s.opt.Log.Error("Redis holds reputation of another version or layout; nothing is read or written there, and observations wait on disk: give this node the same version and prefix lengths, or another database",
+				"redis", s.opt.Target, "holds", found, "this_node", ours)
+		})
+	default:
+		s.schema.Store(schemaOurs)
+		if was != schemaOurs {
+			s.cache.markAllStale()
+		}
+	}
+}
+
+func (s *Store) lookLoop(ctx context.Context) {
+	for {
+		pause := time.Second
+		if s.ready() {
+			pause = lookAgain
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		s.look(ctx)
+		s.loadOverrides(ctx)
+	}
+}

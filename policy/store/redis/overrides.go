@@ -1,0 +1,155 @@
+package redis
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/gaissmai/bart"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/ehlogate/ehlogate/policy"
+)
+
+// exceptionField starts the field of an exception in overridesKey; that of an override is its
+// network.
+const exceptionField = "mark "
+
+// SetOverride makes an override hold on all nodes, in place of one on the same network. It is in
+// Redis when this returns nil.
+func (s *Store) SetOverride(o policy.Override) error { return s.set(o.Network.String(), o) }
+
+// SetException makes an exception hold on all nodes, in place of one for the same host. It is in
+// Redis when this returns nil.
+func (s *Store) SetException(x policy.Exception) error {
+	return s.set(exceptionField+x.Network.String(), x)
+}
+
+func (s *Store) set(field string, v any) error {
+	value, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("store: override %s: %w", field, err)
+	}
+	return s.changeOverrides(func(ctx context.Context) error {
+		return s.server.client.HSet(ctx, overridesKey, field, value).Err()
+	})
+}
+
+// LiftOverride removes the override and the exception on exactly this network, and says whether
+// there was one.
+func (s *Store) LiftOverride(n netip.Prefix) (lifted bool, err error) {
+	err = s.changeOverrides(func(ctx context.Context) error {
+		gone, err := s.server.client.HDel(ctx, overridesKey, n.String(), exceptionField+n.String()).Result()
+		lifted = gone > 0
+		return err
+	})
+	return lifted, err
+}
+
+func (s *Store) changeOverrides(change func(context.Context) error) error {
+	if !s.ready() {
+		return fmt.Errorf("%w; nothing was changed", errAway)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	if err := change(ctx); err != nil {
+		return fmt.Errorf("store: overrides: %w", err)
+	}
+	s.invalidate(overridesWord)
+	return s.loadOverrides(ctx)
+}
+
+// Overrides are all overrides in the order of their networks.
+func (s *Store) Overrides() []policy.Override { return sorted(s.overrides.Load()) }
+
+// Exceptions are all exceptions in the order of their hosts.
+func (s *Store) Exceptions() []policy.Exception { return sorted(s.exceptions.Load()) }
+
+// ExceptionCount is how many exceptions there are.
+func (s *Store) ExceptionCount() int { return s.exceptions.Load().Size() }
+
+func sorted[V any](table *bart.Table[*V]) (all []V) {
+	for _, v := range table.AllSorted() {
+		all = append(all, *v)
+	}
+	return all
+}
+
+// loadOverrides reads all overrides and exceptions, and removes exceptions that have ended. What
+// cannot be read leaves them as they were. Readings do not overlap: an older one never replaces a
+// newer one.
+func (s *Store) loadOverrides(ctx context.Context) error {
+	if !s.ready() {
+		return nil
+	}
+	s.loading.Lock()
+	defer s.loading.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	fields, err := s.server.client.HGetAll(ctx, overridesKey).Result()
+	if err != nil {
+		return fmt.Errorf("store: overrides: %w", err)
+	}
+	r := readOverrides(fields)
+	for _, field := range r.unreadable {
+		s.throttle.about("override", func() {
+			s.opt.Log.Error("an override in Redis cannot be read and does not hold", "network", field)
+		})
+	}
+	ended := map[string]string{}
+	for _, x := range sorted(r.exceptions) {
+		if x.Ended(s.opt.Now()) {
+			r.exceptions.Delete(x.Network)
+			field := exceptionField + x.Network.String()
+			ended[field] = fields[field]
+		}
+	}
+	s.overrides.Store(r.overrides)
+	s.exceptions.Store(r.exceptions)
+	return s.removeUnchanged(ctx, ended)
+}
+
+// overrideReading is what a reading of overridesKey found.
+type overrideReading struct {
+	overrides  *bart.Table[*policy.Override]
+	exceptions *bart.Table[*policy.Exception]
+	unreadable []string
+}
+
+func readOverrides(fields map[string]string) overrideReading {
+	r := overrideReading{overrides: new(bart.Table[*policy.Override]), exceptions: new(bart.Table[*policy.Exception])}
+	for field, value := range fields {
+		var o policy.Override
+		var x policy.Exception
+		switch {
+		case strings.HasPrefix(field, exceptionField):
+			if json.Unmarshal([]byte(value), &x) == nil && x.Network.IsValid() {
+				r.exceptions.Insert(x.Network, &x)
+				continue
+			}
+		case json.Unmarshal([]byte(value), &o) == nil && o.Network.IsValid():
+			r.overrides.Insert(o.Network, &o)
+			continue
+		}
+		r.unreadable = append(r.unreadable, field)
+	}
+	return r
+}
+
+// removal removes a field only if it still has the value that was read: another node may have set it
+// anew since.
+var removal = redis.NewScript(`if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then
+  return redis.call('HDEL', KEYS[1], ARGV[1])
+end
+return 0`)
+
+func (s *Store) removeUnchanged(ctx context.Context, fields map[string]string) error {
+	for field, value := range fields {
+		if err := removal.Run(ctx, s.server.client, []string{overridesKey}, field, value).Err(); err != nil {
+			return fmt.Errorf("store: overrides: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,199 @@
+package redis
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// SpoolName is the name of the spool's file in its directory.
+const SpoolName = "spool.db"
+
+// errFull is what an observation gets that the spool has no room for.
+var errFull = errors.New("the spool is full")
+
+var (
+	spoolBucket = []byte("batches")
+	castagnoli  = crc32.MakeTable(crc32.Castagnoli)
+)
+
+// spool keeps batches on disk while Redis does not take them: a bbolt file, whose every transaction is on disk when it returns. A value
+// is a batch in JSON and a CRC-32C. Whoever writes is alone.
+type spool struct {
+	db    *bolt.DB
+	limit int64
+	// size is the sum of the values in bytes, batches their number.
+	size, batches int64
+	damaged       int
+}
+
+// openSpool opens the spool in a directory, which it makes if it is missing, and shows each batch that is in it. A file that cannot be read is
+// moved aside, its new name returned, and another begun: what is in it is old observations, and new ones are not to be lost for them.
+func openSpool(dir string, limit int64, now time.Time, each func(*batch)) (s *spool, aside string, err error) {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, "", fmt.Errorf("spool: %w", err)
+	}
+	path := filepath.Join(dir, SpoolName)
+	s = &spool{limit: limit}
+	err = s.open(path, each)
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		err = fmt.Errorf("spool: %s is in use by another process; stop the other ehlogate, or choose another directory in store.spool", path)
+	case errors.Is(err, errDamaged):
+		aside = path + now.Format(".damaged-20060102T150405")
+		if err = moveAside(path, aside); err == nil {
+			s = &spool{limit: limit}
+			err = s.open(path, each)
+		}
+	}
+	if err != nil {
+		return nil, aside, fmt.Errorf("spool: %w", err)
+	}
+	return s, aside, nil
+}
+
+// moveAside renames a file, when all of it is on disk.
+func moveAside(path, aside string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return os.Rename(path, aside)
+}
+
+var errDamaged = errors.New("damaged")
+
+// open reads the whole file. bbolt panics on a page that is damaged, and faults on one that is cut off.
+func (s *spool) open(path string, each func(*batch)) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%s: %w: %v", path, errDamaged, p)
+		}
+	}()
+	if s.db, err = bolt.Open(path, 0o640, &bolt.Options{Timeout: time.Second}); err != nil {
+		if errors.Is(err, bolterrors.ErrInvalid) || errors.Is(err, bolterrors.ErrChecksum) || errors.Is(err, bolterrors.ErrVersionMismatch) {
+			err = fmt.Errorf("%w: %w", errDamaged, err)
+		}
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return s.db.Update(func(tx *bolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(spoolBucket)
+		if err != nil {
+			return err
+		}
+		return b.ForEach(func(k, v []byte) error {
+			batch, err := decodeStored(v)
+			if err != nil {
+				s.damaged++
+				return nil
+			}
+			batch.stored = binary.BigEndian.Uint64(k)
+			s.size += int64(len(v))
+			s.batches++
+			each(batch)
+			return nil
+		})
+	})
+}
+
+// put writes batches and returns the key of each. What there is no room for has key 0; err is errFull then.
+func (s *spool) put(batches []*batch) ([]uint64, error) {
+	full := false
+	var size, n int64
+	keys := make([]uint64, len(batches))
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		bucket := tx.Bucket(spoolBucket)
+		for i, b := range batches {
+			v, err := json.Marshal(b)
+			if err != nil {
+				return err
+			}
+			if s.size+size+int64(len(v)) > s.limit {
+				full = true
+				break
+			}
+			if keys[i], err = bucket.NextSequence(); err != nil {
+				return err
+			}
+			v = binary.BigEndian.AppendUint32(v, crc32.Checksum(v, castagnoli))
+			if err := bucket.Put(binary.BigEndian.AppendUint64(nil, keys[i]), v); err != nil {
+				return err
+			}
+			size += int64(len(v))
+			n++
+		}
+		return nil
+	})
+	if err != nil {
+		return make([]uint64, len(batches)), fmt.Errorf("spool: write %d batches: %w", len(batches), err)
+	}
+	s.size += size
+	s.batches += n
+	if full {
+		return keys, errFull
+	}
+	return keys, nil
+}
+
+// get reads a batch by its key.
+func (s *spool) get(key uint64) (b *batch, err error) {
+	err = s.db.View(func(tx *bolt.Tx) (err error) {
+		b, err = decodeStored(tx.Bucket(spoolBucket).Get(binary.BigEndian.AppendUint64(nil, key)))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("spool: batch %d: %w", key, err)
+	}
+	b.stored = key
+	return b, nil
+}
+
+// remove deletes batches.
+func (s *spool) remove(keys []uint64) error {
+	var size, n int64
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		bucket := tx.Bucket(spoolBucket)
+		for _, k := range keys {
+			key := binary.BigEndian.AppendUint64(nil, k)
+			if v := bucket.Get(key); v != nil {
+				size += int64(len(v))
+				n++
+			}
+			if err := bucket.Delete(key); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("spool: remove %d batches: %w", len(keys), err)
+	}
+	s.size -= size
+	s.batches -= n
+	return nil
+}
+
+func decodeStored(v []byte) (*batch, error) {
+	if len(v) < 4 {
+		return nil, fmt.Errorf("%d bytes", len(v))
+	}
+	body, sum := v[:len(v)-4], binary.BigEndian.Uint32(v[len(v)-4:])
+	if crc32.Checksum(body, castagnoli) != sum {
+		return nil, errors.New("wrong checksum")
+	}
+	return decodeBatch(body)
+}

@@ -1,0 +1,347 @@
+// Package redis keeps evidence in Redis, where a cluster of MX hosts shares it.
+//
+// Each network is one hash: its own sum, and one record for each of its hosts, so that a lookup is
+// one command to one server. Lessons are gathered for a moment and sent in batches. A script adds
+// them on the server, so that the sums are those of one host that had learnt it all. Batches are
+// numbered, and the number of the last one is kept beside the evidence: none counts twice, however
+// often it has to be sent, and what Redis has lost is noticed and sent again. A lookup is answered
+// from a bounded cache, else by Redis within 20 ms; failing both, STARTTLS is offered. While Redis is
+// away, observations wait on disk, and the cache answers.
+//
+// Changes of tier invalidate what other nodes have in their caches, by sharded publish and
+// subscribe. Server-assisted client caching (CLIENT TRACKING) would say more than is needed, and cost
+// more: it tells of each write of a record, where only a change of tier matters; the server has to
+// remember which connection read what; and a client hears of it only on the connections that it
+// reads.
+package redis
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gaissmai/bart"
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/reputation"
+)
+
+// ErrClosed is what a change gets after Close.
+var ErrClosed = errors.New("store: closed")
+
+// readWait is how long a lookup waits for Redis.
+const readWait = 20 * time.Millisecond
+
+// Options are what a Store needs to know.
+type Options struct {
+	Target *Target
+	// SpoolDir is the directory of the spool, SpoolLimit how many bytes of observations it holds.
+	SpoolDir   string
+	SpoolLimit int64
+	// Layout is how addresses are cut into hosts and networks. All nodes must agree on it.
+	Layout policy.Layout
+	// Tier finds a host's tier after a change.
+	Tier policy.Tiering
+	Now  func() time.Time
+	Log  *slog.Logger
+}
+
+// schema is what Redis has to hold for this node to work with it.
+func (o *Options) schema() string { return schemaVersion + "; " + o.Layout.Text() }
+
+// Store is reputation in Redis. Open makes one.
+type Store struct {
+	Stats Stats
+
+	opt      Options
+	server   *server
+	cache    *cache
+	writer   *writer
+	reading  singleflight.Group
+	throttle throttle
+
+	// schema is what is known of what Redis is filled with.
+	schema atomic.Int32
+	// loading is held by a reading of overrides and exceptions, which are replaced whole.
+	loading    sync.Mutex
+	overrides  atomic.Pointer[bart.Table[*policy.Override]]
+	exceptions atomic.Pointer[bart.Table[*policy.Exception]]
+
+	invalidations invalidations
+
+	stop context.CancelFunc
+	done sync.WaitGroup
+}
+
+// Open opens the spool and begins to work with Redis, whether that answers yet or not.
+func Open(o Options) (*Store, error) {
+	client, err := o.Target.connect()
+	if err != nil {
+		return nil, fmt.Errorf("store: %s: %w", o.Target, err)
+	}
+	s := &Store{opt: o, cache: newCache()}
+	s.overrides.Store(new(bart.Table[*policy.Override]))
+	s.exceptions.Store(new(bart.Table[*policy.Exception]))
+	s.invalidations.wake = make(chan struct{}, 1)
+	s.server = newServer(client, o.Log, &s.throttle, s.back)
+	sender := make([]byte, 8)
+	rand.Read(sender)
+	w := &writer{
+		server: s.server, now: o.Now, log: o.Log, stats: &s.Stats, ready: s.ready, took: s.took, script: newScript(),
+		sender: hex.EncodeToString(sender), wake: make(chan struct{}, 1), streams: map[streamID]*stream{}, dirty: map[*stream]struct{}{}, sending: map[string]*sending{},
+		throttle: &s.throttle,
+	}
+	s.writer = w
+	var aside string
+	w.spool, aside, err = openSpool(o.SpoolDir, o.SpoolLimit, o.Now(), func(b *batch) {
+		l := w.streamOf(streamID{b.Sender, b.Bucket})
+		l.disk = append(l.disk, stored{b.stored, b.Number})
+		w.dirty[l] = struct{}{}
+	})
+	if err != nil {
+		client.Close()
+		return nil, err
+	}
+	if aside != "" {
+		o.Log.Error("the spool was damaged; what waited there for Redis is not replayed, and was moved aside", "file", aside)
+	}
+	if n := w.spool.damaged; n > 0 {
+		o.Log.Error("batches in the spool are damaged and left out", "batches", n)
+	}
+	s.Stats.Spooled.Store(w.spool.batches)
+	ctx, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	first, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	s.look(first)
+	s.loadOverrides(first)
+	s.done.Go(func() { s.writer.loop(ctx) })
+	s.done.Go(func() { s.listen(ctx) })
+	s.warm(first)
+	s.done.Go(func() { s.lookLoop(ctx) })
+	s.done.Go(func() { s.publishLoop(ctx) })
+	return s, nil
+}
+
+// warm waits until connections are open and the other nodes are heard, so that the first clients do not wait for that.
+func (s *Store) warm(ctx context.Context) {
+	for s.ready() && (!s.invalidations.heard.Load() || s.server.client.PoolStats().IdleConns < minIdle) && ctx.Err() == nil {
+		time.Sleep(window)
+	}
+}
+
+// Close sends what is waiting, or puts it on disk.
+func (s *Store) Close() error {
+	s.stop()
+	s.done.Wait()
+	return errors.Join(s.writer.close(), s.writer.spool.db.Close(), s.server.client.Close())
+}
+
+// Recall returns what is known of an address: from memory, else from Redis within 20 ms. Known.Unavailable says that neither knew.
+func (s *Store) Recall(addr netip.Addr, k policy.Keys) policy.Known {
+	known, f := s.cache.recall(k, s.opt.Now())
+	switch f {
+	case fresh:
+		s.Stats.Hits.Add(1)
+	case ageing:
+		s.Stats.Hits.Add(1)
+		s.ask(k)
+	default:
+		if read, ok := s.read(k); ok {
+			s.Stats.Read.Add(1)
+			known = read
+		} else {
+			s.Stats.Late.Add(1)
+			known.Unavailable = f == guess
+		}
+	}
+	known.Override, _ = s.overrides.Load().Lookup(addr)
+	known.Exception, _ = s.exceptions.Load().Lookup(addr)
+	return known
+}
+
+// read asks Redis and waits, but not for long.
+func (s *Store) read(k policy.Keys) (policy.Known, bool) {
+	if !s.ready() {
+		return policy.Known{}, false
+	}
+	answer := s.ask(k)
+	wait := time.NewTimer(readWait)
+	defer wait.Stop()
+	select {
+	case r := <-answer:
+		if r.Err != nil {
+			return policy.Known{}, false
+		}
+		return r.Val.(policy.Known), true
+	case <-wait.C:
+		return policy.Known{}, false
+	}
+}
+
+// ask reads a client's evidence into the cache. Who asks for the same meanwhile gets the same answer.
+func (s *Store) ask(k policy.Keys) <-chan singleflight.Result {
+	return s.reading.DoChan(fmt.Sprint(k.Host, k.Network, k.ASN), func() (any, error) {
+		// Whoever asked before may just have been answered.
+		if known, f := s.cache.recall(k, s.opt.Now()); f == fresh {
+			return known, nil
+		}
+		addr, ok := s.server.master(redisKey(k.Network.String()))
+		if !ok {
+			return nil, errAway
+		}
+		s.cache.begin(k.Network)
+		var known policy.Known
+		err := s.server.call(addr, func() (err error) {
+			known, err = s.fetch(k)
+			return err
+		})
+		s.cache.end(k, known, err == nil, s.opt.Now())
+		if err != nil && !down(err) {
+			s.throttle.about("unreadable", func() {
+				s.opt.Log.Error("Redis holds what cannot be read; its clients are offered STARTTLS", "network", k.Network, "key", redisKey(k.Network.String()), "error", err)
+			})
+		}
+		return known, err
+	})
+}
+
+// fetch reads a client's evidence in one round trip.
+func (s *Store) fetch(k policy.Keys) (known policy.Known, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	pipe := s.server.client.Pipeline()
+	near := pipe.HMGet(ctx, redisKey(k.Network.String()), "", field(k.Host, k.Network))
+	var system *redis.StringCmd
+	if k.ASN != 0 {
+		system = pipe.HGet(ctx, redisKey(systemKey(k.ASN)), "")
+	}
+	pipe.Exec(ctx)
+	values, err := near.Result()
+	if err != nil {
+		return known, err
+	}
+	record := func(v any) (reputation.Evidence, error) {
+		text, _ := v.(string)
+		return parseRecord(text, s.opt.Now())
+	}
+	if known.Network, err = record(values[0]); err != nil {
+		return known, err
+	}
+	if known.Host, err = record(values[1]); err != nil {
+		return known, err
+	}
+	if system != nil && system.Err() == nil {
+		known.AS, err = parseRecord(system.Val(), s.opt.Now())
+	}
+	return known, err
+}
+
+// Learn adds a lesson; see policy.Store. The channel yields nil when it is in Redis, or on disk to go there.
+func (s *Store) Learn(k policy.Keys, l policy.Lesson) <-chan error {
+	s.Stats.Learnt.Add(1)
+	taken := make(chan error, 1)
+	c := change{
+		Op: learn, Key: k.Network.String(), Host: k.Host, ASN: k.ASN, Slice: reputation.Slice(l.At), Count: reputation.CountOf(l.Spam, l.Ham),
+		waiting: []chan<- error{taken},
+	}
+	if host, sure := s.cache.learn(k, l, s.opt.Tier, s.opt.Now()); sure {
+		c.Record = state(host)
+	}
+	s.writer.add(c)
+	return taken
+}
+
+// took takes what Redis said of a batch of ours: what it knows now, and what follows of that.
+func (s *Store) took(b *batch, r reply) (next []change) {
+	sums := map[string]kept{}
+	place := 0
+	for i := range b.Changes {
+		if key := b.Changes[i].Key; r.status == applied {
+			if _, ok := sums[key]; !ok {
+				sums[key] = r.sums[place]
+				place++
+			}
+		}
+	}
+	for i := range b.Changes {
+		c := &b.Changes[i]
+		var did changed
+		if i < len(r.changes) {
+			did = r.changes[i]
+		}
+		if did.err != nil {
+			s.Stats.Refused.Add(1)
+			s.throttle.about("foreign", func() {
+				s.opt.Log.Error("Redis holds something else where evidence should be; what was learnt of it is lost until that is removed", "key", redisKey(c.Key), "error", did.err)
+			})
+			c.finish(did.err)
+			continue
+		}
+		// Should Redis lose the batch and get it again, the system has had its part already.
+		if c.Op == learn && c.ASN != 0 && !c.moved && did.move != (reputation.Move{}) {
+			next = append(next, change{Op: move, Key: systemKey(c.ASN), Slice: c.Slice, Count: did.move.Recent, Past: did.move.Past, waiting: c.waiting})
+			c.waiting, c.moved = nil, true
+		}
+		if c.Op == remove && c.ASN != 0 && !c.moved && r.status == applied {
+			record, _ := did.before.AppendBinary(nil)
+			next = append(next, change{Op: subtract, Key: systemKey(c.ASN), Record: record, waiting: c.waiting})
+			c.waiting, c.moved = nil, true
+		}
+		switch {
+		case c.Op == move || c.Op == subtract:
+		case r.status != applied:
+			// What it made of the evidence got lost on the way: it is read again when it is needed.
+			s.cache.markStale(c.keys().Network)
+			s.invalidate(c.Key)
+		case c.Op == learn:
+			next = append(next, s.tier(c, did.kept, sums[c.Key])...)
+		case c.Op == remove:
+			s.cache.drop(c.keys().Network)
+			s.invalidate(c.Key)
+		}
+		c.finish(nil)
+	}
+	return next
+}
+
+// tier finds the tier that a host is in after a change, by all that is known now.
+func (s *Store) tier(c *change, host, network kept) []change {
+	k := c.keys()
+	system := s.cache.system(k.ASN)
+	now := s.opt.Tier(
+		policy.Known{Host: host.before, Network: network.before, AS: system},
+		policy.Known{Host: host.after, Network: network.after, AS: system})
+	s.cache.store(k, now, network.after, s.opt.Now())
+	if now.Tier != host.before.Tier {
+		s.invalidate(c.Key)
+	}
+	if now == host.after {
+		return nil
+	}
+	return []change{{Op: enter, Key: c.Key, Host: c.Host, Record: state(now)}}
+}
+
+// back is called when Redis answers again after it did not.
+func (s *Store) back() {
+	s.cache.markAllStale()
+	go func() {
+		s.look(context.Background())
+		s.writer.confirm(context.Background(), 0)
+	}()
+}
+
+// Up reports whether Redis answers and may be written to.
+func (s *Store) Up() bool { return s.ready() && s.server.up() }
+
+// Cached is how many hosts and networks are remembered.
+func (s *Store) Cached() int { return s.cache.len() }
