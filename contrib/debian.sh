@@ -1,4 +1,5 @@
-# need PACKAGE...: installs what is missing of Debian's packages, without starting any service of theirs. To be sourced by bash.
+# need PACKAGE...: installs what is missing of Debian's packages, without starting any service of
+# theirs. To be sourced by bash.
 need() {
 	local missing=() p
 	for p in "$@"; do
@@ -27,8 +28,8 @@ need() {
 	echo "installed: ${missing[*]}"
 }
 
-# unpack DIRECTORY PACKAGE...: unpacks packages of Debian, from its backports where the release has them not, into a directory, and installs
-# nothing. It takes the mirror that apt is set up with.
+# unpack DIRECTORY PACKAGE...: unpacks packages of Debian, from its backports where the release has
+# them not, into a directory, and installs nothing. It takes the mirror that apt is set up with.
 unpack() {
 	local into=$1 work codename mirror
 	shift

@@ -12,8 +12,9 @@ import (
 	"time"
 )
 
-// maxFrame is the longest packet read, in bytes. We ask for no body, and Postfix's header_size_limit is 100 KB by default; an MTA that
-// sends bodies all the same sends them in pieces of up to 1 MB.
+// maxFrame is the longest packet read, in bytes. We ask for no body, and Postfix's
+// header_size_limit is 100 KB by default; an MTA that sends bodies all the same sends them in
+// pieces of up to 1 MB.
 const maxFrame = 1<<20 + 64
 
 // maxConnections is how many milter connections are served at once.
@@ -22,7 +23,8 @@ const maxConnections = 8192
 // ErrMalformed ends a connection whose peer does not speak the milter protocol.
 var ErrMalformed = errors.New("malformed milter packet")
 
-// listener hands out checked connections, bounds their number, and outlives passing failures of accept(2).
+// listener hands out checked connections, bounds their number, and outlives passing failures of
+// accept(2).
 type listener struct {
 	net.Listener
 	stats *Stats
@@ -57,8 +59,9 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// checkedConn reads whole packets and lets only well-formed ones through to the library, which panics on some others in a goroutine
-// of its own, where nobody could recover, and reads up to 512 MB at a peer's word.
+// checkedConn reads whole packets and lets only well-formed ones through to the library, which
+// panics on some others in a goroutine of its own, where nobody could recover, and reads up to 512
+// MB at a peer's word.
 type checkedConn struct {
 	net.Conn
 	stats      *Stats
@@ -91,7 +94,8 @@ func (c *checkedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// readFrame reads a packet with its length. Memory grows with what arrives, not with what is announced.
+// readFrame reads a packet with its length. Memory grows with what arrives, not with what is
+// announced.
 func readFrame(r io.Reader) ([]byte, error) {
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {

@@ -139,7 +139,8 @@ func (h *hall) session(t testing.TB, options ...gomilter.Option) (*gomilter.Clie
 	return s, macros
 }
 
-// message sends a message with one header, or none where name is empty, and returns what the milter did at its end.
+// message sends a message with one header, or none where name is empty, and returns what the milter
+// did at its end.
 func (m must) message(s *gomilter.ClientSession, from, name, value string) ([]gomilter.ModifyAction, *gomilter.Action) {
 	m.t.Helper()
 	m.do(s.Mail(from, ""))
@@ -234,7 +235,8 @@ func TestWhatIsNoAcceptedMessage(t *testing.T) {
 	}
 }
 
-// TestSessionsWithoutAMessage runs thirty of them within a minute: each is a probe, the last makes a flood whole.
+// TestSessionsWithoutAMessage runs thirty of them within a minute: each is a probe, the last makes
+// a flood whole.
 func TestSessionsWithoutAMessage(t *testing.T) {
 	h := serve(t, nil)
 	m := must{t}
@@ -379,7 +381,8 @@ func TestMalformedPacketsCloseTheirConnectionOnly(t *testing.T) {
 	s.Close()
 }
 
-// FuzzSession sends what it likes after a negotiation to a served session. A panic in the library's goroutine would end the process.
+// FuzzSession sends what it likes after a negotiation to a served session. A panic in the library's
+// goroutine would end the process.
 func FuzzSession(f *testing.F) {
 	for _, raw := range malformed {
 		f.Add(raw)

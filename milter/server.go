@@ -1,9 +1,11 @@
-// Package milter hears SMTP sessions: each message, and each session that carried none, becomes one policy.Observation.
+// Package milter hears SMTP sessions: each message, and each session that carried none, becomes one
+// policy.Observation.
 //
-// It speaks the milter protocol of Sendmail, version 2 to 6, through github.com/d--j/go-milter, as Postfix describes it in its
-// MILTER_README. It asks the MTA for the macros it needs, for recipients that the MTA rejected, for no bodies, and for no wait for a
-// reply where it has nothing to say; an MTA that offers less is served all the same. Whatever happens here, mail goes on: the only
-// replies but "continue" are those that a tier's action asks for.
+// It speaks the milter protocol of Sendmail, version 2 to 6, through github.com/d--j/go-milter, as
+// Postfix describes it in its MILTER_README. It asks the MTA for the macros it needs, for
+// recipients that the MTA rejected, for no bodies, and for no wait for a reply where it has nothing
+// to say; an MTA that offers less is served all the same. Whatever happens here, mail goes on: the
+// only replies but "continue" are those that a tier's action asks for.
 package milter
 
 import (
@@ -37,12 +39,13 @@ type Server struct {
 	Decide func(netip.Addr) policy.Decision
 	// Answered is what the table answered about an address when it connected.
 	Answered func(netip.Addr) policy.Answer
-	// Observe learns and records an observation, with what its session says of it. It returns when that
-	// is durable or has waited long enough; the end of a message is answered after it.
+	// Observe learns and records an observation, with what its session says of it. It returns when
+	// that is durable or has waited long enough; the end of a message is answered after it.
 	Observe func(*policy.Observation, []policy.Assessment)
 	// Sessions is told which sessions are open.
 	Sessions Sessions
-	// Rules are the verdict rules in force; Treats says whether any tier has an action, so that the MTA is asked for leave.
+	// Rules are the verdict rules in force; Treats says whether any tier has an action, so that the
+	// MTA is asked for leave.
 	Rules  func() verdict.Rules
 	Treats func() bool
 	// Clients counts what clients do again and again.
@@ -68,11 +71,12 @@ type Sessions interface {
 	End(session string)
 }
 
-// idle ends a milter connection on which nothing happens. The longest silence of a living session is a big message over a slow line.
+// idle ends a milter connection on which nothing happens. The longest silence of a living session
+// is a big message over a slow line.
 const idle = 4 * time.Hour
 
-// tlsMacros come with HELO; they are asked for at MAIL, too, because the library forgets the former with every message, and Sendmail
-// sends no HELO when the client says none after STARTTLS.
+// tlsMacros come with HELO; they are asked for at MAIL, too, because the library forgets the former
+// with every message, and Sendmail sends no HELO when the client says none after STARTTLS.
 var tlsMacros = []string{gomilter.MacroTlsVersion, gomilter.MacroCipher, gomilter.MacroCipherBits, gomilter.MacroCertSubject}
 
 func (s *Server) init() {
@@ -93,10 +97,12 @@ func (s *Server) init() {
 	)
 }
 
-// want is what we ask of the MTA: rejected recipients, no body, and no reply awaited before the end of the message.
+// want is what we ask of the MTA: rejected recipients, no body, and no reply awaited before the end
+// of the message.
 const want = gomilter.OptNoBody | gomilter.OptNoUnknown | gomilter.OptRcptRej | gomilter.OptNoReplies
 
-// negotiate takes of what we want what the MTA offers, down to protocol version 2 with nothing at all.
+// negotiate takes of what we want what the MTA offers, down to protocol version 2 with nothing at
+// all.
 func (s *Server) negotiate(mtaVersion, _ uint32, mtaActions, _ gomilter.OptAction, mtaProtocol, _ gomilter.OptProtocol, _ gomilter.DataSize) (uint32, gomilter.OptAction, gomilter.OptProtocol, gomilter.DataSize, error) {
 	if mtaVersion < 2 {
 		return 0, 0, 0, 0, fmt.Errorf("milter: the MTA speaks protocol version %d, the oldest known is 2", mtaVersion)
@@ -117,8 +123,8 @@ func (s *Server) Serve(l net.Listener) error {
 	return nil
 }
 
-// Shutdown closes the listeners and waits for the sessions under way; those that are not done when the context ends are cut off, and
-// what they had to say so far is recorded.
+// Shutdown closes the listeners and waits for the sessions under way; those that are not done when
+// the context ends are cut off, and what they had to say so far is recorded.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.once.Do(s.init)
 	close(s.quit)
@@ -137,7 +143,8 @@ func (s *Server) stopping() bool {
 	}
 }
 
-// LogLibrary leads the library's warnings, which go to a variable of its own, to a log: at most one a second.
+// LogLibrary leads the library's warnings, which go to a variable of its own, to a log: at most one
+// a second.
 func LogLibrary(log *slog.Logger) {
 	throttled := &rate.Sometimes{First: 1, Interval: time.Second}
 	gomilter.LogWarning = func(format string, args ...any) {

@@ -17,7 +17,8 @@ import (
 	"github.com/ehlogate/ehlogate/policy"
 )
 
-// session is one milter connection, that is one SMTP session. It implements gomilter.Milter; the library calls it from one goroutine.
+// session is one milter connection, that is one SMTP session. It implements gomilter.Milter; the
+// library calls it from one goroutine.
 type session struct {
 	server  *Server
 	actions gomilter.OptAction
@@ -73,7 +74,8 @@ func (s *session) hear(stage func()) (resp *gomilter.Response, err error) {
 	return resp, nil
 }
 
-// NewConnection starts a session. An MTA may start another one on the same milter connection (SMFIC_QUIT_NC).
+// NewConnection starts a session. An MTA may start another one on the same milter connection
+// (SMFIC_QUIT_NC).
 func (s *session) NewConnection(gomilter.Modifier) error {
 	defer s.guard()
 	s.end()
@@ -108,7 +110,8 @@ func (s *session) Helo(name string, m gomilter.Modifier) (*gomilter.Response, er
 	})
 }
 
-// hearTLS keeps the TLS macros where they are given; a session does not go back to plaintext (RFC 3207 section 4.2).
+// hearTLS keeps the TLS macros where they are given; a session does not go back to plaintext (RFC
+// 3207 section 4.2).
 func (s *session) hearTLS(m gomilter.Modifier) {
 	version := m.Get(gomilter.MacroTlsVersion)
 	if version == "" {
@@ -205,7 +208,8 @@ func (s *session) EndOfMessage(m gomilter.Modifier) (resp *gomilter.Response, er
 	return s.act(mail.decision, m), nil
 }
 
-// Abort ends the message under way, if there is one: Postfix sends it after every message and before TLS, too.
+// Abort ends the message under way, if there is one: Postfix sends it after every message and
+// before TLS, too.
 func (s *session) Abort(gomilter.Modifier) error {
 	defer s.guard()
 	s.abandon()
@@ -237,7 +241,8 @@ func (s *session) decide() policy.Decision {
 	return s.server.Decide(s.client.Addr)
 }
 
-// abandon records a message that ended before its end: rejected when the MTA refused all its recipients, else aborted.
+// abandon records a message that ended before its end: rejected when the MTA refused all its
+// recipients, else aborted.
 func (s *session) abandon() {
 	if s.mail == nil {
 		return
@@ -301,8 +306,9 @@ func (s *session) stage() string {
 	return ""
 }
 
-// trouble is the trouble with TLS that a session without a message shows. A handshake that failed looks like a client that only says EHLO: Postfix sends
-// one ABORT for either. The MTA's log tells the two apart.
+// trouble is the trouble with TLS that a session without a message shows. A handshake that failed
+// looks like a client that only says EHLO: Postfix sends one ABORT for either. The MTA's log tells
+// the two apart.
 func (s *session) trouble() policy.Trouble {
 	if s.helo != "" && s.tls == nil && s.answered == policy.Withheld {
 		return policy.LeftWithout

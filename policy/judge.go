@@ -13,14 +13,14 @@ type Store interface {
 	// Recall returns what is known of an address with such keys. It answers within milliseconds, if
 	// need be with Known.Unavailable.
 	Recall(addr netip.Addr, k Keys) Known
-	// Learn adds a lesson to the host, and what that moves to its network and its autonomous system;
-	// then the host's tier follows. The channel yields once: nil when the lesson is durable, else
-	// why it is not yet.
+	// Learn adds a lesson to the host, and what that moves to its network and its autonomous
+	// system; then the host's tier follows. The channel yields once: nil when the lesson is
+	// durable, else why it is not yet.
 	Learn(k Keys, l Lesson) <-chan error
 }
 
-// Tiering finds the tier of a host after a change: it returns the host's evidence in that tier, given
-// what was known before and after. A store is opened with one.
+// Tiering finds the tier of a host after a change: it returns the host's evidence in that tier,
+// given what was known before and after. A store is opened with one.
 type Tiering func(before, after Known) reputation.Evidence
 
 // InForce is the policy in force, which can be replaced at any time, and the clock it goes by.
@@ -91,7 +91,8 @@ func (j *Judge) learn(addr netip.Addr, l Lesson, ok bool) <-chan error {
 
 // tier is the host's evidence after a lesson, in the tier that it is in then.
 func (p *Policy) tier(before, after Known, now time.Time) reputation.Evidence {
-	// The tier before is judged, too: what it left by fading since it was last learnt of, it has left.
+	// The tier before is judged, too: what it left by fading since it was last learnt of, it has
+	// left.
 	was := p.Thresholds.Next(before.Host.Tier, p.judge(before, now))
 	is := p.judge(after, now)
 	return after.Host.Enter(p.Thresholds.Next(was, is), now, is.Score)

@@ -27,8 +27,9 @@ type TLS struct {
 	CertSubject string `json:"cert_subject,omitempty"`
 }
 
-// Auth is what SPF (RFC 7208), DKIM (RFC 6376) and DMARC (RFC 7489) found, in the words of RFC 8601,
-// such as pass, fail or none; empty where no result was reported. It is recorded and reported.
+// Auth is what SPF (RFC 7208), DKIM (RFC 6376) and DMARC (RFC 7489) found, in the words of RFC
+// 8601, such as pass, fail or none; empty where no result was reported. It is recorded and
+// reported.
 type Auth struct {
 	SPF         string `json:"spf,omitempty"`
 	SPFDomain   string `json:"spf_domain,omitempty"`
@@ -74,17 +75,18 @@ const (
 // Message is what tells a message from others, and the verdicts on it: all that is remembered of it
 // when it is over. A session without a message is one, too, with Mail false.
 type Message struct {
-	// Time is when it ended, Began when it began: the session, or the message with its MAIL command.
+	// Time is when it ended, Began when it began: the session, or the message with its MAIL
+	// command.
 	Time, Began time.Time
-	// Session is ours. It is empty where the session was not heard, and only the MTA's log, a feed or
-	// a person told of it.
+	// Session is ours. It is empty where the session was not heard, and only the MTA's log, a feed
+	// or a person told of it.
 	Session string
 	QueueID string
 	Client  Client
 	// Mail says whether there was a message at all.
 	Mail bool
-	// Authenticated says that the client logged in: its mail is its user's, and nothing is learnt of
-	// its address.
+	// Authenticated says that the client logged in: its mail is its user's, and nothing is learnt
+	// of its address.
 	Authenticated bool
 	// Unfinished says that we stopped listening before the session ended.
 	Unfinished bool
@@ -155,8 +157,8 @@ type Keys struct {
 // Known is what a store knows of a client.
 type Known struct {
 	Host, Network, AS reputation.Evidence
-	// Override is the operator's on the address, Exception what was noticed of the host and STARTTLS;
-	// nil where there is none.
+	// Override is the operator's on the address, Exception what was noticed of the host and
+	// STARTTLS; nil where there is none.
 	Override  *Override
 	Exception *Exception
 	// Unavailable says that the store did not answer in time: nothing is known of the host but what
@@ -164,8 +166,8 @@ type Known struct {
 	Unavailable bool
 }
 
-// Record is the evidence of a host or a network, else of an autonomous system, as one store gives it
-// to another.
+// Record is the evidence of a host or a network, else of an autonomous system, as one store gives
+// it to another.
 type Record struct {
 	Network  netip.Prefix
 	ASN      uint32

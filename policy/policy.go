@@ -1,7 +1,8 @@
 // Package policy judges SMTP clients: whether STARTTLS is offered to them, and why.
 //
-// It knows modes, tiers, exempt networks and the operator's overrides, and leaves the score to package reputation. A Policy is an
-// immutable value without I/O or clock; a Judge joins it to a store of evidence, whose shape is declared here, where it is used.
+// It knows modes, tiers, exempt networks and the operator's overrides, and leaves the score to
+// package reputation. A Policy is an immutable value without I/O or clock; a Judge joins it to a
+// store of evidence, whose shape is declared here, where it is used.
 package policy
 
 import (
@@ -48,8 +49,8 @@ const (
 // Actions are all actions.
 var Actions = []Action{ActNone, ActHeader, ActQuarantine, ActTempfail, ActReject}
 
-// STARTTLS and SilentDiscard are the EHLO keywords that withhold STARTTLS and keep Postfix's log quiet about it:
-// smtpd_discard_ehlo_keywords in postconf(5).
+// STARTTLS and SilentDiscard are the EHLO keywords that withhold STARTTLS and keep Postfix's log
+// quiet about it: smtpd_discard_ehlo_keywords in postconf(5).
 const (
 	STARTTLS      = "starttls"
 	SilentDiscard = "silent-discard"
@@ -71,16 +72,19 @@ type Policy struct {
 	// Exempt networks are offered STARTTLS always and get no action.
 	Exempt []netip.Prefix
 	Layout
-	// ASN returns the autonomous system of an address, 0 when it is not known. It is nil where none is.
+	// ASN returns the autonomous system of an address, 0 when it is not known. It is nil where none
+	// is.
 	ASN func(netip.Addr) uint32
 
 	exempt *bart.Lite
 }
 
-// thisHost is exempt whatever the operator lists: mail of the host itself does not come from a stranger.
+// thisHost is exempt whatever the operator lists: mail of the host itself does not come from a
+// stranger.
 var thisHost = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("::1/128")}
 
-// Default returns the policy of a configuration that says nothing: protect, loopback exempt, /24 and /64 in /48.
+// Default returns the policy of a configuration that says nothing: protect, loopback exempt, /24
+// and /64 in /48.
 func Default() Policy {
 	return Policy{
 		Mode:       Protect,
@@ -100,7 +104,8 @@ func New(p Policy) *Policy {
 	return &p
 }
 
-// Layout is how addresses are cut into hosts and networks: the prefix lengths of a client's identities. An IPv4 host is its /32.
+// Layout is how addresses are cut into hosts and networks: the prefix lengths of a client's
+// identities. An IPv4 host is its /32.
 type Layout struct{ IPv4Network, IPv6Host, IPv6Network int }
 
 // Text names a layout, so that two places can be held to have the same.
@@ -146,7 +151,8 @@ type Decision struct {
 	// Withhold says that STARTTLS is not offered; Would that a mode other than observe would not
 	// offer it.
 	Withhold, Would bool
-	// Discard are the EHLO keywords that the MTA is told to leave out, silent-discard not among them.
+	// Discard are the EHLO keywords that the MTA is told to leave out, silent-discard not among
+	// them.
 	Discard []string
 	// Action is what the milter does with the client's mail.
 	Action Action
@@ -238,7 +244,8 @@ func verb(withhold bool) string {
 	return "offer"
 }
 
-// Keywords is the reply of the MTA's table, such as "starttls, silent-discard", or "" when nothing is left out.
+// Keywords is the reply of the MTA's table, such as "starttls, silent-discard", or "" when nothing
+// is left out.
 func (d Decision) Keywords() string {
 	if len(d.Discard) == 0 {
 		return ""

@@ -96,7 +96,8 @@ func TestTiersNameKeywordsAndActions(t *testing.T) {
 	}
 }
 
-// TestAVerdictTakenBackLeavesNothing corrects a message again and again, with weights that evidence cannot hold exactly.
+// TestAVerdictTakenBackLeavesNothing corrects a message again and again, with weights that evidence
+// cannot hold exactly.
 func TestAVerdictTakenBackLeavesNothing(t *testing.T) {
 	o := Observation{Message: Message{Time: now, Mail: true, Client: Client{Addr: netip.MustParseAddr("192.0.2.7")}, Verdict: Verdict{Class: Spam, Weight: 0.31}}}
 	lesson, _ := o.Lesson()

@@ -12,7 +12,8 @@ import (
 	"github.com/ehlogate/ehlogate/policy/store"
 )
 
-// mx is a mail exchanger of one policy with a clock of its own: the real judge over the real memory, with a filter that errs as told.
+// mx is a mail exchanger of one policy with a clock of its own: the real judge over the real
+// memory, with a filter that errs as told.
 type mx struct {
 	t      *testing.T
 	now    time.Time
@@ -40,7 +41,8 @@ func verdict(class policy.Class) policy.Verdict {
 // offered says whether an address would be offered STARTTLS now.
 func (m *mx) offered(addr string) bool { return !m.judge.Decide(netip.MustParseAddr(addr)).Withhold }
 
-// hear connects an address, learns the verdict on its message, and says whether STARTTLS was offered.
+// hear connects an address, learns the verdict on its message, and says whether STARTTLS was
+// offered.
 func (m *mx) hear(addr string, class policy.Class) (offered bool) {
 	offered = m.offered(addr)
 	m.judge.Learn(&policy.Message{Time: m.now, Client: policy.Client{Addr: netip.MustParseAddr(addr)}, Verdict: verdict(class), Mail: true})
@@ -57,8 +59,8 @@ func (m *mx) spamOf(missed float64) policy.Class {
 	return policy.Spam
 }
 
-// spams hears so many spam messages, one every so often, of which the filter misses a share, and returns how many of the clients were
-// offered STARTTLS.
+// spams hears so many spam messages, one every so often, of which the filter misses a share, and
+// returns how many of the clients were offered STARTTLS.
 func (m *mx) spams(messages int, every time.Duration, missed float64, client func(i int) string) (through int) {
 	for i := range messages {
 		if m.hear(client(i), m.spamOf(missed)) {
@@ -71,8 +73,9 @@ func (m *mx) spams(messages int, every time.Duration, missed float64, client fun
 
 func always(addr string) func(int) string { return func(int) string { return addr } }
 
-// A hopper that takes a new address of its /64 for every message is one host: the /64 is the smallest network that a provider gives a
-// customer (RFC 6177), so that what one address did counts for all of them.
+// A hopper that takes a new address of its /64 for every message is one host: the /64 is the
+// smallest network that a provider gives a customer (RFC 6177), so that what one address did counts
+// for all of them.
 func TestHoppingWithinA64IsOneHost(t *testing.T) {
 	m := newMX(t)
 	through := m.spams(200, 2*time.Minute, 0, func(i int) string { return fmt.Sprintf("2001:db8:0:1::%x", i+1) })
@@ -81,7 +84,8 @@ func TestHoppingWithinA64IsOneHost(t *testing.T) {
 	}
 }
 
-// Each /64 of a /48 speaks for two messages in it, so a handful of them makes the next one expected to spam before it has.
+// Each /64 of a /48 speaks for two messages in it, so a handful of them makes the next one expected
+// to spam before it has.
 func TestHoppingAcrossA48IsLearntFromTheNeighbours(t *testing.T) {
 	m := newMX(t)
 	through := m.spams(300, 2*time.Minute, 0.08, func(int) string {
@@ -95,8 +99,9 @@ func TestHoppingAcrossA48IsLearntFromTheNeighbours(t *testing.T) {
 	}
 }
 
-// Snowshoe: 120 hosts of a fresh /24 send a few messages each, of which the filter misses a third. No host has a history worth the
-// name; the network has, and its ham is taken for spam that was missed as long as there is not much more of it.
+// Snowshoe: 120 hosts of a fresh /24 send a few messages each, of which the filter misses a third.
+// No host has a history worth the name; the network has, and its ham is taken for spam that was
+// missed as long as there is not much more of it.
 func TestAFreshNetworkOfSnowshoeIsNoticed(t *testing.T) {
 	m := newMX(t)
 	through := m.spams(540, 80*time.Second, 0.30, func(int) string { return fmt.Sprintf("198.51.100.%d", 2+m.rng.IntN(120)) })
@@ -105,8 +110,8 @@ func TestAFreshNetworkOfSnowshoeIsNoticed(t *testing.T) {
 	}
 }
 
-// The neighbours' evidence is bounded as the host's own is, so however bad they are, a host that sends ham proves itself, and its ham is
-// remembered for days.
+// The neighbours' evidence is bounded as the host's own is, so however bad they are, a host that
+// sends ham proves itself, and its ham is remembered for days.
 func TestOneGoodHostInABadNetworkProvesItself(t *testing.T) {
 	m := newMX(t)
 	const good = "198.51.100.200"
@@ -131,8 +136,8 @@ func TestOneGoodHostInABadNetworkProvesItself(t *testing.T) {
 	}
 }
 
-// Big providers send some spam among much ham. A verdict of spam weighs less than two of ham, both are bounded, and the provider's other
-// hosts speak for it.
+// Big providers send some spam among much ham. A verdict of spam weighs less than two of ham, both
+// are bounded, and the provider's other hosts speak for it.
 func TestBigProvidersAreNotHarmed(t *testing.T) {
 	for _, percent := range []int{2, 5, 8, 12} {
 		m := newMX(t)
@@ -156,8 +161,9 @@ func TestBigProvidersAreNotHarmed(t *testing.T) {
 	}
 }
 
-// A server that is broken into loses its good name within a few messages, because a month of ham is bounded, and has it back within
-// hours of the clean-up, because its spam fades by half in half of one: by the clock alone, or sooner with its own ham.
+// A server that is broken into loses its good name within a few messages, because a month of ham is
+// bounded, and has it back within hours of the clean-up, because its spam fades by half in half of
+// one: by the clock alone, or sooner with its own ham.
 func TestAVictimOfABreakInFallsAndRecovers(t *testing.T) {
 	m := newMX(t)
 	const victim = "198.51.100.25"
@@ -178,8 +184,8 @@ func TestAVictimOfABreakInFallsAndRecovers(t *testing.T) {
 	}
 }
 
-// Who sends nothing but spam, however slowly, stays out: spam without any ham beside it fades sixteen times as slowly, because there is no
-// cleaned server to be fair to.
+// Who sends nothing but spam, however slowly, stays out: spam without any ham beside it fades
+// sixteen times as slowly, because there is no cleaned server to be fair to.
 func TestASlowSpammerStaysOut(t *testing.T) {
 	m := newMX(t)
 	const slow = "198.51.100.25"
@@ -189,7 +195,8 @@ func TestASlowSpammerStaysOut(t *testing.T) {
 	}
 }
 
-// A session without mail is no evidence of anything: scanners and monitoring cost nobody his name, and no memory.
+// A session without mail is no evidence of anything: scanners and monitoring cost nobody his name,
+// and no memory.
 func TestTenThousandProbesTeachNothing(t *testing.T) {
 	m := newMX(t)
 	for i := range 10000 {
@@ -204,8 +211,8 @@ func TestTenThousandProbesTeachNothing(t *testing.T) {
 	}
 }
 
-// A report that says ham of a message taken for spam leaves the client where it would be had the filter been right, and the other way
-// round, whether the report or the verdict comes in first.
+// A report that says ham of a message taken for spam leaves the client where it would be had the
+// filter been right, and the other way round, whether the report or the verdict comes in first.
 func TestALateReportTakesTheVerdictBack(t *testing.T) {
 	client := netip.MustParseAddr("198.51.100.25")
 	for _, c := range []struct{ wrong, right policy.Class }{{policy.Spam, policy.Ham}, {policy.Ham, policy.Spam}, {policy.None, policy.Spam}, {policy.Spam, policy.None}} {

@@ -7,12 +7,13 @@ import (
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
-// WhatIf is what would change the answer about a client. Zero means that nothing would, as far ahead
-// as was tried.
+// WhatIf is what would change the answer about a client. Zero means that nothing would, as far
+// ahead as was tried.
 type WhatIf struct {
 	// Ham and Spam are how many further messages of the kind, sent now, turn the answer.
 	Ham, Spam int
-	// Wait is how long the client has to send nothing until the answer turns, to a quarter of an hour.
+	// Wait is how long the client has to send nothing until the answer turns, to a quarter of an
+	// hour.
 	Wait time.Duration
 }
 

@@ -78,7 +78,8 @@ func loadCommand() *cli.Command {
 	}
 }
 
-// chunkLines is how many lines of a dump are sent at once; loadTries is how often, a second apart, a chunk that failed.
+// chunkLines is how many lines of a dump are sent at once; loadTries is how often, a second apart,
+// a chunk that failed.
 const (
 	chunkLines = 500
 	loadTries  = 10

@@ -45,7 +45,8 @@ func lookup(c *cli.Context) error {
 	return w.Flush()
 }
 
-// clientAbout returns a client of the running daemon for questions about the command's arguments, which must all be addresses.
+// clientAbout returns a client of the running daemon for questions about the command's arguments,
+// which must all be addresses.
 func clientAbout(c *cli.Context) (*api.Client, error) {
 	for _, a := range c.Args().Slice() {
 		if _, err := policy.ParseAddr(a); err != nil {

@@ -1,4 +1,5 @@
-// Command ehlogate is a daemon beside a mail server that offers STARTTLS by reputation, and the commands of its operator.
+// Command ehlogate is a daemon beside a mail server that offers STARTTLS by reputation, and the
+// commands of its operator.
 //
 // Exit status: 0 done, 1 found wanting, 2 misuse.
 package main
@@ -47,7 +48,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return done
 	}
-	// A found fault is printed as it is; everything else with the program's name before each line of it.
+	// A found fault is printed as it is; everything else with the program's name before each line
+	// of it.
 	if message := err.Error(); message != "" {
 		for line := range strings.Lines(message) {
 			fmt.Fprintf(stderr, "ehlogate: %s\n", strings.TrimSuffix(line, "\n"))
@@ -98,8 +100,9 @@ func commonFlags() []cli.Flag {
 	return flags
 }
 
-// flagsFirst moves flags before the arguments of a command, where the command-line library wants them: "lookup ADDR --json" works as
-// "lookup --json ADDR" does. What follows "--" stays where it is.
+// flagsFirst moves flags before the arguments of a command, where the command-line library wants
+// them: "lookup ADDR --json" works as "lookup --json ADDR" does. What follows "--" stays where it
+// is.
 func flagsFirst(app *cli.App, args []string) ([]string, error) {
 	var words, flags, rest []string
 	commands, known := app.Commands, app.Flags
@@ -182,10 +185,12 @@ var (
 // minuteFormat is how a time in UTC is printed for people.
 const minuteFormat = "2006-01-02 15:04Z"
 
-// unitToken is where the systemd unit's daemon keeps its token, whose STATE_DIRECTORY an operator's shell does not have.
+// unitToken is where the systemd unit's daemon keeps its token, whose STATE_DIRECTORY an operator's
+// shell does not have.
 const unitToken = "/var/lib/ehlogate/api-token"
 
-// client returns a client of the running daemon. The token is read if it can be; whether it is needed, the daemon knows.
+// client returns a client of the running daemon. The token is read if it can be; whether it is
+// needed, the daemon knows.
 func client(c *cli.Context) (*api.Client, error) {
 	cfg, err := loadConfig(c)
 	if err != nil {

@@ -14,7 +14,8 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 )
 
-// TestRefused runs every command line and configuration under testdata/refused: each is refused as misuse, with the message expected.
+// TestRefused runs every command line and configuration under testdata/refused: each is refused as
+// misuse, with the message expected.
 func TestRefused(t *testing.T) {
 	files, err := filepath.Glob("testdata/refused/*.txtar")
 	if err != nil || len(files) < 100 {

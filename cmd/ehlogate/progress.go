@@ -9,7 +9,8 @@ import (
 	"golang.org/x/term"
 )
 
-// progress is a bar on a terminal, and silence elsewhere. A size below zero is one that is not known.
+// progress is a bar on a terminal, and silence elsewhere. A size below zero is one that is not
+// known.
 func progress(w io.Writer, what string, size int64, options ...progressbar.Option) *progressbar.ProgressBar {
 	if f, ok := w.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
 		w = io.Discard

@@ -67,7 +67,8 @@ func TestReplayDecidesBeforeItLearns(t *testing.T) {
 	}
 }
 
-// A correction that follows its row and one that precedes it leave the same, and one of a row that is not there is counted.
+// A correction that follows its row and one that precedes it leave the same, and one of a row that
+// is not there is counted.
 func TestReplayTakesVerdictsBack(t *testing.T) {
 	spam := event(1, 0, "192.0.2.7", "spam", "") + event(2, time.Minute, "192.0.2.7", "spam", "")
 	fix := event(3, 2*time.Minute, "192.0.2.7", "ham", `,"correction_of":2`)
@@ -165,7 +166,8 @@ func TestReplayRefusesWhatIsNoTraceByItsLine(t *testing.T) {
 	}
 }
 
-// TestReplayTakesCorrectionsOfTheEventLog corrects a message twice, and one from before the log began.
+// TestReplayTakesCorrectionsOfTheEventLog corrects a message twice, and one from before the log
+// began.
 func TestReplayTakesCorrectionsOfTheEventLog(t *testing.T) {
 	corrected := func(of time.Time, was, is string) string {
 		return fmt.Sprintf(`{"time":%q,"event":"correction","session":"a","client":{"addr":"192.0.2.7"},"of":%q,"was":{"class":%q,"weight":1},"verdict":{"class":%q,"weight":1}}`+"\n",

@@ -59,7 +59,8 @@ func serve(c *cli.Context) error {
 	return err
 }
 
-// reloadOnHangup reads the configuration again at each SIGHUP. A broken one leaves the old one in force.
+// reloadOnHangup reads the configuration again at each SIGHUP. A broken one leaves the old one in
+// force.
 func reloadOnHangup(ctx context.Context, c *cli.Context, d *server.Daemon, log *slog.Logger) {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
@@ -86,8 +87,8 @@ func reloadOnHangup(ctx context.Context, c *cli.Context, d *server.Daemon, log *
 	}
 }
 
-// feedWatchdog tells systemd that the daemon is alive, as long as it can judge (WatchdogSec= in systemd.service(5)). A daemon that hangs is
-// restarted, and costs sessions no longer than that.
+// feedWatchdog tells systemd that the daemon is alive, as long as it can judge (WatchdogSec= in
+// systemd.service(5)). A daemon that hangs is restarted, and costs sessions no longer than that.
 func feedWatchdog(ctx context.Context, d *server.Daemon) {
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil || interval == 0 {

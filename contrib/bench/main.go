@@ -1,5 +1,6 @@
-// Command bench measures what ehlogate costs a Postfix: messages per second through a private one, sent by Postfix's own smtp-source,
-// with no milter, with a milter that does nothing, and with ehlogate learning from every message, on the embedded store and on a Redis beside it.
+// Command bench measures what ehlogate costs a Postfix: messages per second through a private one,
+// sent by Postfix's own smtp-source, with no milter, with a milter that does nothing, and with
+// ehlogate learning from every message, on the embedded store and on a Redis beside it.
 //
 //	go run ./contrib/bench [-messages 10000] [-sessions 20] [-rounds 3]
 //

@@ -17,7 +17,8 @@ import (
 	"time"
 )
 
-// traffic runs sessions of changing clients until stop is called; it counts what was delivered and keeps what failed.
+// traffic runs sessions of changing clients until stop is called; it counts what was delivered and
+// keeps what failed.
 type traffic struct {
 	delivered, offered atomic.Int64
 	mu                 sync.Mutex
@@ -71,7 +72,8 @@ func (tr *traffic) waitDelivered(t testing.TB, n int64) {
 	}
 }
 
-// TestKilledRightAfterTheAcknowledgement kills the daemon as soon as the last message was accepted; not one of them is forgotten.
+// TestKilledRightAfterTheAcknowledgement kills the daemon as soon as the last message was accepted;
+// not one of them is forgotten.
 func TestKilledRightAfterTheAcknowledgement(t *testing.T) {
 	x := start(t, "")
 	for n := 1; n <= 4; n++ {
@@ -86,8 +88,8 @@ func TestKilledRightAfterTheAcknowledgement(t *testing.T) {
 	}
 }
 
-// TestKilledInTheMiddleOfTraffic kills the daemon with SIGKILL: no session is refused, everyone is offered TLS, and what was acknowledged is there
-// after the restart.
+// TestKilledInTheMiddleOfTraffic kills the daemon with SIGKILL: no session is refused, everyone is
+// offered TLS, and what was acknowledged is there after the restart.
 func TestKilledInTheMiddleOfTraffic(t *testing.T) {
 	x := start(t, "")
 	x.sendUntilWithheld("192.0.2.7")
@@ -119,8 +121,8 @@ func TestKilledInTheMiddleOfTraffic(t *testing.T) {
 	t.Logf("%d messages delivered over two kills, slowest session %v", tr.delivered.Load(), tr.slowest.Round(time.Millisecond))
 }
 
-// TestAHangingDaemonCostsLittle stops the daemon with SIGSTOP: mail flows, and a session pays the table's timeout of a second and the
-// milter's of another.
+// TestAHangingDaemonCostsLittle stops the daemon with SIGSTOP: mail flows, and a session pays the
+// table's timeout of a second and the milter's of another.
 func TestAHangingDaemonCostsLittle(t *testing.T) {
 	x := start(t, "")
 	x.send("198.51.100.7", "hello")
@@ -149,7 +151,8 @@ func TestAHangingDaemonCostsLittle(t *testing.T) {
 	}
 }
 
-// TestGarbageOnEveryListener sends rubbish over 10,000 connections; the daemon goes on answering and its memory stays bounded.
+// TestGarbageOnEveryListener sends rubbish over 10,000 connections; the daemon goes on answering
+// and its memory stays bounded.
 func TestGarbageOnEveryListener(t *testing.T) {
 	x := prepare(t, "")
 	x.daemon.Binary = plain
@@ -226,8 +229,9 @@ func resident(t *testing.T, pid int) int {
 	return pages * os.Getpagesize()
 }
 
-// TestAFullDiskStopsNoMail puts store and event log on a small file system and fills it: mail flows, what could not be written is counted
-// and said, the tables answer from memory, and when there is room again nothing that was learnt is lost.
+// TestAFullDiskStopsNoMail puts store and event log on a small file system and fills it: mail
+// flows, what could not be written is counted and said, the tables answer from memory, and when
+// there is room again nothing that was learnt is lost.
 func TestAFullDiskStopsNoMail(t *testing.T) {
 	x := prepare(t, "")
 	data := filepath.Join(x.daemon.Dir, "data")
@@ -318,7 +322,8 @@ func TestTheEventLogIsReopenedOnHangup(t *testing.T) {
 	}
 }
 
-// TestAStopLetsSessionsEnd stops the daemon while a client is between MAIL and the end of its message.
+// TestAStopLetsSessionsEnd stops the daemon while a client is between MAIL and the end of its
+// message.
 func TestAStopLetsSessionsEnd(t *testing.T) {
 	x := start(t, "")
 	s, err := x.Dial("198.51.100.7")
@@ -342,8 +347,8 @@ func TestAStopLetsSessionsEnd(t *testing.T) {
 	}
 }
 
-// TestARestartWithPassedSocketsRefusesNobody restarts the daemon as systemd does with socket activation, under traffic and with the
-// socketmap, which would otherwise stop all mail.
+// TestARestartWithPassedSocketsRefusesNobody restarts the daemon as systemd does with socket
+// activation, under traffic and with the socketmap, which would otherwise stop all mail.
 func TestARestartWithPassedSocketsRefusesNobody(t *testing.T) {
 	x := prepare(t, "")
 	x.apply("--socketmap")
@@ -380,7 +385,8 @@ func TestARestartWithPassedSocketsRefusesNobody(t *testing.T) {
 	t.Logf("%d messages delivered over three restarts, slowest session %v", tr.delivered.Load(), tr.slowest.Round(time.Millisecond))
 }
 
-// TestSystemdIsTold stands in for systemd at the other end of $NOTIFY_SOCKET: ready, alive, reloading, stopping.
+// TestSystemdIsTold stands in for systemd at the other end of $NOTIFY_SOCKET: ready, alive,
+// reloading, stopping.
 func TestSystemdIsTold(t *testing.T) {
 	x := prepare(t, "")
 	path := filepath.Join(tempDir(t), "notify.sock")

@@ -60,7 +60,8 @@ func (c *chain) sendAll(t *testing.T, kinds []kind) {
 	c.end(t)
 }
 
-// send sends a message of a kind from an address of its own and holds what came of it against what was to.
+// send sends a message of a kind from an address of its own and holds what came of it against what
+// was to.
 func (c *chain) send(t *testing.T, k kind) {
 	t.Helper()
 	c.clients++
@@ -112,7 +113,8 @@ func (c *chain) send(t *testing.T, k kind) {
 	c.holds(t, k, client)
 }
 
-// settled waits until nothing more is said of a client's message, and returns its events: one observation, then corrections of it.
+// settled waits until nothing more is said of a client's message, and returns its events: one
+// observation, then corrections of it.
 func (c *chain) settled(t *testing.T, client string) (own []mx.Event) {
 	t.Helper()
 	quiet := time.Now()
@@ -192,7 +194,8 @@ func behind(x *exchanger, milters ...string) {
 	x.run()
 }
 
-// forged are verdicts of a client on its own message. It writes them before and after its other headers, and in whatever way they can be written.
+// forged are verdicts of a client on its own message. It writes them before and after its other
+// headers, and in whatever way they can be written.
 var forged = []string{
 	"X-Spam-Flag: NO", "x-sPAM-fLAG : NO", "X-Spam-Status: No, score=-99.0 required=5.0", "X-Spam-Status:\r\n\tNo,\r\n\tscore=-99.0\r\n\trequired=5.0", "X-Spam: No",
 	"Authentication-Results: mx.example; spf=pass smtp.mailfrom=bank.example; dmarc=pass header.from=bank.example", "Authentication-Results: (ours) mx.example; dmarc=pass header.from=bank.example",
@@ -210,7 +213,8 @@ func common(filter string) []kind {
 	}
 }
 
-// TestRspamd puts a real rspamd before the daemon: it adds headers, greylists and rejects, and exports what it found.
+// TestRspamd puts a real rspamd before the daemon: it adds headers, greylists and rejects, and
+// exports what it found.
 func TestRspamd(t *testing.T) {
 	redis, err := redisd.New(tempDir(t))
 	must(t, err)
@@ -239,7 +243,8 @@ func TestRspamd(t *testing.T) {
 	}, common("header rspamd")...))
 }
 
-// TestSpamAssassin puts a real SpamAssassin behind spamass-milter before the daemon: it adds headers, and rejects from 15 on.
+// TestSpamAssassin puts a real SpamAssassin behind spamass-milter before the daemon: it adds
+// headers, and rejects from 15 on.
 func TestSpamAssassin(t *testing.T) {
 	x := withLog(t, "")
 	s, err := filters.StartSpamAssassin(tempDir(t), 15)

@@ -60,7 +60,8 @@ func (x *exchanger) until(what string, holds func() bool) {
 	}
 }
 
-// TestBrokenTLSIsSparedIt breaks three handshakes of a client: then its mail gets through without TLS.
+// TestBrokenTLSIsSparedIt breaks three handshakes of a client: then its mail gets through without
+// TLS.
 func TestBrokenTLSIsSparedIt(t *testing.T) {
 	x := withLog(t, "")
 	x.apply()
@@ -104,7 +105,8 @@ func TestBrokenTLSIsSparedIt(t *testing.T) {
 	}
 }
 
-// TestWhoRequiresTLSIsOfferedItAgain lets a stranger leave in mode earn because it is not offered STARTTLS.
+// TestWhoRequiresTLSIsOfferedItAgain lets a stranger leave in mode earn because it is not offered
+// STARTTLS.
 func TestWhoRequiresTLSIsOfferedItAgain(t *testing.T) {
 	x := start(t, "[policy]\nmode = 'earn'\n")
 	const client = "192.0.2.7"
@@ -159,7 +161,8 @@ func TestPostscreenIsHeard(t *testing.T) {
 	}
 }
 
-// say connects to a port that takes PROXY lines, says something at once, reads the replies until their end and returns them.
+// say connects to a port that takes PROXY lines, says something at once, reads the replies until
+// their end and returns them.
 func (x *exchanger) say(client, text string) string {
 	x.t.Helper()
 	c, err := x.DialRaw(client, x.ProxyPort)
@@ -171,7 +174,8 @@ func (x *exchanger) say(client, text string) string {
 	return replies.String()
 }
 
-// TestTheLogOfARealPostfix makes happen what its log tells, and wants one observation of each client.
+// TestTheLogOfARealPostfix makes happen what its log tells, and wants one observation of each
+// client.
 func TestTheLogOfARealPostfix(t *testing.T) {
 	x := withLog(t, "")
 	must(t, x.Set("smtpd_client_connection_rate_limit = 3", "smtpd_client_event_limit_exceptions =", "smtpd_delay_reject = no",
@@ -286,8 +290,9 @@ func (x *exchanger) heardOf(clients ...string) {
 	}
 }
 
-// TestEveryMessageOfTheLogIsCountedOnce kills the daemon again and again while Postfix refuses messages by their content, which only its log
-// and the docket know to be spam, and rotates the log.
+// TestEveryMessageOfTheLogIsCountedOnce kills the daemon again and again while Postfix refuses
+// messages by their content, which only its log and the docket know to be spam, and rotates the
+// log.
 func TestEveryMessageOfTheLogIsCountedOnce(t *testing.T) {
 	x := withLog(t, "")
 	checks := filepath.Join(x.ConfigDir(), "checks")

@@ -1,4 +1,5 @@
-// Package e2e tests ehlogate as an operator runs it: the real program beside a real Postfix, with real TLS and real kills.
+// Package e2e tests ehlogate as an operator runs it: the real program beside a real Postfix, with
+// real TLS and real kills.
 //
 //	client (any address, by PROXY line) --SMTP--> Postfix --milter--> spam filter, then ehlogate
 //	                                                 \--memcache--> ehlogate's table
@@ -13,8 +14,8 @@ import (
 	"github.com/ehlogate/ehlogate/contrib/e2e/mx"
 )
 
-// binary is the program under test, built with the race detector; plain is the same without it, for tests of memory: the detector's own
-// grows with every goroutine there has been.
+// binary is the program under test, built with the race detector; plain is the same without it, for
+// tests of memory: the detector's own grows with every goroutine there has been.
 var binary, plain string
 
 func TestMain(m *testing.M) {
@@ -52,8 +53,8 @@ func tempDir(t testing.TB) string {
 	return dir
 }
 
-// start starts Postfix, the filter and the daemon with further configuration in TOML, connected by "setup postfix --apply" with
-// further flags.
+// start starts Postfix, the filter and the daemon with further configuration in TOML, connected by
+// "setup postfix --apply" with further flags.
 func start(t testing.TB, toml string, setup ...string) *exchanger {
 	t.Helper()
 	x := prepare(t, toml)
@@ -112,7 +113,8 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// send runs a session that uses TLS if it is offered and delivers one message; it returns whether TLS was offered.
+// send runs a session that uses TLS if it is offered and delivers one message; it returns whether
+// TLS was offered.
 func (x *exchanger) send(client, subject string) (offered bool) {
 	x.t.Helper()
 	offered, err := x.trySend(client, subject)
@@ -149,7 +151,8 @@ func (x *exchanger) offered(client string) bool {
 	return s.Offered
 }
 
-// sendUntilWithheld sends spam until STARTTLS is no longer offered, and returns how many messages got TLS.
+// sendUntilWithheld sends spam until STARTTLS is no longer offered, and returns how many messages
+// got TLS.
 func (x *exchanger) sendUntilWithheld(client string) int {
 	x.t.Helper()
 	for n := range 10 {

@@ -5,8 +5,9 @@ import (
 	"testing"
 )
 
-// TestSpamOverTLSLosesSTARTTLS is the whole idea: a client that sends spam over TLS is soon offered no STARTTLS, cannot force it, and its mail
-// still comes in; a good client of another network keeps it all along.
+// TestSpamOverTLSLosesSTARTTLS is the whole idea: a client that sends spam over TLS is soon offered
+// no STARTTLS, cannot force it, and its mail still comes in; a good client of another network keeps
+// it all along.
 func TestSpamOverTLSLosesSTARTTLS(t *testing.T) {
 	for family, c := range map[string]struct{ spammer, neighbour, good string }{
 		"IPv4": {"192.0.2.7", "192.0.2.8", "198.51.100.7"},

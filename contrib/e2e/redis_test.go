@@ -59,7 +59,8 @@ func dumped(t testing.TB, d *mx.Daemon) map[netip.Prefix]reputation.Evidence {
 	return got
 }
 
-// sumsEqualTheLogs waits until the store of daemons that share one holds what one node makes of all their event logs.
+// sumsEqualTheLogs waits until the store of daemons that share one holds what one node makes of all
+// their event logs.
 func sumsEqualTheLogs(t testing.TB, daemons ...*mx.Daemon) {
 	t.Helper()
 	inForce := policy.NewInForce(policy.New(policy.Default()), time.Now)
@@ -112,7 +113,8 @@ func sumsEqualTheLogs(t testing.TB, daemons ...*mx.Daemon) {
 	t.Error(err)
 }
 
-// TestThreeExchangersShareACluster has three Postfix instances with a daemon each, and one Redis Cluster.
+// TestThreeExchangersShareACluster has three Postfix instances with a daemon each, and one Redis
+// Cluster.
 func TestThreeExchangersShareACluster(t *testing.T) {
 	cluster, err := redisd.NewCluster(tempDir(t))
 	t.Cleanup(cluster.Stop)
@@ -280,7 +282,8 @@ func sender(n int) (netip.Addr, bool) {
 	return netip.AddrFrom4([4]byte{198, 18, byte(n % 200), byte(n % 7)}), n%3 != 0
 }
 
-// TestRedisIsStoppedForAMinute sends 500 messages a second to a daemon whose Redis is stopped for a minute.
+// TestRedisIsStoppedForAMinute sends 500 messages a second to a daemon whose Redis is stopped for a
+// minute.
 func TestRedisIsStoppedForAMinute(t *testing.T) {
 	const perSecond = 500
 	redis := redisWithFile(t)
@@ -330,7 +333,8 @@ func TestRedisIsStoppedForAMinute(t *testing.T) {
 	}
 }
 
-// TestKilledWhileItReplays kills a daemon with SIGKILL again and again while it brings its spool to Redis.
+// TestKilledWhileItReplays kills a daemon with SIGKILL again and again while it brings its spool to
+// Redis.
 func TestKilledWhileItReplays(t *testing.T) {
 	redis := redisWithFile(t)
 	slow := slowly(t, redis.Addr())
@@ -418,7 +422,8 @@ func slowly(t testing.TB, server string) (addr string) {
 	return l.Addr().String()
 }
 
-// TestReputationMovesBetweenStores takes what an embedded store knows to Redis and back to another embedded one. Loading is killed halfway.
+// TestReputationMovesBetweenStores takes what an embedded store knows to Redis and back to another
+// embedded one. Loading is killed halfway.
 func TestReputationMovesBetweenStores(t *testing.T) {
 	source, err := mx.NewDaemon(binary, tempDir(t), "", "")
 	must(t, err)
@@ -519,7 +524,8 @@ func fillEmbedded(t testing.TB, dir string, hosts int) {
 	must(t, s.Close())
 }
 
-// TestTheSamplesWork starts Redis with the samples of contrib/redis, and has the daemon's own check look at it.
+// TestTheSamplesWork starts Redis with the samples of contrib/redis, and has the daemon's own check
+// look at it.
 func TestTheSamplesWork(t *testing.T) {
 	dir := tempDir(t)
 	for _, name := range []string{"redis.conf", "users.acl"} {

@@ -16,7 +16,8 @@ import (
 	"github.com/maxmind/mmdbwriter/mmdbtype"
 )
 
-// TestTheEventLogReplaysAsItHappened takes the log of real sessions: under the same policy nothing changes, under another one it says what.
+// TestTheEventLogReplaysAsItHappened takes the log of real sessions: under the same policy nothing
+// changes, under another one it says what.
 func TestTheEventLogReplaysAsItHappened(t *testing.T) {
 	x := start(t, "")
 	for range 3 {
@@ -81,7 +82,8 @@ func TestAMillionRowsAreReplayedInTenSeconds(t *testing.T) {
 	}
 }
 
-// TestProgressIsShownOnATerminal runs a replay under script(1), which gives it a terminal, and without.
+// TestProgressIsShownOnATerminal runs a replay under script(1), which gives it a terminal, and
+// without.
 func TestProgressIsShownOnATerminal(t *testing.T) {
 	trace := filepath.Join(tempDir(t), "trace")
 	row := `{"time":"2026-11-24T08:00:00Z","client":{"addr":"192.0.2.7"},"verdict":{"class":"ham"}}` + "\n"

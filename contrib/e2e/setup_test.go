@@ -71,8 +71,8 @@ func TestSetupIsCheckedAndCanBeUndone(t *testing.T) {
 	}
 }
 
-// TestUndoKeepsFilesThatAreStillNamed changes a parameter by hand between setup and undo: Postfix would take no mail without a table that
-// main.cf names.
+// TestUndoKeepsFilesThatAreStillNamed changes a parameter by hand between setup and undo: Postfix
+// would take no mail without a table that main.cf names.
 func TestUndoKeepsFilesThatAreStillNamed(t *testing.T) {
 	x := prepare(t, "")
 	x.apply()

@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// TestTheEventLogHasOneRecordPerMessage sends messages of every kind and holds the log against them.
+// TestTheEventLogHasOneRecordPerMessage sends messages of every kind and holds the log against
+// them.
 func TestTheEventLogHasOneRecordPerMessage(t *testing.T) {
 	x := start(t, "[log]\nnode = 'mx1'\n")
 	s, err := x.Dial("192.0.2.7")
@@ -45,7 +46,8 @@ func TestTheEventLogHasOneRecordPerMessage(t *testing.T) {
 	}
 }
 
-// TestRejectionsReachTheEventLogAsWhatTheyAre makes Postfix itself refuse recipients, as a local table, a DNSBL and a greylist would.
+// TestRejectionsReachTheEventLogAsWhatTheyAre makes Postfix itself refuse recipients, as a local
+// table, a DNSBL and a greylist would.
 func TestRejectionsReachTheEventLogAsWhatTheyAre(t *testing.T) {
 	x := prepare(t, "")
 	must(t, x.Set("smtpd_recipient_restrictions = check_client_access inline:{"+
@@ -84,8 +86,9 @@ func TestRejectionsReachTheEventLogAsWhatTheyAre(t *testing.T) {
 	}
 }
 
-// TestForgedVerdictsCountForNothing lets a client write verdict headers at every place of its message. "setup postfix" has them removed before
-// any filter runs, so that only the filter's word is left.
+// TestForgedVerdictsCountForNothing lets a client write verdict headers at every place of its
+// message. "setup postfix" has them removed before any filter runs, so that only the filter's word
+// is left.
 func TestForgedVerdictsCountForNothing(t *testing.T) {
 	x := start(t, "")
 	forged := []string{"X-Spam-Flag: NO", "x-spam-status: No, score=-99", "X-Spam: No", "X-Spamd-Result: default: False [-9.00 / 15.00]"}
@@ -117,7 +120,8 @@ func TestForgedVerdictsCountForNothing(t *testing.T) {
 	}
 }
 
-// TestAForgedNoNeverHidesAYes is the same without the header_checks table: then the worst reading counts.
+// TestAForgedNoNeverHidesAYes is the same without the header_checks table: then the worst reading
+// counts.
 func TestAForgedNoNeverHidesAYes(t *testing.T) {
 	x := start(t, "")
 	must(t, x.Set("header_checks ="))
@@ -176,8 +180,8 @@ func (x *exchanger) sendUntilWithheldOrRefused(client string) {
 	x.t.Fatal("10 spam messages changed nothing")
 }
 
-// TestAFilterThatMarksOnlySpamIsNoticed sends mail of which the filter says nothing, and some spam: without any ham, a provider with a
-// little spam would look as a spammer does.
+// TestAFilterThatMarksOnlySpamIsNoticed sends mail of which the filter says nothing, and some spam:
+// without any ham, a provider with a little spam would look as a spammer does.
 func TestAFilterThatMarksOnlySpamIsNoticed(t *testing.T) {
 	x := start(t, "")
 	check := func() string {

@@ -1,11 +1,13 @@
-// Command model draws the curves of the reputation model: how the score moves with messages and time and, given a simulator of labelled
-// traces, what share of spam over TLS it avoids at what share of ham harmed.
+// Command model draws the curves of the reputation model: how the score moves with messages and
+// time and, given a simulator of labelled traces, what share of spam over TLS it avoids at what
+// share of ham harmed.
 //
 //	go run ./contrib/model
 //	go run ./contrib/model -sim DIR -seeds 1,2,3
 //
-// The simulator is a Go program in DIR with two commands: "trace -seed N" writes a trace for "ehlogate replay", and
-// "judge -seed N -json" reads the decisions and writes {"avoided":SHARE,"harmed":SHARE,"harmed_known":SHARE}.
+// The simulator is a Go program in DIR with two commands: "trace -seed N" writes a trace for
+// "ehlogate replay", and "judge -seed N -json" reads the decisions and writes
+// {"avoided":SHARE,"harmed":SHARE,"harmed_known":SHARE}.
 package main
 
 import (
@@ -67,7 +69,8 @@ func network(spammers, honest int) (n reputation.Evidence) {
 	return n
 }
 
-// messagesCurve draws the score over the messages of a fresh client: spam to the right of the middle, ham to the left.
+// messagesCurve draws the score over the messages of a fresh client: spam to the right of the
+// middle, ham to the left.
 func messagesCurve() string {
 	const most, steps = 5, 10
 	var series [][]float64
@@ -86,7 +89,8 @@ func messagesCurve() string {
 		asciigraph.PlotMany(series, asciigraph.Height(14), asciigraph.Precision(1)) + "\n"
 }
 
-// fadingCurve draws the score over the hours after a burst of spam, without and with ham beside it, and after as much ham.
+// fadingCurve draws the score over the hours after a burst of spam, without and with ham beside it,
+// and after as much ham.
 func fadingCurve() string {
 	const hours, steps = 24, 4
 	var series [][]float64

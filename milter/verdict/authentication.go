@@ -8,8 +8,9 @@ import (
 	"github.com/ehlogate/ehlogate/policy"
 )
 
-// authentication collects what the Authentication-Results (RFC 8601) of the local authserv-id say. Filters put theirs at the top of the message,
-// so one below a Received header came with it (section 5), and does not count. Of several results of a method the worst counts.
+// authentication collects what the Authentication-Results (RFC 8601) of the local authserv-id say.
+// Filters put theirs at the top of the message, so one below a Received header came with it
+// (section 5), and does not count. Of several results of a method the worst counts.
 type authentication struct {
 	policy.Auth
 	closed bool
@@ -70,7 +71,8 @@ func worse(have, haveDomain *string, value authres.ResultValue, domain string) {
 	}
 }
 
-// better is for DKIM: of several signatures one that passes is enough (RFC 6376 section 6.1). A client cannot make one up here.
+// better is for DKIM: of several signatures one that passes is enough (RFC 6376 section 6.1). A
+// client cannot make one up here.
 func better(have, haveDomain *string, value authres.ResultValue, domain string) {
 	if v := word(string(value)); *have == "" || rank(v) < rank(*have) {
 		*have, *haveDomain = v, domainOf(domain)

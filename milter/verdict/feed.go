@@ -35,8 +35,9 @@ func (n *number) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// Feed reads another program's verdict on a message: ip, qid (the MTA's queue id) or both; class, spam, ham or none, or one of rspamd's actions in
-// its place; score, and the limit from which on that program calls it spam; reason. Numbers may be in strings.
+// Feed reads another program's verdict on a message: ip, qid (the MTA's queue id) or both; class,
+// spam, ham or none, or one of rspamd's actions in its place; score, and the limit from which on
+// that program calls it spam; reason. Numbers may be in strings.
 func Feed(body []byte, now time.Time) (s policy.Signal, err error) {
 	var v struct {
 		IP, QID, Class, Action, Reason string

@@ -17,8 +17,8 @@ type Rules struct {
 	Headers []string
 	// AuthservID is whose Authentication-Results count, empty for nobody's.
 	AuthservID string
-	// Silence is the class of an accepted message of which no header says anything: None, or Ham where the filter writes only
-	// what it finds bad, as rspamd does by default.
+	// Silence is the class of an accepted message of which no header says anything: None, or Ham
+	// where the filter writes only what it finds bad, as rspamd does by default.
 	Silence policy.Class
 	// Traps are the recipients that convict.
 	Traps Traps
@@ -62,7 +62,8 @@ func (h *Headers) Hear(r *Rules, name, value string) {
 	}
 }
 
-// detail is how much a header says: a word, with a score, with a score and the limit from which on that is spam.
+// detail is how much a header says: a word, with a score, with a score and the limit from which on
+// that is spam.
 type detail int
 
 const (
@@ -71,8 +72,8 @@ const (
 	graded
 )
 
-// add reads one verdict header. Of several the worst reading counts: spam before ham; then the one that says most, as a filter's headers
-// come in any order; then the higher score.
+// add reads one verdict header. Of several the worst reading counts: spam before ham; then the one
+// that says most, as a filter's headers come in any order; then the higher score.
 func (h *Headers) add(name, value string) {
 	value = oneLine(value)
 	word := strings.ToLower(name)
@@ -122,7 +123,8 @@ const (
 	mostStars = 100
 )
 
-// parse reads the value of a verdict header by its lower-case name. A header of the operator's own choice is read as a yes or no.
+// parse reads the value of a verdict header by its lower-case name. A header of the operator's own
+// choice is read as a yes or no.
 func parse(name, value string) (a policy.Assessment, d detail, ok bool) {
 	a.Confidence = policy.Certain
 	switch name {
@@ -154,9 +156,9 @@ func parse(name, value string) (a policy.Assessment, d detail, ok bool) {
 	return a, plain, true
 }
 
-// grade gives an assessment with a score its confidence: spam counts half at the limit from which on
-// the filter calls it so, and whole at twice that; ham counts whole up to a score of 0, and the less
-// the nearer it comes to the limit. Without a limit the filter is taken to be certain.
+// grade gives an assessment with a score its confidence: spam counts half at the limit from which
+// on the filter calls it so, and whole at twice that; ham counts whole up to a score of 0, and the
+// less the nearer it comes to the limit. Without a limit the filter is taken to be certain.
 func grade(a policy.Assessment, limit float64) policy.Assessment {
 	a.Confidence = policy.Certain
 	if !(limit > 0) {
@@ -175,8 +177,8 @@ func grade(a policy.Assessment, limit float64) policy.Assessment {
 	return a
 }
 
-// leastHam is the confidence below which a filter's ham says nothing: half of the smallest weight that
-// evidence keeps.
+// leastHam is the confidence below which a filter's ham says nothing: half of the smallest weight
+// that evidence keeps.
 const leastHam = 1.0 / 16
 
 // numberAfter is the number that follows a key; ok is false where there is none.

@@ -7,8 +7,9 @@ import (
 	"github.com/ehlogate/ehlogate/policy"
 )
 
-// Rejection is a recipient that the MTA refused, as Postfix tells of it to milters that ask for rejected recipients: the macros
-// {rcpt_host} and {rcpt_addr} beside an {rcpt_mailer} of "error"; or as it is in the log.
+// Rejection is a recipient that the MTA refused, as Postfix tells of it to milters that ask for
+// rejected recipients: the macros {rcpt_host} and {rcpt_addr} beside an {rcpt_mailer} of "error";
+// or as it is in the log.
 type Rejection struct {
 	// Status is the enhanced status code, RFC 3463, such as 5.1.1.
 	Status string
@@ -19,8 +20,8 @@ type Rejection struct {
 // RejectedMailer is the {rcpt_mailer} of a rejected recipient.
 const RejectedMailer = "error"
 
-// Assessment is what a refused recipient says of its client. An unknown user says nothing by itself;
-// behaviour.Clients counts them.
+// Assessment is what a refused recipient says of its client. An unknown user says nothing by
+// itself; behaviour.Clients counts them.
 func (r Rejection) Assessment() policy.Assessment {
 	a := policy.Assessment{Class: policy.Spam, Confidence: policy.Certain, Source: r.source(), Reason: Clip(r.Status + " " + r.Text)}
 	switch a.Source {
@@ -62,7 +63,8 @@ func (r Rejection) source() policy.Source {
 	return policy.FromRecipient
 }
 
-// Rejections collects the refused recipients of a message: one assessment for each source, the first.
+// Rejections collects the refused recipients of a message: one assessment for each source, the
+// first.
 type Rejections struct {
 	all     []policy.Assessment
 	unknown int

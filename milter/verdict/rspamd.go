@@ -31,8 +31,8 @@ func Action(action string) (class policy.Class, known bool) {
 	return policy.None, false
 }
 
-// parseSpamdResult reads "default: False [11.00 / 15.00]; ...". The flag says whether the message would
-// be rejected, so a spam header at 11 of 15 stands beside False: the numbers decide.
+// parseSpamdResult reads "default: False [11.00 / 15.00]; ...". The flag says whether the message
+// would be rejected, so a spam header at 11 of 15 stands beside False: the numbers decide.
 func parseSpamdResult(value string) (a policy.Assessment, d detail, ok bool) {
 	head, _, _ := strings.Cut(value, "]")
 	flag, numbers, ok := strings.Cut(head, "[")

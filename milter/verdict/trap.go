@@ -16,8 +16,8 @@ type Traps struct {
 // maxTrapFile bounds a file of traps in bytes.
 const maxTrapFile = 64 << 20
 
-// ParseTraps reads a list of mail addresses, domains as "@spam.example" or "spam.example", and files as "/PATH" with one of these a line; empty lines and what follows a
-// "#" are left out.
+// ParseTraps reads a list of mail addresses, domains as "@spam.example" or "spam.example", and
+// files as "/PATH" with one of these a line; empty lines and what follows a "#" are left out.
 func ParseTraps(list []string) (t Traps, err error) {
 	t = Traps{map[string]struct{}{}, map[string]struct{}{}}
 	for _, item := range list {
@@ -78,7 +78,8 @@ func (t Traps) addFile(path string) error {
 // Len is how many there are.
 func (t Traps) Len() int { return len(t.addresses) + len(t.domains) }
 
-// Caught is the assessment of a recipient that is a trap. A subaddress, "old+news@", is the address (RFC 5233).
+// Caught is the assessment of a recipient that is a trap. A subaddress, "old+news@", is the address
+// (RFC 5233).
 func (t Traps) Caught(rcpt string) (a policy.Assessment, ok bool) {
 	if t.Len() == 0 {
 		return a, false

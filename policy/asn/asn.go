@@ -1,4 +1,5 @@
-// Package asn finds the autonomous system of an address in a MaxMind-format database file, and notices when the file changes.
+// Package asn finds the autonomous system of an address in a MaxMind-format database file, and
+// notices when the file changes.
 package asn
 
 import (
@@ -29,8 +30,10 @@ type Database struct {
 	seen    os.FileInfo
 }
 
-// Use reads a file in place of the one before, unless it is the same and has not changed; an empty path is none. The whole file is kept in memory, so that it may be replaced or
-// overwritten at any time. After an error, what was read of the same file before stays in force; Watch notices when the file is fixed.
+// Use reads a file in place of the one before, unless it is the same and has not changed; an empty
+// path is none. The whole file is kept in memory, so that it may be replaced or overwritten at any
+// time. After an error, what was read of the same file before stays in force; Watch notices when
+// the file is fixed.
 func (d *Database) Use(path string) error {
 	d.loading.Lock()
 	defer d.loading.Unlock()
@@ -54,7 +57,8 @@ func (d *Database) Lookup(addr netip.Addr) uint32 {
 	return n
 }
 
-// Watch reads the file again whenever it has changed, until the context ends. A broken one leaves the last good one in force.
+// Watch reads the file again whenever it has changed, until the context ends. A broken one leaves
+// the last good one in force.
 func (d *Database) Watch(ctx context.Context, every time.Duration, log *slog.Logger) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -103,7 +107,8 @@ func (d *Database) load() error {
 	return nil
 }
 
-// read reads a file and walks all of it, so that damage anywhere is found before anything depends on it.
+// read reads a file and walks all of it, so that damage anywhere is found before anything depends
+// on it.
 func read(path string) (*maxminddb.Reader, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {

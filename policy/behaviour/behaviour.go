@@ -1,7 +1,7 @@
 // Package behaviour counts what clients do again and again: asking for unknown users, sessions
-// without a message, TLS handshakes that fail. It goes by the times that it is given and by no clock
-// of its own, so that a log read late counts as one read at once. All of it is bounded, and forgets
-// the clients that were silent longest.
+// without a message, TLS handshakes that fail. It goes by the times that it is given and by no
+// clock of its own, so that a log read late counts as one read at once. All of it is bounded, and
+// forgets the clients that were silent longest.
 package behaviour
 
 import (

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// harvestWithin is how long the unknown users of a client are counted together, harvestWhole how
-	// many of them count whole.
+	// harvestWithin is how long the unknown users of a client are counted together, harvestWhole
+	// how many of them count whole.
 	harvestWithin = time.Hour
 	harvestWhole  = 10
 	// floodWithin and floodWhole are the same for sessions without a message.
@@ -56,9 +56,9 @@ func NewClients() *Clients {
 }
 
 // UnknownUser takes an unknown user that a client asked for at a time and returns what that adds to
-// the confidence that the client harvests addresses: nothing for the first one of an hour, which may
-// be a typo, and for one that was asked for already; a ninth for each further one, so that ten count
-// whole.
+// the confidence that the client harvests addresses: nothing for the first one of an hour, which
+// may be a typo, and for one that was asked for already; a ninth for each further one, so that ten
+// count whole.
 func (c *Clients) UnknownUser(client netip.Addr, recipient string, at time.Time) policy.Confidence {
 	if !client.IsValid() {
 		return 0

@@ -13,13 +13,13 @@ import (
 )
 
 const (
-	// brokenAfter is how many failed handshakes within brokenWithin make an exception of a host, and
-	// brokenFor how long that lasts.
+	// brokenAfter is how many failed handshakes within brokenWithin make an exception of a host,
+	// and brokenFor how long that lasts.
 	brokenAfter  = 3
 	brokenWithin = 24 * time.Hour
 	brokenFor    = 24 * time.Hour
-	// requiresFor is how long a host that left without STARTTLS is offered it. MTA-STS policies live
-	// for weeks (RFC 8461 section 3.2).
+	// requiresFor is how long a host that left without STARTTLS is offered it. MTA-STS policies
+	// live for weeks (RFC 8461 section 3.2).
 	requiresFor = 7 * 24 * time.Hour
 	// sameFailure is how far apart the two lines may be that the MTA's log has of one failure.
 	sameFailure = 2 * time.Second
@@ -63,8 +63,8 @@ func (h *Handshakes) Failed(host netip.Prefix, at time.Time) (e policy.Exception
 	return exception(host, policy.BrokenTLS, note, at, brokenFor), true
 }
 
-// Worked takes a handshake of a host that succeeded: what failed before was not the host's fault, or
-// was repaired.
+// Worked takes a handshake of a host that succeeded: what failed before was not the host's fault,
+// or was repaired.
 func (h *Handshakes) Worked(host netip.Prefix) { h.failed.Invalidate(host) }
 
 // Left returns the exception for a host that left without a message at a time because it was not

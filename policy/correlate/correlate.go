@@ -1,10 +1,10 @@
-// Package correlate joins what logs, feeds and people tell of a message to the one message that they
-// are about, so that each message counts once.
+// Package correlate joins what logs, feeds and people tell of a message to the one message that
+// they are about, so that each message counts once.
 //
 // A message that rspamd rejects is told of three times: by rspamd's own feed, by the milter session
 // that is aborted, and by the MTA's log. They come in any order, some milliseconds or, where a
-// client takes its time, some minutes apart. A Signal finds its message by the queue id, else by the
-// client's address and port and the time:
+// client takes its time, some minutes apart. A Signal finds its message by the queue id, else by
+// the client's address and port and the time:
 //
 //   - About a message that was observed, it becomes a correction.
 //   - About a session that is still open, it is pending until that session's observation comes.
@@ -44,8 +44,8 @@ const (
 	slack = 2 * time.Second
 	// unfinishedFor is how long a session may have gone on after we stopped listening.
 	unfinishedFor = time.Hour
-	// outOfOrder is how many messages of a client that are too old are passed over before the rest is
-	// taken for older still.
+	// outOfOrder is how many messages of a client that are too old are passed over before the rest
+	// is taken for older still.
 	outOfOrder = 64
 	// mostMessages bounds the messages remembered, mostPending those of them that are pending.
 	mostMessages, mostPending = 200_000, 20_000
@@ -162,8 +162,8 @@ func sameClient(a, b policy.Client) bool {
 	return (!a.Addr.IsValid() || !b.Addr.IsValid() || a.Addr == b.Addr) && (a.Port == 0 || b.Port == 0 || a.Port == b.Port)
 }
 
-// Signal adds a signal to the message that it is about, with its verdict. It returns a correction if
-// that was observed already, and the signal says something new of it; known says that it was
+// Signal adds a signal to the message that it is about, with its verdict. It returns a correction
+// if that was observed already, and the signal says something new of it; known says that it was
 // observed already. Otherwise the signal is pending, until Observe takes it or Due yields it.
 func (c *Correlator) Signal(s policy.Signal, v policy.Verdict) (correction *policy.Correction, known bool) {
 	c.mu.Lock()

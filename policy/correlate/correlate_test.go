@@ -340,8 +340,8 @@ func TestTheQueueIDOfAnOpenSessionMoves(t *testing.T) {
 	}
 }
 
-// TestASignalOfTheSessionRatherThanOfTheLastMessage has a message that is just over, and its session
-// going on.
+// TestASignalOfTheSessionRatherThanOfTheLastMessage has a message that is just over, and its
+// session going on.
 func TestASignalOfTheSessionRatherThanOfTheLastMessage(t *testing.T) {
 	d := newDesk()
 	d.Begin("s1", policy.Client{Addr: client}, start)
@@ -689,8 +689,8 @@ func TestABusyClientsOldMessagesAreNotWalked(t *testing.T) {
 	}
 }
 
-// TestOneClientsSignalsInTwoSessions has two sessions of a client at once: what both hear counts for
-// both, and nothing counts three times.
+// TestOneClientsSignalsInTwoSessions has two sessions of a client at once: what both hear counts
+// for both, and nothing counts three times.
 func TestOneClientsSignalsInTwoSessions(t *testing.T) {
 	d := newDesk()
 	refused := spam(policy.FromDNSBL)

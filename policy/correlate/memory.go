@@ -92,8 +92,8 @@ func (c *Correlator) noLongerPending(e *entry) {
 	}
 }
 
-// without is a list less one of its items. The first one goes without a copy: it is the oldest, which
-// goes first, and a busy client has many.
+// without is a list less one of its items. The first one goes without a copy: it is the oldest,
+// which goes first, and a busy client has many.
 func without[T comparable](list []T, item T) []T {
 	switch i := slices.Index(list, item); i {
 	case -1:

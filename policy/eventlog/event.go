@@ -69,7 +69,8 @@ type Heard struct {
 type Reputation struct {
 	Score float64 `json:"score"`
 	Tier  string  `json:"tier"`
-	// Would is what a mode other than observe would have answered; it is there in mode observe only.
+	// Would is what a mode other than observe would have answered; it is there in mode observe
+	// only.
 	Would string `json:"would,omitempty"`
 }
 

@@ -15,9 +15,9 @@ const (
 	dayFormat = time.DateOnly
 )
 
-// wroteOn notes that the file is written to at a time. Of a file that was last written to longer ago
-// than archives are kept, the clock may have been wrong then: it is taken for one of today, so that
-// it is not removed as soon as it is archived.
+// wroteOn notes that the file is written to at a time. Of a file that was last written to longer
+// ago than archives are kept, the clock may have been wrong then: it is taken for one of today, so
+// that it is not removed as soon as it is archived.
 func (l *Log) wroteOn(t time.Time) {
 	if l.now().Sub(t) > l.retain+day {
 		t = l.now()
@@ -27,8 +27,8 @@ func (l *Log) wroteOn(t time.Time) {
 	}
 }
 
-// lastDay is the last day on which the file was written to that is not in the future, empty if there
-// is none: the clock may have been stepped forth and back.
+// lastDay is the last day on which the file was written to that is not in the future, empty if
+// there is none: the clock may have been stepped forth and back.
 func (l *Log) lastDay(today string) (last string) {
 	for _, d := range l.days {
 		if d <= today {
@@ -95,8 +95,8 @@ func (l *Log) stem() (stem, ext string) {
 	return strings.TrimSuffix(l.path, ext), ext
 }
 
-// prune removes archives older than retain. When even the newest one is, the clock may be wrong, and
-// they are kept until the next day.
+// prune removes archives older than retain. When even the newest one is, the clock may be wrong,
+// and they are kept until the next day.
 func (l *Log) prune() {
 	stem, ext := l.stem()
 	files, _ := filepath.Glob(stem + "-????-??-??*" + ext)

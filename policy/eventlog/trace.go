@@ -15,10 +15,11 @@ import (
 	"github.com/ehlogate/ehlogate/policy"
 )
 
-// Row is a line of a trace: the event log, or what else has its time, client.addr and verdict.class. Fields that are not here are not
-// looked at.
+// Row is a line of a trace: the event log, or what else has its time, client.addr and
+// verdict.class. Fields that are not here are not looked at.
 type Row struct {
-	// Line is the line's number, from 1; ID is its own "id", else that number. Named says that it had one.
+	// Line is the line's number, from 1; ID is its own "id", else that number. Named says that it
+	// had one.
 	Line, ID int
 	Named    bool
 	Time     time.Time
@@ -26,8 +27,8 @@ type Row struct {
 	Addr netip.Addr
 	// Session is the event log's session; a session of several messages has several rows.
 	Session string
-	// Mail says that there was a message, Authenticated that it was a logged-in client's, TLS that the session used TLS or that the
-	// client would have.
+	// Mail says that there was a message, Authenticated that it was a logged-in client's, TLS that
+	// the session used TLS or that the client would have.
 	Mail, Authenticated, TLS bool
 	Verdict                  policy.Verdict
 	// STARTTLS is what the client was told then, empty where the trace does not say.
@@ -47,7 +48,8 @@ const (
 	batchLines = 512
 )
 
-// row is what is read of a line; what must be there is a pointer, so that a missing field can be told from an empty one.
+// row is what is read of a line; what must be there is a pointer, so that a missing field can be
+// told from an empty one.
 type row struct {
 	ID     *int       `json:"id"`
 	Time   *time.Time `json:"time"`
@@ -86,8 +88,8 @@ type batch struct {
 	done  chan struct{}
 }
 
-// Rows reads a trace. The sequence ends at its end, or with the first line that is no row, and an error that names it. Lines are decoded
-// on all processors and come in their order.
+// Rows reads a trace. The sequence ends at its end, or with the first line that is no row, and an
+// error that names it. Lines are decoded on all processors and come in their order.
 func Rows(r io.Reader) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
 		stop := make(chan struct{})

@@ -24,7 +24,8 @@ func TestRowsComeInTheirOrderWithTheirLines(t *testing.T) {
 	}
 }
 
-// FuzzRows reads anything as a trace: every line before the first error is a row, and the error names its line.
+// FuzzRows reads anything as a trace: every line before the first error is a row, and the error
+// names its line.
 func FuzzRows(f *testing.F) {
 	for _, s := range []string{good, "", "{}", "null", "[]", `{"time":null}`, good + "\n" + good[:40], strings.Replace(good, "192.0.2.7", "fe80::1%eth0", 1), strings.Replace(good, "192.0.2.7", "::ffff:192.0.2.7", 1), "\x00", strings.Repeat("[", 10000)} {
 		f.Add([]byte(s))

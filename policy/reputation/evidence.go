@@ -1,12 +1,16 @@
-// Package reputation is the science of ehlogate: evidence, its decay, and the score that is made of it.
+// Package reputation is the science of ehlogate: evidence, its decay, and the score that is made of
+// it.
 //
-// Evidence of a key (a host, a network or an autonomous system) is plain counts of spam and ham in slices of time: short ones for the
-// last hours, because a clean-up must be noticed within hours, and long ones for the last days, because an honest sender may be a rare
-// one. Adding is a sum, so updates commute: two mail exchangers, a late report that takes a verdict back and a replay give the same
-// evidence in any order. Bounds and fading are applied only when evidence is read, because a bound applied while adding does not commute.
+// Evidence of a key (a host, a network or an autonomous system) is plain counts of spam and ham in
+// slices of time: short ones for the last hours, because a clean-up must be noticed within hours,
+// and long ones for the last days, because an honest sender may be a rare one. Adding is a sum, so
+// updates commute: two mail exchangers, a late report that takes a verdict back and a replay give
+// the same evidence in any order. Bounds and fading are applied only when evidence is read, because
+// a bound applied while adding does not commute.
 //
-// The score is the log-odds of spam. A host's own verdicts move it as in Wald's sequential test, bounded and faded; it starts at what is
-// expected of a host of its network. contrib/model/README.md derives it.
+// The score is the log-odds of spam. A host's own verdicts move it as in Wald's sequential test,
+// bounded and faded; it starts at what is expected of a host of its network.
+// contrib/model/README.md derives it.
 //
 // Everything here is a pure function over small values: no clock, no I/O, no state.
 package reputation
@@ -21,10 +25,12 @@ import (
 )
 
 const (
-	// SliceWidth is the length of a recent slice, Slices how many are kept: the last two to three hours.
+	// SliceWidth is the length of a recent slice, Slices how many are kept: the last two to three
+	// hours.
 	SliceWidth = time.Hour
 	Slices     = 3
-	// PastWidth is the length of a long slice, Pasts how many are kept: the last four to eight days. Long slices hold the recent ones, too.
+	// PastWidth is the length of a long slice, Pasts how many are kept: the last four to eight
+	// days. Long slices hold the recent ones, too.
 	PastWidth = 96 * time.Hour
 	Pasts     = 2
 	// Lifetime is how long evidence can count.
@@ -36,7 +42,8 @@ const (
 
 	// RecordVersion is in the first four bits of an encoded Evidence.
 	RecordVersion = 2
-	// MostRecent and MostPast are where counts stop, which is what the record holds: 4095 messages in a recent slice, a million in a long one.
+	// MostRecent and MostPast are where counts stop, which is what the record holds: 4095 messages
+	// in a recent slice, a million in a long one.
 	MostRecent, MostPast = 1<<15 - 1, 1<<23 - 1
 	// SlicesPerPast is how many recent slices are as long as a long one.
 	SlicesPerPast = uint32(PastWidth / SliceWidth)
@@ -53,11 +60,12 @@ const (
 	scoreUnit = 16
 )
 
-// ErrRecord is returned for bytes that are no evidence record, or one of a version this program does not know.
+// ErrRecord is returned for bytes that are no evidence record, or one of a version this program
+// does not know.
 var ErrRecord = errors.New("not an evidence record of a known version")
 
-// Count is the mass of spam and of ham in one slice, in 1/Unit of a message. It is below zero while a verdict is taken back that has not
-// come in yet, and counts as zero then.
+// Count is the mass of spam and of ham in one slice, in 1/Unit of a message. It is below zero while
+// a verdict is taken back that has not come in yet, and counts as zero then.
 type Count struct{ Spam, Ham int32 }
 
 // Evidence is what is known of one key. The zero value knows nothing.
@@ -70,7 +78,8 @@ type Evidence struct {
 	Past [Pasts]Count
 	// Tier is the tier that the key was in when it was last learnt of.
 	Tier Tier
-	// since and at are when the tier was entered, in tierClock, and the score then, in 1/scoreUnit. Entered reads them.
+	// since and at are when the tier was entered, in tierClock, and the score then, in 1/scoreUnit.
+	// Entered reads them.
 	since uint32
 	at    int8
 }
@@ -89,7 +98,8 @@ func (e Evidence) Empty(now time.Time) bool {
 	return e.Recent == [Slices]Count{} && e.Past == [Pasts]Count{}
 }
 
-// Move is what a change of a host's evidence moves in its network's: what the host says there after less what it said before.
+// Move is what a change of a host's evidence moves in its network's: what the host says there after
+// less what it said before.
 type Move struct {
 	// At is the recent slice of the change.
 	At uint32
@@ -97,9 +107,9 @@ type Move struct {
 	Recent, Past Count
 }
 
-// Add returns the evidence with spam and ham, in messages, added at a time, and what that moves in the key's network. Taking back is
-// adding what is below zero. What is older than a ring is dropped from it, as it would have been had it come in order. Non-numbers
-// count as nothing.
+// Add returns the evidence with spam and ham, in messages, added at a time, and what that moves in
+// the key's network. Taking back is adding what is below zero. What is older than a ring is dropped
+// from it, as it would have been had it come in order. Non-numbers count as nothing.
 func (e Evidence) Add(at time.Time, spam, ham float64) (Evidence, Move) {
 	return e.AddCount(Slice(at), CountOf(spam, ham))
 }
@@ -117,7 +127,8 @@ func (e Evidence) AddCount(n uint32, d Count) (Evidence, Move) {
 	return e, m
 }
 
-// Apply returns a network's evidence after a move in one of its hosts: the sum, slice by slice, of what its hosts say there.
+// Apply returns a network's evidence after a move in one of its hosts: the sum, slice by slice, of
+// what its hosts say there.
 func (e Evidence) Apply(m Move) Evidence {
 	e.advance(m.At)
 	if c := e.past(m.At / SlicesPerPast); c != nil {
@@ -129,8 +140,8 @@ func (e Evidence) Apply(m Move) Evidence {
 	return e
 }
 
-// Merge returns the sum of two pieces of evidence of the same key. It commutes and associates. The tier is that of the newer piece, or
-// the worse of the two when they are equally new.
+// Merge returns the sum of two pieces of evidence of the same key. It commutes and associates. The
+// tier is that of the newer piece, or the worse of the two when they are equally new.
 func Merge(a, b Evidence) Evidence {
 	if cmp.Or(cmp.Compare(a.Newest, b.Newest), cmp.Compare(a.Tier, b.Tier), cmp.Compare(a.since, b.since), cmp.Compare(a.at, b.at)) < 0 {
 		a, b = b, a
@@ -145,7 +156,8 @@ func (e Evidence) Without(host Evidence) Evidence {
 	return e
 }
 
-// Rejoin returns a network's evidence after two pieces of evidence of one of its hosts, each of which had its say in it, have become one.
+// Rejoin returns a network's evidence after two pieces of evidence of one of its hosts, each of
+// which had its say in it, have become one.
 func (e Evidence) Rejoin(a, b Evidence) Evidence {
 	both := Merge(a, b)
 	e.advance(both.Newest)
@@ -210,7 +222,8 @@ func (e Evidence) Enter(t Tier, at time.Time, score float64) Evidence {
 	return e
 }
 
-// Entered is when the evidence's tier was entered, to five minutes, and the score then, to a sixteenth; a zero time is never.
+// Entered is when the evidence's tier was entered, to five minutes, and the score then, to a
+// sixteenth; a zero time is never.
 func (e Evidence) Entered() (at time.Time, score float64) {
 	if e.since == 0 {
 		return time.Time{}, 0
@@ -298,8 +311,8 @@ func (c *Count) move(d Count, most int32) Count {
 	return c.voice().minus(before, math.MaxInt32)
 }
 
-// voice is what a host with such a count says in its network: its count, scaled down to HostVoice where it is more, so that no host
-// speaks for its neighbours.
+// voice is what a host with such a count says in its network: its count, scaled down to HostVoice
+// where it is more, so that no host speaks for its neighbours.
 func (c Count) voice() Count {
 	c.Spam, c.Ham = max(c.Spam, 0), max(c.Ham, 0)
 	if all := int64(c.Spam) + int64(c.Ham); all > HostVoice*Unit {
@@ -328,9 +341,9 @@ func units(messages float64) int32 {
 // messages is a count in messages; what is owed counts as nothing.
 func messages(n int32) float64 { return float64(max(n, 0)) / Unit }
 
-// AppendBinary appends the record, RecordSize bytes, all numbers big endian: version (4 bits) and tier (4 bits), newest slice (3 bytes),
-// when the tier was entered (3 bytes) and the score then (1 byte), spam and ham of the recent ring (2 bytes each) and of the long one
-// (3 bytes each).
+// AppendBinary appends the record, RecordSize bytes, all numbers big endian: version (4 bits) and
+// tier (4 bits), newest slice (3 bytes), when the tier was entered (3 bytes) and the score then (1
+// byte), spam and ham of the recent ring (2 bytes each) and of the long one (3 bytes each).
 func (e Evidence) AppendBinary(b []byte) ([]byte, error) {
 	b = append24(append(b, RecordVersion<<4|byte(e.Tier)), int32(e.Newest))
 	b = append(append24(b, int32(e.since)), byte(e.at))
@@ -344,7 +357,8 @@ func (e Evidence) AppendBinary(b []byte) ([]byte, error) {
 	return b, nil
 }
 
-// UnmarshalBinary reads a record. It refuses another length, another version and an unknown tier with ErrRecord.
+// UnmarshalBinary reads a record. It refuses another length, another version and an unknown tier
+// with ErrRecord.
 func (e *Evidence) UnmarshalBinary(b []byte) error {
 	if len(b) == 0 || b[0]>>4 != RecordVersion {
 		return fmt.Errorf("%w: it starts with %x", ErrRecord, b[:min(1, len(b))])

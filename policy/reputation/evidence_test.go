@@ -16,7 +16,8 @@ type update struct {
 	spam, ham float64
 }
 
-// updates are verdicts and corrections over twelve days, few enough to stay within a record's counts.
+// updates are verdicts and corrections over twelve days, few enough to stay within a record's
+// counts.
 func updates(t *rapid.T, label string) []update {
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) update {
 		return update{
@@ -75,7 +76,8 @@ func TestACorrectionLeavesWhatTheRightVerdictWouldHaveLeft(t *testing.T) {
 	})
 }
 
-// TestTwoStoresThatKnewAHostBecomeOne joins what two stores knew of a host and of its network, which also has another host.
+// TestTwoStoresThatKnewAHostBecomeOne joins what two stores knew of a host and of its network,
+// which also has another host.
 func TestTwoStoresThatKnewAHostBecomeOne(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a, networkA := of(updates(t, "in one store"))

@@ -7,13 +7,16 @@ import (
 
 // Params are the parameters of the model that an operator may set.
 type Params struct {
-	// HalfLife is the time in which spam that a host sent beside its ham loses half its weight, HamHalfLife the same for the ham.
+	// HalfLife is the time in which spam that a host sent beside its ham loses half its weight,
+	// HamHalfLife the same for the ham.
 	HalfLife, HamHalfLife time.Duration
 	// NetworkHalfLife is the age at which what the neighbours sent weighs half.
 	NetworkHalfLife time.Duration
-	// Cap bounds what a host's own evidence weighs, and what its neighbours' does, in log-odds either way: 3 is odds of twenty to one.
+	// Cap bounds what a host's own evidence weighs, and what its neighbours' does, in log-odds
+	// either way: 3 is odds of twenty to one.
 	Cap float64
-	// Prior is the share of spammers that is expected among clients of whom nothing is known, between 0 and 1.
+	// Prior is the share of spammers that is expected among clients of whom nothing is known,
+	// between 0 and 1.
 	Prior float64
 }
 
@@ -21,25 +24,29 @@ type Params struct {
 var DefaultParams = Params{HalfLife: 30 * time.Minute, HamHalfLife: 72 * time.Hour, NetworkHalfLife: 15 * time.Hour, Cap: 3, Prior: 0.35}
 
 const (
-	// spamOdds and hamOdds are what one verdict tells, in log-odds: those of a filter that flags 78 % of a spammer's messages and 10.5 % of
-	// an honest host's, ln(0.78/0.105) and ln(0.895/0.22).
+	// spamOdds and hamOdds are what one verdict tells, in log-odds: those of a filter that flags 78
+	// % of a spammer's messages and 10.5 % of an honest host's, ln(0.78/0.105) and ln(0.895/0.22).
 	spamOdds, hamOdds = 2.0, 1.4
-	// hamless is how much longer the spam of a host without any ham lasts: 1 + hamless half-lives. Who never sent anything else is no server
-	// that was broken into and cleaned.
+	// hamless is how much longer the spam of a host without any ham lasts: 1 + hamless half-lives.
+	// Who never sent anything else is no server that was broken into and cleaned.
 	hamless = 15.0
-	// networkShrink is how many messages of neighbours it takes to outweigh what was expected before.
+	// networkShrink is how many messages of neighbours it takes to outweigh what was expected
+	// before.
 	networkShrink = 4.0
-	// missed is how much of the neighbours' ham is taken for spam that the filter missed, for each message of their spam: ranges that send
-	// spam by the clean message have up to half as much ham as spam.
+	// missed is how much of the neighbours' ham is taken for spam that the filter missed, for each
+	// message of their spam: ranges that send spam by the clean message have up to half as much ham
+	// as spam.
 	missed = 0.5
-	// asShrink is networkShrink for an autonomous system, which is larger and less alike. asMost is the most that it may lead to expect: it
-	// makes a stranger's first spam weigh, and convicts nobody.
+	// asShrink is networkShrink for an autonomous system, which is larger and less alike. asMost is
+	// the most that it may lead to expect: it makes a stranger's first spam weigh, and convicts
+	// nobody.
 	asShrink, asMost = 40.0, 0.6
 )
 
 // Judgement is a score with the terms that it was made of.
 type Judgement struct {
-	// Score is the log-odds of spam, Own.LogOdds + Expected.LogOdds: 0 is even, 2.2 is nine to one for spam.
+	// Score is the log-odds of spam, Own.LogOdds + Expected.LogOdds: 0 is even, 2.2 is nine to one
+	// for spam.
 	Score float64
 	Own   Own
 	// Expected is what is expected of a host of its network.
@@ -50,23 +57,28 @@ type Judgement struct {
 type Own struct {
 	// Spam and Ham are all messages on record, unfaded.
 	Mass
-	// LogOdds is what they weigh now, bounded and faded; SpamHalfLife is the time in which its spam fades to half.
+	// LogOdds is what they weigh now, bounded and faded; SpamHalfLife is the time in which its spam
+	// fades to half.
 	LogOdds      float64
 	SpamHalfLife time.Duration
 }
 
 // Expectation is what is expected of a host before its own evidence.
 type Expectation struct {
-	// Neighbours is what the evidence of its network without the host itself weighs now, and AS that of its autonomous system. The last
-	// hours weigh twice: by themselves, and in the days that they lie in.
+	// Neighbours is what the evidence of its network without the host itself weighs now, and AS
+	// that of its autonomous system. The last hours weigh twice: by themselves, and in the days
+	// that they lie in.
 	Neighbours, AS Mass
-	// Start is the share of spammers expected before the neighbours: the prior, or what the autonomous system makes of it.
+	// Start is the share of spammers expected before the neighbours: the prior, or what the
+	// autonomous system makes of it.
 	Start float64
-	// Share is the share expected after them, LogOdds the same as ln(Share / (1-Share)), bounded by Cap.
+	// Share is the share expected after them, LogOdds the same as ln(Share / (1-Share)), bounded by
+	// Cap.
 	Share, LogOdds float64
 }
 
-// Judge scores a host by its own evidence, its network's and its autonomous system's at a time. The result is finite for every input.
+// Judge scores a host by its own evidence, its network's and its autonomous system's at a time. The
+// result is finite for every input.
 func Judge(host, network, as Evidence, now time.Time, p Params) Judgement {
 	at := float64(now.UnixMilli()) / 1000
 	j := Judgement{Own: Own{Mass: host.Total()}, Expected: expect(&host, &network, &as, at, &p)}
@@ -78,7 +90,8 @@ func Judge(host, network, as Evidence, now time.Time, p Params) Judgement {
 	return j
 }
 
-// expect is the share of spammers that the neighbours lead to expect, shrunk to the autonomous system's, itself shrunk to the prior.
+// expect is the share of spammers that the neighbours lead to expect, shrunk to the autonomous
+// system's, itself shrunk to the prior.
 func expect(host, network, as *Evidence, at float64, p *Params) Expectation {
 	x := Expectation{Start: p.Prior}
 	if as.Newest != 0 {
@@ -93,14 +106,15 @@ func expect(host, network, as *Evidence, at float64, p *Params) Expectation {
 	return x
 }
 
-// shrink is the mean of a beta distribution with strength messages of the start share and the mass added to it, and its log-odds.
+// shrink is the mean of a beta distribution with strength messages of the start share and the mass
+// added to it, and its log-odds.
 func shrink(m Mass, strength, start float64) (share, logOdds float64) {
 	spam, ham := m.Spam+strength*start, max(0, m.Ham-missed*m.Spam)+strength*(1-start)
 	return spam / (spam + ham), math.Log(spam / ham)
 }
 
-// logOdds reads a host's evidence slice by slice in the order of time: verdicts add up, the sum stays within Cap, and what has passed
-// fades towards nothing.
+// logOdds reads a host's evidence slice by slice in the order of time: verdicts add up, the sum
+// stays within Cap, and what has passed fades towards nothing.
 func (e *Evidence) logOdds(at float64, p *Params) float64 {
 	var odds float64
 	var until int64 // the time that odds stand for, in Unix seconds
@@ -144,9 +158,10 @@ func fade(odds, after float64, p *Params) float64 {
 	return odds * math.Exp(-halvings*math.Ln2)
 }
 
-// neighbours reads a network's evidence, less what one of its hosts says there, at a time in Unix seconds. A slice counts
-// 1/(1 + age/halfLife): a burst counts at once, and with 15 hours a sixth is left after three days, where an exponential would leave a
-// twenty-eighth. It subtracts while it reads, which spares a score the copy that Without makes.
+// neighbours reads a network's evidence, less what one of its hosts says there, at a time in Unix
+// seconds. A slice counts 1/(1 + age/halfLife): a burst counts at once, and with 15 hours a sixth
+// is left after three days, where an exponential would leave a twenty-eighth. It subtracts while it
+// reads, which spares a score the copy that Without makes.
 func (e *Evidence) neighbours(host *Evidence, at float64, halfLife time.Duration) (m Mass) {
 	half := float64(halfLife) / float64(time.Second)
 	add := func(c, own *Count, age float64) {

@@ -57,7 +57,8 @@ func TestScoreIsFiniteAndBoundedForEveryInput(t *testing.T) {
 	}
 }
 
-// More spam in any slice never betters a score and more ham never worsens it: of the host itself, of its neighbours, of its system.
+// More spam in any slice never betters a score and more ham never worsens it: of the host itself,
+// of its neighbours, of its system.
 func TestScoreIsMonotone(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		us := [3][]update{updates(t, "host"), updates(t, "neighbours"), updates(t, "system")}
@@ -96,7 +97,8 @@ func TestDecayComposes(t *testing.T) {
 	})
 }
 
-// What was learnt counts in full until its slice has passed: a clock that steps back finds it as it was.
+// What was learnt counts in full until its slice has passed: a clock that steps back finds it as it
+// was.
 func TestAClockThatStepsBackDoesNoHarm(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		host, network := sent(rapid.Float64Range(0, 20).Draw(t, "spam"), rapid.Float64Range(0, 20).Draw(t, "ham")), neighbours(3, 2)
@@ -105,7 +107,8 @@ func TestAClockThatStepsBackDoesNoHarm(t *testing.T) {
 		if now.Own != then.Own || then.Expected.Neighbours.Spam < now.Expected.Neighbours.Spam {
 			t.Fatalf("now %+v, stepped back %+v", now, then)
 		}
-		// What is learnt by the wrong clock is as old as that clock says, and nothing newer is lost.
+		// What is learnt by the wrong clock is as old as that clock says, and nothing newer is
+		// lost.
 		late, _ := host.Add(back, 0, 1)
 		if late.Recent[Slice(epoch)%Slices].Spam != host.Recent[Slice(epoch)%Slices].Spam {
 			t.Fatalf("%v became %v", host, late)

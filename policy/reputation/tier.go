@@ -42,11 +42,13 @@ func ParseTier(name string) (Tier, error) {
 	return Unknown, fmt.Errorf("unknown tier %q: want good, unknown, suspect or bad", name)
 }
 
-// Threshold is where a tier is entered and left, in log-odds. The two differ, so that a client does not flutter between tiers.
+// Threshold is where a tier is entered and left, in log-odds. The two differ, so that a client does
+// not flutter between tiers.
 type Threshold struct{ Enter, Leave float64 }
 
-// Thresholds are those of the tiers that have any: unknown is what is left between them. Bad and Suspect are entered at Enter or
-// above and left below Leave, which is lower; Good is entered at Enter or below and left above Leave, which is higher.
+// Thresholds are those of the tiers that have any: unknown is what is left between them. Bad and
+// Suspect are entered at Enter or above and left below Leave, which is lower; Good is entered at
+// Enter or below and left above Leave, which is higher.
 type Thresholds struct{ Good, Suspect, Bad Threshold }
 
 // DefaultThresholds are used where the configuration says nothing else.
@@ -56,8 +58,8 @@ var DefaultThresholds = Thresholds{
 	Bad:     Threshold{Enter: 1.4, Leave: 1.2},
 }
 
-// provenHam is how many messages of ham of its own a client needs on record before it can be good: the neighbours' merit
-// does not prove a stranger.
+// provenHam is how many messages of ham of its own a client needs on record before it can be good:
+// the neighbours' merit does not prove a stranger.
 const provenHam = 2.0
 
 // Next is the tier of a client that was in a tier and is now judged so.

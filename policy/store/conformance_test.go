@@ -42,7 +42,8 @@ type keeper interface {
 	Close() error
 }
 
-// form is a form of store: open opens it, again after it was closed, and another node's where there may be several at once.
+// form is a form of store: open opens it, again after it was closed, and another node's where there
+// may be several at once.
 type form struct {
 	name   string
 	shared bool
@@ -149,7 +150,8 @@ func shares(url string) func(*testing.T) keeper {
 	}
 }
 
-// aclFile makes a file of users: the one of contrib/redis/users.acl, with another password, and the default one for the servers among themselves.
+// aclFile makes a file of users: the one of contrib/redis/users.acl, with another password, and the
+// default one for the servers among themselves.
 func aclFile(t *testing.T) string {
 	t.Helper()
 	users, err := os.ReadFile("../../contrib/redis/users.acl")
@@ -248,7 +250,8 @@ func explain(j *policy.Judge, addr string) (policy.Decision, policy.Known) {
 	return j.Explain(netip.MustParseAddr(addr))
 }
 
-// soon holds a store to what it says as soon as it answers in time, which on a busy machine it may not do at once.
+// soon holds a store to what it says as soon as it answers in time, which on a busy machine it may
+// not do at once.
 func soon(t *testing.T, check func() error) {
 	t.Helper()
 	var err error
@@ -279,7 +282,8 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// base is the time of all lessons: the start of this hour, so that none of them falls into the next.
+// base is the time of all lessons: the start of this hour, so that none of them falls into the
+// next.
 func base() time.Time { return time.Now().Truncate(time.Hour) }
 
 func keepsWhatWasLearnt(t *testing.T, open func(*testing.T) keeper) {
@@ -428,7 +432,8 @@ func forgets(t *testing.T, open func(*testing.T) keeper) {
 	})
 }
 
-// commutes lets several learners, on nodes of their own where the store is shared, learn at once, and wants the sums of one learner.
+// commutes lets several learners, on nodes of their own where the store is shared, learn at once,
+// and wants the sums of one learner.
 func commutes(t *testing.T, open func(*testing.T) keeper, shared bool) {
 	const learners, rounds, hosts = 4, 60, 7
 	at := base()
@@ -486,7 +491,8 @@ func commutes(t *testing.T, open func(*testing.T) keeper, shared bool) {
 	}
 }
 
-// takesIn loads what another store knows, in parts, some of them several times, and wants it all as it was.
+// takesIn loads what another store knows, in parts, some of them several times, and wants it all as
+// it was.
 func takesIn(t *testing.T, open func(*testing.T) keeper) {
 	at := base()
 	p := policy.Default()
@@ -558,7 +564,8 @@ func takesIn(t *testing.T, open func(*testing.T) keeper) {
 	}
 }
 
-// tells holds a second node to what the first one learns, which the second has looked up before and so remembers otherwise.
+// tells holds a second node to what the first one learns, which the second has looked up before and
+// so remembers otherwise.
 func tells(t *testing.T, open func(*testing.T) keeper) {
 	one, other := open(t), open(t)
 	defer one.Close()

@@ -1,8 +1,8 @@
 // Package store keeps evidence and the operator's overrides.
 //
-// Embedded is the store of a single host: everything in memory, so that a lookup never waits, and durable in one bbolt file.
-// Changes are committed in groups: whoever learns while a commit is under way shares the next one,
-// and is told when it is on disk.
+// Embedded is the store of a single host: everything in memory, so that a lookup never waits, and
+// durable in one bbolt file. Changes are committed in groups: whoever learns while a commit is
+// under way shares the next one, and is told when it is on disk.
 package store
 
 import (
@@ -34,7 +34,8 @@ var ErrClosed = errors.New("store: closed")
 
 // Stats are counts since the start; read them at any time.
 type Stats struct {
-	// Commits and Failed count commits that reached the disk and those that did not; what failed is tried again.
+	// Commits and Failed count commits that reached the disk and those that did not; what failed is
+	// tried again.
 	Commits, Failed atomic.Uint64
 	// Learnt counts lessons, Expired records removed because nothing in them counts any more.
 	Learnt, Expired atomic.Uint64
@@ -47,7 +48,8 @@ type Embedded struct {
 
 	layout string
 	db     *bolt.DB
-	// writing is held by whoever changes the overrides, committing by a commit and by whoever adds what must be committed as one.
+	// writing is held by whoever changes the overrides, committing by a commit and by whoever adds
+	// what must be committed as one.
 	writing, committing sync.Mutex
 	// loaded is how far each dump has been loaded.
 	loaded map[string]uint64
@@ -76,8 +78,9 @@ type Options struct {
 	Now  func() time.Time
 }
 
-// Open opens the store in a directory, which it makes if it is missing. A file that is damaged, of a
-// later version, of another program or layout, or in use is refused, and nothing in it is touched.
+// Open opens the store in a directory, which it makes if it is missing. A file that is damaged, of
+// a later version, of another program or layout, or in use is refused, and nothing in it is
+// touched.
 func Open(dir string, o Options) (*Embedded, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("store: %w", err)
@@ -121,9 +124,9 @@ func (e *Embedded) Learn(k policy.Keys, l policy.Lesson) <-chan error {
 	return e.enqueue(keysOf(k)...)
 }
 
-// Forget removes the evidence of every host and network inside a network, takes the hosts' parts out
-// of what is around them, given how addresses are cut, and removes the override and the exception on
-// exactly that network. It returns how many records and overrides it removed.
+// Forget removes the evidence of every host and network inside a network, takes the hosts' parts
+// out of what is around them, given how addresses are cut, and removes the override and the
+// exception on exactly that network. It returns how many records and overrides it removed.
 func (e *Embedded) Forget(n netip.Prefix, keysOf func(netip.Addr) policy.Keys) (int, error) {
 	gone, changed := e.forget(n, keysOf)
 	removed := len(gone)
@@ -195,7 +198,8 @@ func (e *Embedded) commitLoop() {
 	}
 }
 
-// commit writes what is dirty in one transaction and tells those who wait. After a failure the keys stay dirty.
+// commit writes what is dirty in one transaction and tells those who wait. After a failure the keys
+// stay dirty.
 func (e *Embedded) commit() error {
 	e.committing.Lock()
 	defer e.committing.Unlock()
@@ -248,7 +252,8 @@ func (e *Embedded) sweepLoop() {
 	}
 }
 
-// Expire removes records in which nothing counts any more, from memory and from disk, and returns how many.
+// Expire removes records in which nothing counts any more, from memory and from disk, and returns
+// how many.
 func (e *Embedded) Expire(now time.Time) int {
 	gone := e.expire(now)
 	e.Stats.Expired.Add(uint64(len(gone)))

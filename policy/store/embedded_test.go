@@ -155,7 +155,8 @@ func TestSweepRemovesWhatNoLongerCounts(t *testing.T) {
 	}
 }
 
-// TestRefusedFiles shows that whatever is wrong with the file, Open says so and leaves every byte as it was.
+// TestRefusedFiles shows that whatever is wrong with the file, Open says so and leaves every byte
+// as it was.
 func TestRefusedFiles(t *testing.T) {
 	sound := func(t *testing.T) []byte {
 		dir := t.TempDir()
@@ -243,8 +244,8 @@ func TestAFileInUseIsRefused(t *testing.T) {
 	}
 }
 
-// TestKilledAtAnyMomentNothingAcknowledgedIsLost runs this test program as a learner that prints each acknowledged lesson, kills it
-// with SIGKILL and counts what the file holds.
+// TestKilledAtAnyMomentNothingAcknowledgedIsLost runs this test program as a learner that prints
+// each acknowledged lesson, kills it with SIGKILL and counts what the file holds.
 func TestKilledAtAnyMomentNothingAcknowledgedIsLost(t *testing.T) {
 	if dir := os.Getenv("EHLOGATE_TEST_LEARNER"); dir != "" {
 		learner(dir)
@@ -308,5 +309,164 @@ func BenchmarkRecall(b *testing.B) {
 		if e.Recall(addr, k).Host.Newest == 0 {
 			b.Fatal("forgotten")
 		}
+	}
+}
+
+// TestAStoreThatHoldsTheFutureHeals opens a file that was written while times of others were
+// believed: a bad host had ham dated 2062.
+func TestAStoreThatHoldsTheFutureHeals(t *testing.T) {
+	dir := t.TempDir()
+	e := open(t, dir)
+	k, addr := keys("192.0.2.7"), netip.MustParseAddr("192.0.2.7")
+	k.ASN = 64500
+	cut := func(a netip.Addr) policy.Keys {
+		k := cut(a)
+		k.ASN = 64500
+		return k
+	}
+	future := noon.AddDate(36, 0, 0)
+	e.now = func() time.Time { return future }
+	if err := <-e.Learn(k, policy.Lesson{At: future, Ham: 1}); err != nil {
+		t.Fatal(err)
+	}
+	e.Close()
+
+	e = open(t, dir)
+	newest := func() (n uint32) {
+		e.Each(func(r policy.Record) error { n = max(n, r.Evidence.Newest); return nil })
+		return n
+	}
+	if newest() != reputation.Slice(future) {
+		t.Fatal("there is nothing to heal")
+	}
+	known := e.Recall(addr, k)
+	for _, v := range []reputation.Evidence{known.Host, known.Network, known.AS} {
+		if v.Newest > reputation.Slice(noon)+1 || v.Total().Ham != 1 {
+			t.Errorf("recalled as %+v", v)
+		}
+	}
+	// What comes in now counts, in the host, its network and its system.
+	for range 3 {
+		if err := <-e.Learn(k, policy.Lesson{At: noon, Spam: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const contribution = reputation.HostVoice * reputation.Unit
+	hour := reputation.Slice(noon) % reputation.Slices
+	if known := e.Recall(addr, k); known.Host.Total().Spam != 3 || known.Network.Recent[hour].Spam != contribution || known.AS.Recent[hour].Spam != contribution {
+		t.Errorf("frozen: %+v", known)
+	}
+	// What is forgotten leaves nothing in what is around it.
+	if _, err := e.Forget(k.Host, cut); err != nil {
+		t.Fatal(err)
+	}
+	if known := e.Recall(addr, k); known.Network.Total().Spam != 0 || known.AS.Total().Spam != 0 {
+		t.Errorf("forgotten, but %+v", known)
+	}
+	e.now = func() time.Time { return future }
+	<-e.Learn(keys("198.51.100.1"), policy.Lesson{At: future, Ham: 1})
+	e.now = clock
+	e.Sweep()
+	e.Close()
+	e = open(t, dir)
+	if newest() > reputation.Slice(noon)+1 {
+		t.Error("the file still holds the future after a sweep")
+	}
+}
+
+func TestEvidenceOfAnotherLayoutIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	e := open(t, dir)
+	learn(e, "2001:db8::7", 1, 0)
+	e.Close()
+	o := options()
+	o.Layout.IPv6Host = 56
+	before, _ := os.ReadFile(filepath.Join(dir, FileName))
+	for name, err := range map[string]error{"opened": second(Open(dir, o)), "found sound": Verify(dir, o.Layout)} {
+		if err == nil || !strings.Contains(err.Error(), "IPv6 /64 in /48") || !strings.Contains(err.Error(), "IPv6 /56 in /48") || !strings.Contains(err.Error(), "reputation.ipv4_network") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if after, _ := os.ReadFile(filepath.Join(dir, FileName)); !bytes.Equal(before, after) {
+		t.Error("the file was changed")
+	}
+	if err := Verify(dir, options().Layout); err != nil {
+		t.Errorf("its own layout: %v", err)
+	}
+	// A file of an earlier version says nothing of its layout, and is taken for what is configured.
+	e = open(t, dir)
+	e.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketMeta).Delete(keyLayout) })
+	e.Close()
+	e = open(t, dir)
+	e.Close()
+	if _, err := Open(dir, o); err == nil {
+		t.Error("it did not get the layout that it was opened with")
+	}
+}
+
+func second(_ *Embedded, err error) error { return err }
+
+// TestLoadReportsACommitThatFailed lets the commit of a chunk fail, and the client try again.
+func TestLoadReportsACommitThatFailed(t *testing.T) {
+	dir := t.TempDir()
+	e := open(t, dir)
+	network := netip.MustParsePrefix("192.0.2.0/24")
+	evidence, _ := reputation.Evidence{}.Add(noon, 3, 0)
+	load := func() (bool, error) {
+		return e.Load("dump", 1, []policy.Record{{Network: network, Evidence: evidence}}, func(n netip.Prefix) netip.Prefix { return n })
+	}
+	// bbolt refuses a transaction on a database that is open for reading only.
+	path := filepath.Join(dir, FileName)
+	e.committing.Lock()
+	e.db.Close()
+	readOnly, err := bolt.Open(path, 0o640, &bolt.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.db = readOnly
+	e.committing.Unlock()
+	for try := range 3 {
+		if fresh, err := load(); err == nil || fresh != (try == 0) {
+			t.Fatalf("try %d: fresh %v, %v; want the commit's error", try+1, fresh, err)
+		}
+	}
+	e.committing.Lock()
+	e.db.Close()
+	if e.db, err = bolt.Open(path, 0o640, nil); err != nil {
+		t.Fatal(err)
+	}
+	e.committing.Unlock()
+	if fresh, err := load(); fresh || err != nil {
+		t.Errorf("when it can be committed: fresh %v, %v", fresh, err)
+	}
+	e.Close()
+	e = open(t, dir)
+	if got := e.get(key{network: network}); got != evidence {
+		t.Errorf("on disk: %+v", got)
+	}
+	if fresh, err := load(); fresh || err != nil {
+		t.Errorf("after reopening: fresh %v, %v", fresh, err)
+	}
+}
+
+// TestASweepLeavesWhatWasSetAnew lifts what has ended, and nothing that was set since it was
+// listed.
+func TestASweepLeavesWhatWasSetAnew(t *testing.T) {
+	e := open(t, t.TempDir())
+	host := keys("192.0.2.7").Host
+	ended := func(x policy.Exception) bool { return x.Ended(noon) }
+	for _, c := range []struct {
+		until time.Duration
+		lifts bool
+	}{{0, true}, {time.Hour, false}} {
+		if err := e.SetException(policy.Exception{Network: host, Cause: policy.BrokenTLS, Until: noon.Add(c.until)}); err != nil {
+			t.Fatal(err)
+		}
+		if lifted, err := lift(e, &e.exceptions, host, exceptionKey, ended); lifted != c.lifts || err != nil {
+			t.Errorf("until %s: lifted %v, %v", c.until, lifted, err)
+		}
+	}
+	if e.ExceptionCount() != 1 {
+		t.Errorf("%d exceptions", e.ExceptionCount())
 	}
 }

@@ -19,8 +19,8 @@ import (
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
-// The file's buckets. Meta has the format, the layout, and how far each dump was loaded. An evidence
-// key is the network's address and one byte of prefix length, or "SA" and the number of an
+// The file's buckets. Meta has the format, the layout, and how far each dump was loaded. An
+// evidence key is the network's address and one byte of prefix length, or "SA" and the number of an
 // autonomous system; its value is the record of package reputation and a CRC-32C over key and
 // record, because bbolt checks its own pages but not what is in them.
 var (
@@ -36,7 +36,8 @@ var (
 // format names the file's schema. Another one is refused.
 const format = "ehlogate evidence 2"
 
-// openFile reads the file into the store with a lock that lets nobody write, and only if all of it is sound opens it for writing.
+// openFile reads the file into the store with a lock that lets nobody write, and only if all of it
+// is sound opens it for writing.
 func openFile(path string, e *Embedded) (*bolt.DB, error) {
 	info, err := os.Stat(path)
 	switch {
@@ -176,7 +177,8 @@ func checksum(key, record []byte) uint32 {
 	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, record)
 }
 
-// guard turns a panic of bbolt on a damaged page, and a fault in its mapping of a file cut short, into an error.
+// guard turns a panic of bbolt on a damaged page, and a fault in its mapping of a file cut short,
+// into an error.
 func guard(path string, f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {

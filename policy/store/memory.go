@@ -18,8 +18,8 @@ import (
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
-// Memory keeps evidence in memory and nowhere else: what the embedded store answers from, and what a
-// replay needs.
+// Memory keeps evidence in memory and nowhere else: what the embedded store answers from, and what
+// a replay needs.
 type Memory struct {
 	tier policy.Tiering
 	now  func() time.Time
@@ -51,7 +51,8 @@ func (k key) String() string {
 	return k.network.String()
 }
 
-// systemTag starts the stored key of an autonomous system; four bytes of number follow. No network's key is six bytes long.
+// systemTag starts the stored key of an autonomous system; four bytes of number follow. No
+// network's key is six bytes long.
 const systemTag = "SA"
 
 func (k key) AppendBinary(b []byte) ([]byte, error) {
@@ -133,9 +134,9 @@ func (m *Memory) Learn(k policy.Keys, l policy.Lesson) <-chan error {
 	return durable
 }
 
-// forget removes the evidence of every host and network inside a network, and takes the hosts' parts
-// out of the networks and autonomous systems around them that stay. It returns the keys that are
-// gone and those that changed.
+// forget removes the evidence of every host and network inside a network, and takes the hosts'
+// parts out of the networks and autonomous systems around them that stay. It returns the keys that
+// are gone and those that changed.
 func (m *Memory) forget(n netip.Prefix, cut func(netip.Addr) policy.Keys) (gone, changed []key) {
 	hosts := map[key]reputation.Evidence{}
 	gone = m.remove(func(k key, v reputation.Evidence) bool {
@@ -173,7 +174,8 @@ func (m *Memory) Len() int {
 	return n
 }
 
-// Each calls f for every record until it returns an error, which it returns. Records that change meanwhile may be seen before or after the change.
+// Each calls f for every record until it returns an error, which it returns. Records that change
+// meanwhile may be seen before or after the change.
 func (m *Memory) Each(f func(policy.Record) error) error {
 	for i := range m.shards {
 		s := &m.shards[i]
@@ -189,8 +191,8 @@ func (m *Memory) Each(f func(policy.Record) error) error {
 	return nil
 }
 
-// join adds records of another store to what is known, given the network of a host. A host that both
-// know speaks in its network as one.
+// join adds records of another store to what is known, given the network of a host. A host that
+// both know speaks in its network as one.
 func (m *Memory) join(records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) (changed []key) {
 	for _, r := range records {
 		k := key{r.Network, r.ASN}

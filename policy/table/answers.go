@@ -10,8 +10,9 @@ import (
 )
 
 const (
-	// remember is how long an answer is held against the session that asked for it. Postfix looks up at accept, just before it
-	// opens the milter connection; a client in postscreen(8) can wait for some seconds between the two.
+	// remember is how long an answer is held against the session that asked for it. Postfix looks
+	// up at accept, just before it opens the milter connection; a client in postscreen(8) can wait
+	// for some seconds between the two.
 	remember = 30 * time.Second
 	// rememberMost bounds the addresses remembered.
 	rememberMost = 100_000

@@ -14,8 +14,9 @@ type Entry struct {
 	Keywords string
 }
 
-// WriteCIDR writes entries as a cidr_table(5) for smtpd_discard_ehlo_keyword_address_maps. The first match wins there, so the longest
-// prefix comes first. A network from which nothing is left out gets silent-discard alone, which stops the search.
+// WriteCIDR writes entries as a cidr_table(5) for smtpd_discard_ehlo_keyword_address_maps. The
+// first match wins there, so the longest prefix comes first. A network from which nothing is left
+// out gets silent-discard alone, which stops the search.
 func WriteCIDR(w io.Writer, entries []Entry) error {
 	slices.SortFunc(entries, func(a, b Entry) int {
 		return cmp.Or(cmp.Compare(b.Network.Bits(), a.Network.Bits()), a.Network.Addr().Compare(b.Network.Addr()))

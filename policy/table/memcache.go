@@ -14,8 +14,9 @@ import (
 // maxValue is how long a value that a peer wants to store may be; it is read and thrown away.
 const maxValue = 1 << 16
 
-// Memcache speaks the part of memcached's text protocol that Postfix's memcache_table(5) uses: get answers, set and add are read and
-// ignored. A key is "starttls:ADDRESS", "tier:ADDRESS" or a bare address.
+// Memcache speaks the part of memcached's text protocol that Postfix's memcache_table(5) uses: get
+// answers, set and add are read and ignored. A key is "starttls:ADDRESS", "tier:ADDRESS" or a bare
+// address.
 func Memcache(s *Server, c net.Conn) error {
 	r := bufio.NewReaderSize(c, MaxRequest)
 	w := bufio.NewWriter(c)
@@ -63,7 +64,8 @@ func (s *Server) command(words []string, r *bufio.Reader, w *bufio.Writer) error
 	}
 }
 
-// keyed answers a memcache key. An offer is "silent-discard", which leaves nothing out, so that the backup table is not asked.
+// keyed answers a memcache key. An offer is "silent-discard", which leaves nothing out, so that the
+// backup table is not asked.
 func (s *Server) keyed(key string) (string, bool) {
 	name, addr := starttls, key
 	for _, known := range []string{starttls, ehlogate, tier} {

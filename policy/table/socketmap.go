@@ -11,8 +11,9 @@ import (
 // maxDigits is how many digits of a netstring's length are read before the peer is given up.
 const maxDigits = 5
 
-// Socketmap speaks Sendmail's socket map, which is Postfix's socketmap: netstrings, "name SP key" asked, "OK SP value" or "NOTFOUND SP"
-// answered. The space after NOTFOUND is required by Postfix, and a bare OK would kill Sendmail's child.
+// Socketmap speaks Sendmail's socket map, which is Postfix's socketmap: netstrings, "name SP key"
+// asked, "OK SP value" or "NOTFOUND SP" answered. The space after NOTFOUND is required by Postfix,
+// and a bare OK would kill Sendmail's child.
 func Socketmap(s *Server, c net.Conn) error {
 	r := bufio.NewReaderSize(c, MaxRequest)
 	buf := make([]byte, MaxRequest)

@@ -1,9 +1,10 @@
-// Package table answers the MTA's own lookups: socketmap and memcache, as Postfix's socketmap_table(5) and memcache_table(5), Sendmail's
-// socket map and Exim's readsocket ask them.
+// Package table answers the MTA's own lookups: socketmap and memcache, as Postfix's
+// socketmap_table(5) and memcache_table(5), Sendmail's socket map and Exim's readsocket ask them.
 //
-// A socketmap that fails stops all mail in Postfix ("421 4.3.0 Server local data error"), so an answer is never TEMP, PERM or TIMEOUT
-// and never late: on any doubt it is NOTFOUND, and STARTTLS is offered. memcache answers every address with a value, because
-// Postfix asks the backup table after a miss and writes a hit of the backup back.
+// A socketmap that fails stops all mail in Postfix ("421 4.3.0 Server local data error"), so an
+// answer is never TEMP, PERM or TIMEOUT and never late: on any doubt it is NOTFOUND, and STARTTLS
+// is offered. memcache answers every address with a value, because Postfix asks the backup table
+// after a miss and writes a hit of the backup back.
 package table
 
 import (
@@ -24,11 +25,13 @@ import (
 const (
 	// Deadline is the longest that an answer may take; later it is NOTFOUND.
 	Deadline = 50 * time.Millisecond
-	// MaxConnections is how many connections a listener serves at once. One more is closed at once, which Postfix retries.
+	// MaxConnections is how many connections a listener serves at once. One more is closed at once,
+	// which Postfix retries.
 	MaxConnections = 2048
 	// MaxRequest is the longest request in bytes: a name, a space and an address need far less.
 	MaxRequest = 1024
-	// idle ends a connection on which nothing is asked. Postfix itself leaves after 10 s (socketmap) and never (memcache).
+	// idle ends a connection on which nothing is asked. Postfix itself leaves after 10 s
+	// (socketmap) and never (memcache).
 	idle = 15 * time.Minute
 )
 
@@ -61,7 +64,8 @@ type Protocol func(*Server, net.Conn) error
 // errMalformed ends a connection whose peer does not speak the protocol.
 var errMalformed = errors.New("malformed request")
 
-// Serve answers on a listener until the context ends; then it closes the listener, lets each connection end its request and returns.
+// Serve answers on a listener until the context ends; then it closes the listener, lets each
+// connection end its request and returns.
 func (s *Server) Serve(ctx context.Context, l net.Listener, speak Protocol) error {
 	stop := context.AfterFunc(ctx, func() { l.Close(); s.closeAll() })
 	defer stop()
@@ -149,8 +153,8 @@ const (
 	tier     = "tier"     // the tier's name
 )
 
-// lookup answers a key of a table; ok is false when there is no such table or the key is no address. value is "" where nothing is
-// left out of the EHLO reply.
+// lookup answers a key of a table; ok is false when there is no such table or the key is no
+// address. value is "" where nothing is left out of the EHLO reply.
 func (s *Server) lookup(name, key string) (value string, ok bool) {
 	addr, err := policy.ParseAddr(key)
 	if err != nil || name != starttls && name != ehlogate && name != tier {
@@ -174,8 +178,9 @@ func (s *Server) lookup(name, key string) (value string, ok bool) {
 	return d.Keywords(), ok
 }
 
-// decide judges within the deadline. The stores answer from memory, so a late answer is a fault; like a panic it is counted and becomes
-// an offer, because a connection closed instead would make Postfix refuse the session.
+// decide judges within the deadline. The stores answer from memory, so a late answer is a fault;
+// like a panic it is counted and becomes an offer, because a connection closed instead would make
+// Postfix refuse the session.
 func (s *Server) decide(addr netip.Addr) (d policy.Decision, ok bool) {
 	defer func() {
 		if p := recover(); p != nil {

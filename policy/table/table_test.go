@@ -33,7 +33,8 @@ func newServer() *Server {
 	return &Server{Decide: decide, Answered: NewAnswers().Put, Log: slog.New(slog.DiscardHandler)}
 }
 
-// ask sends raw bytes to a served connection, ends its sending side and returns all that comes back.
+// ask sends raw bytes to a served connection, ends its sending side and returns all that comes
+// back.
 func ask(t testing.TB, speak Protocol, raw string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -151,7 +152,8 @@ func TestUnixListenerAndWhatWasAnswered(t *testing.T) {
 	}
 }
 
-// TestAnswersComeWithinAMillisecond takes the median over a real connection, which noise of the machine moves little.
+// TestAnswersComeWithinAMillisecond takes the median over a real connection, which noise of the
+// machine moves little.
 func TestAnswersComeWithinAMillisecond(t *testing.T) {
 	for name, c := range map[string]struct {
 		speak           Protocol

@@ -1,7 +1,8 @@
-// Package filters runs real spam filters for tests, each private to a directory and on loopback only: rspamd with its milter proxy, and SpamAssassin's spamd
-// behind spamass-milter.
+// Package filters runs real spam filters for tests, each private to a directory and on loopback
+// only: rspamd with its milter proxy, and SpamAssassin's spamd behind spamass-milter.
 //
-// A word in the Subject gives a message a score, so that a test can have a message of any strength: "score9" is one of 9.
+// A word in the Subject gives a message a score, so that a test can have a message of any strength:
+// "score9" is one of 9.
 package filters
 
 import (
@@ -127,7 +128,8 @@ type Rspamd struct {
 var silent = []string{"rbl", "fuzzy_check", "dmarc", "asn", "phishing", "mx_check", "url_redirector", "antivirus", "neural", "ratelimit", "replies", "arc", "hfilter", "mid",
 	"history_redis", "clickhouse", "elastic", "dkim_signing", "spamassassin", "surbl", "once_received", "bayes_expiry"}
 
-// StartRspamd starts one in an empty directory, with a Redis for greylisting; more are further files of its configuration.
+// StartRspamd starts one in an empty directory, with a Redis for greylisting; more are further
+// files of its configuration.
 func StartRspamd(dir string, redis int, more map[string]string) (*Rspamd, error) {
 	ports, err := mx.FreePorts(1)
 	if err != nil {
@@ -184,7 +186,8 @@ type SpamAssassin struct {
 	spamd, milter *process
 }
 
-// StartSpamAssassin starts them in an empty directory; a message of the score reject or more is rejected.
+// StartSpamAssassin starts them in an empty directory; a message of the score reject or more is
+// rejected.
 func StartSpamAssassin(dir string, reject int) (*SpamAssassin, error) {
 	ports, err := mx.FreePorts(2)
 	if err != nil {

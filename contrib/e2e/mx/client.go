@@ -31,7 +31,8 @@ func (p *Postfix) Dial(client string) (*Session, error) {
 	return greet(c)
 }
 
-// DialRaw connects as a client at any address to a port that takes PROXY lines, and says nothing more.
+// DialRaw connects as a client at any address to a port that takes PROXY lines, and says nothing
+// more.
 func (p *Postfix) DialRaw(client string, port int) (net.Conn, error) {
 	addr, err := netip.ParseAddr(client)
 	if err != nil {

@@ -21,7 +21,8 @@ import (
 type Daemon struct {
 	// Binary is the program, Dir its directory.
 	Binary, Dir string
-	// Store is where it keeps evidence, the embedded store in its directory if empty. It is for Configure.
+	// Store is where it keeps evidence, the embedded store in its directory if empty. It is for
+	// Configure.
 	Store string
 	// Milter, Socketmap, Memcache and HTTP are its ports on 127.0.0.1.
 	Milter, Socketmap, Memcache, HTTP int
@@ -41,7 +42,8 @@ func Build(dir string, flags ...string) (binary string, err error) {
 	return binary, nil
 }
 
-// NewDaemon writes a configuration with free ports into an empty directory; store is the URL of a Redis, or empty, and more is TOML put after it.
+// NewDaemon writes a configuration with free ports into an empty directory; store is the URL of a
+// Redis, or empty, and more is TOML put after it.
 func NewDaemon(binary, dir, store, more string) (*Daemon, error) {
 	ports, err := FreePorts(4)
 	if err != nil {
@@ -169,7 +171,8 @@ type Event struct {
 	Rcpts         int
 	RcptsRejected int `json:"rcpts_rejected"`
 	Verdict       Verdict
-	// Said is what each source said, where there were several; Was what a correction's verdict was before.
+	// Said is what each source said, where there were several; Was what a correction's verdict was
+	// before.
 	Said []Verdict
 	Was  *Verdict
 	Of   string

@@ -7,8 +7,10 @@ import (
 	gomilter "github.com/d--j/go-milter"
 )
 
-// Filter is a small spam filter, a milter that runs before ehlogate: a Subject with the word "spam" is flagged "X-Spam-Flag: YES", one
-// with "mute" is left alone, one with "discard" or "hold" is discarded or held, every other gets "X-Spam-Flag: NO". Its headers are added at the end, as most filters do.
+// Filter is a small spam filter, a milter that runs before ehlogate: a Subject with the word "spam"
+// is flagged "X-Spam-Flag: YES", one with "mute" is left alone, one with "discard" or "hold" is
+// discarded or held, every other gets "X-Spam-Flag: NO". Its headers are added at the end, as most
+// filters do.
 type Filter struct {
 	server *gomilter.Server
 	addr   string

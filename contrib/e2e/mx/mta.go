@@ -11,7 +11,8 @@ import (
 	gomilter "github.com/d--j/go-milter"
 )
 
-// MTA speaks the milter protocol to a daemon as an MTA does, for more messages a second than a Postfix on a small machine passes on.
+// MTA speaks the milter protocol to a daemon as an MTA does, for more messages a second than a
+// Postfix on a small machine passes on.
 type MTA struct{ client *gomilter.Client }
 
 // NewMTA returns an MTA before a daemon.
@@ -19,8 +20,8 @@ func NewMTA(d *Daemon) *MTA {
 	return &MTA{gomilter.NewClient("tcp", fmt.Sprintf("127.0.0.1:%d", d.Milter))}
 }
 
-// Message lets a client send a message that the filter before the daemon found to be spam or not, and returns how long the daemon took at
-// its end. Any answer but "go on" is an error.
+// Message lets a client send a message that the filter before the daemon found to be spam or not,
+// and returns how long the daemon took at its end. Any answer but "go on" is an error.
 func (m *MTA) Message(client netip.Addr, spam bool) (eom time.Duration, err error) {
 	macros := gomilter.NewMacroBag()
 	macros.Set("{client_addr}", client.String())

@@ -1,5 +1,6 @@
-// Package mx runs a private mail exchanger for tests and the demo: a real Postfix, an ehlogate daemon, a small spam filter before
-// it, and SMTP clients at chosen addresses. Everything lives in one directory and listens on loopback only.
+// Package mx runs a private mail exchanger for tests and the demo: a real Postfix, an ehlogate
+// daemon, a small spam filter before it, and SMTP clients at chosen addresses. Everything lives in
+// one directory and listens on loopback only.
 package mx
 
 import (
@@ -27,7 +28,8 @@ import (
 // Postfix is a private Postfix under a directory of its own.
 type Postfix struct {
 	Dir string
-	// Port takes clients at their own loopback address, ProxyPort those that say their address in a PROXY line.
+	// Port takes clients at their own loopback address, ProxyPort those that say their address in a
+	// PROXY line.
 	Port, ProxyPort int
 	// ScreenPort is behind postscreen, and takes PROXY lines.
 	ScreenPort int
@@ -94,7 +96,8 @@ func TempDir() (string, error) {
 	return dir, os.Chmod(dir, 0o755)
 }
 
-// NewPostfix writes the configuration of a private Postfix into an empty directory. It is not started.
+// NewPostfix writes the configuration of a private Postfix into an empty directory. It is not
+// started.
 func NewPostfix(dir string) (*Postfix, error) {
 	p := &Postfix{Dir: dir}
 	ports, err := FreePorts(3)
@@ -170,8 +173,8 @@ func (p *Postfix) command(name string, args ...string) error {
 	return nil
 }
 
-// Ports are given out below those that the kernel gives to clients (ip_local_port_range begins at 32768), so that none is taken before its
-// server is started, and none twice.
+// Ports are given out below those that the kernel gives to clients (ip_local_port_range begins at
+// 32768), so that none is taken before its server is started, and none twice.
 const firstPort, lastPort = 12000, 32000
 
 // lastGiven is the port that was given out last, counted from firstPort.

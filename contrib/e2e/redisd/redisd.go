@@ -1,5 +1,5 @@
-// Package redisd runs private Redis servers for tests: single ones, a pair under Sentinel, and a cluster. Each lives in a directory of its own and
-// listens on loopback only.
+// Package redisd runs private Redis servers for tests: single ones, a pair under Sentinel, and a
+// cluster. Each lives in a directory of its own and listens on loopback only.
 package redisd
 
 import (
@@ -51,7 +51,8 @@ func New(dir string, args ...string) (*Server, error) {
 // Addr is its address.
 func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port)) }
 
-// Start starts it and waits until it answers; with a snapshot in its directory it answers when that is read.
+// Start starts it and waits until it answers; with a snapshot in its directory it answers when that
+// is read.
 func (s *Server) Start() error {
 	if err := s.Launch(); err != nil {
 		return err
@@ -185,7 +186,8 @@ func Until(ready func() error) error {
 	}
 }
 
-// freePort finds a port of loopback that nobody listens on, and nobody on the one of a cluster's bus, 10000 above.
+// freePort finds a port of loopback that nobody listens on, and nobody on the one of a cluster's
+// bus, 10000 above.
 func freePort() (int, error) {
 	for range 100 {
 		l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -1,5 +1,6 @@
-// Command size measures how much memory reputation takes in Redis: it starts a private redis-server, teaches it clients through the store that the
-// daemon uses, and prints what that takes.
+// Command size measures how much memory reputation takes in Redis: it starts a private
+// redis-server, teaches it clients through the store that the daemon uses, and prints what that
+// takes.
 //
 //	go run ./contrib/redis/size [-addresses 1000000] [-per-network 32]
 //
@@ -84,7 +85,8 @@ func run(addresses, perNetwork int) error {
 	return nil
 }
 
-// fill learns a message of each client, the clients of a network one after the other as they would come over the days: not together.
+// fill learns a message of each client, the clients of a network one after the other as they would
+// come over the days: not together.
 func fill(store *redis.Store, p *policy.InForce, addresses, perNetwork int) error {
 	now := time.Now()
 	judge := policy.NewJudge(p, store)

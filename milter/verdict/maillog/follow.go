@@ -22,13 +22,16 @@ import (
 const (
 	// pollEvery is how often a file is looked at when nothing more is in it.
 	pollEvery = 100 * time.Millisecond
-	// maxLine bounds a line in bytes: Postfix's own are at most 2 KiB. What is longer is skipped and counted.
+	// maxLine bounds a line in bytes: Postfix's own are at most 2 KiB. What is longer is skipped
+	// and counted.
 	maxLine = 64 << 10
-	// tailSize is how many of the bytes read last are compared with the file, to notice that it is another one.
+	// tailSize is how many of the bytes read last are compared with the file, to notice that it is
+	// another one.
 	tailSize = 64
 )
 
-// Position is how far a file has been read: Offset bytes of the file with this device and inode; Tail are the last bytes before it.
+// Position is how far a file has been read: Offset bytes of the file with this device and inode;
+// Tail are the last bytes before it.
 type Position struct {
 	Device uint64 `json:"device"`
 	Inode  uint64 `json:"inode"`
@@ -36,7 +39,8 @@ type Position struct {
 	Tail   []byte `json:"tail,omitempty"`
 }
 
-// File follows a log file by its name. The zero Position begins at the end of what is there; any other goes on where it was, be the file renamed meanwhile, or cut short.
+// File follows a log file by its name. The zero Position begins at the end of what is there; any
+// other goes on where it was, be the file renamed meanwhile, or cut short.
 type File struct {
 	Path string
 	Log  *slog.Logger
@@ -50,8 +54,9 @@ type File struct {
 	skipping bool
 }
 
-// Follow calls f for each line, without its newline and valid until f returns, with the position after it, until the context ends. Where
-// it begins it calls f with nil and that position. A missing file is waited for.
+// Follow calls f for each line, without its newline and valid until f returns, with the position
+// after it, until the context ends. Where it begins it calls f with nil and that position. A
+// missing file is waited for.
 func (w *File) Follow(ctx context.Context, from Position, f func(line []byte, after Position)) error {
 	defer w.close()
 	throttled := rate.Sometimes{First: 1, Interval: time.Minute}
@@ -249,8 +254,9 @@ func unlessEnd(err error) error {
 	return err
 }
 
-// turn goes on to the next file when the name stands for another one. That is when something is in it: whoever writes the log
-// is done with the old one then, which is read to its end once more before.
+// turn goes on to the next file when the name stands for another one. That is when something is in
+// it: whoever writes the log is done with the old one then, which is read to its end once more
+// before.
 func (w *File) turn() error {
 	if w.file == nil {
 		return nil
@@ -277,7 +283,8 @@ func (w *File) whole() bool {
 	return bytes.IndexByte(b[:n], '\n') >= 0
 }
 
-// next is the file that was written after the one that is open: the oldest of those that were changed since.
+// next is the file that was written after the one that is open: the oldest of those that were
+// changed since.
 func (w *File) next() string {
 	old, err := w.file.Stat()
 	if err != nil {

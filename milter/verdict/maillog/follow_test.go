@@ -39,7 +39,7 @@ func atOne(t *testing.T) *follower {
 	f := newFollower(t)
 	f.write(f.path, "before\n")
 	f.start()
-	time.Sleep(pollEvery)
+	f.begun()
 	f.write(f.path, "one\n")
 	f.want("one")
 	return f
@@ -76,11 +76,25 @@ func (f *follower) write(path, text string) {
 	}
 }
 
+// begun waits until the follower has found its place.
+func (f *follower) begun() {
+	f.t.Helper()
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		f.mu.Lock()
+		found := f.at.Inode != 0
+		f.mu.Unlock()
+		if found {
+			return
+		}
+	}
+	f.t.Fatal("the log is not followed")
+}
+
 // want waits until exactly these lines were read, and no more come.
 func (f *follower) want(lines ...string) {
 	f.t.Helper()
 	read := func() []string { f.mu.Lock(); defer f.mu.Unlock(); return slices.Clone(f.lines) }
-	for end := time.Now().Add(5 * time.Second); len(read()) < len(lines) && time.Now().Before(end); {
+	for end := time.Now().Add(time.Minute); len(read()) < len(lines) && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	time.Sleep(2 * pollEvery)
@@ -95,6 +109,38 @@ func (f *follower) want(lines ...string) {
 // some are up to three lines.
 func some(lines []string, from int) []string {
 	return lines[min(from, len(lines)):min(from+3, len(lines))]
+}
+
+// TestAReadErrorGoesOnWhereItWas lets the log be unreadable for a while: its name is a symbolic
+// link to itself, whatever is behind it.
+func TestAReadErrorGoesOnWhereItWas(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		after func(f *follower)
+		want  []string
+	}{
+		{"the same file", func(f *follower) { os.Rename(f.path+".away", f.path) }, []string{"one", "two", "three", "four"}},
+		{"rotated meanwhile", func(f *follower) {
+			os.Rename(f.path+".away", f.path+".1")
+			f.write(f.path, "new\n")
+		}, []string{"one", "two", "three", "four", "new"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := atOne(t)
+			f.write(f.path, "two\n")
+			f.want("one", "two")
+			os.Rename(f.path, f.path+".away")
+			if err := os.Symlink(f.path, f.path); err != nil {
+				t.Fatal(err)
+			}
+			f.write(f.path+".away", "three\n")
+			time.Sleep(3 * pollEvery)
+			os.Remove(f.path)
+			f.write(f.path+".away", "four\n")
+			c.after(f)
+			f.want(c.want...)
+		})
+	}
 }
 
 func TestFollowARotatedLog(t *testing.T) {
@@ -175,7 +221,8 @@ func TestSeveralRotationsWhileNobodyFollowed(t *testing.T) {
 	f.want("one", "two", "three", "four")
 }
 
-// TestAnotherFileOfTheSameNumber removes what was read, and lets the number of its inode be another file's.
+// TestAnotherFileOfTheSameNumber removes what was read, and lets the number of its inode be another
+// file's.
 func TestAnotherFileOfTheSameNumber(t *testing.T) {
 	f := atOne(t)
 	f.stop()
@@ -194,7 +241,8 @@ func TestALogThatComesLater(t *testing.T) {
 	f.want("one")
 }
 
-// TestRotationUnderLoad writes and rotates without a pause, ends the follower again and again, and wants every line once.
+// TestRotationUnderLoad writes and rotates without a pause, ends the follower again and again, and
+// wants every line once.
 func TestRotationUnderLoad(t *testing.T) {
 	f := newFollower(t)
 	f.write(f.path, "")
@@ -245,7 +293,8 @@ type failing struct{}
 
 func (failing) Read([]byte) (int, error) { return 0, errors.New("broken") }
 
-// TestTenMillionLines follows a file of them. It wants 300,000 lines a second, which a log of some 3,000 messages a second has.
+// TestTenMillionLines follows a file of them. It wants 300,000 lines a second, which a log of some
+// 3,000 messages a second has.
 func TestTenMillionLines(t *testing.T) {
 	if raceEnabled {
 		t.Log("with the race detector, a million lines and no rate")

@@ -29,7 +29,8 @@ type Entry struct {
 	Cursor string
 }
 
-// Follow calls f for each entry of the facility mail after a cursor, or from now on if that is empty, until the context ends or journalctl does.
+// Follow calls f for each entry of the facility mail after a cursor, or from now on if that is
+// empty, until the context ends or journalctl does.
 func (j *Journal) Follow(ctx context.Context, cursor string, f func(Entry)) error {
 	args := []string{"--follow", "--output=json", "--output-fields=SYSLOG_IDENTIFIER,MESSAGE", "--quiet", "--no-pager", "SYSLOG_FACILITY=2"}
 	if cursor == "" {
@@ -80,7 +81,8 @@ func (j *Journal) End(ctx context.Context) string {
 	return e.Cursor
 }
 
-// ParseEntry reads an entry in the journal's JSON: see JOURNAL_EXPORT_FORMATS. A text with bytes that are no UTF-8 is a list of numbers there.
+// ParseEntry reads an entry in the journal's JSON: see JOURNAL_EXPORT_FORMATS. A text with bytes
+// that are no UTF-8 is a list of numbers there.
 func ParseEntry(line []byte) (e Entry, err error) {
 	var v struct {
 		Cursor  string          `json:"__CURSOR"`

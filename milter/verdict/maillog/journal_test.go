@@ -32,7 +32,8 @@ func writeJournal(t *testing.T, file string, texts ...string) {
 	}
 }
 
-// TestFollowTheJournal follows a real journal with the real journalctl, from its end, and again from where it was.
+// TestFollowTheJournal follows a real journal with the real journalctl, from its end, and again
+// from where it was.
 func TestFollowTheJournal(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "remote-test.journal")

@@ -1,8 +1,11 @@
-// Package maillog reads what Postfix writes into its log, and follows that log: a file, the journal or standard input.
+// Package maillog reads what Postfix writes into its log, and follows that log: a file, the journal
+// or standard input.
 //
-// A filter that refuses a message at its end is invisible to the milters behind it, and postscreen's clients are invisible to all. The log
-// knows both. What a line says is taken from its fixed parts only, from left to right, as smtpd(8), cleanup(8) and postscreen(8) write them: a
-// client can put anything into its HELO name, its addresses and its message, and all of these are in the log, too.
+// A filter that refuses a message at its end is invisible to the milters behind it, and
+// postscreen's clients are invisible to all. The log knows both. What a line says is taken from its
+// fixed parts only, from left to right, as smtpd(8), cleanup(8) and postscreen(8) write them: a
+// client can put anything into its HELO name, its addresses and its message, and all of these are
+// in the log, too.
 package maillog
 
 import (
@@ -24,8 +27,8 @@ const clientsMost = 100_000
 
 // Stats are counts since the start.
 type Stats struct {
-	// Lines counts all lines, Signals those that say something of a client, Malformed those that are
-	// too long or cannot be read.
+	// Lines counts all lines, Signals those that say something of a client, Malformed those that
+	// are too long or cannot be read.
 	Lines, Signals, Malformed atomic.Uint64
 }
 
@@ -57,8 +60,8 @@ func NewReader(now func() time.Time, zone *time.Location, harvest Harvest) *Read
 	return &Reader{now: now, zone: zone, harvest: harvest, clients: otter.Must(&otter.Options[string, netip.Addr]{MaximumSize: clientsMost})}
 }
 
-// Read reads a line as syslogd or postlogd writes it: a time stamp, the host, PROGRAM[PID]: and the text. ok is false when it tells nothing
-// of a client.
+// Read reads a line as syslogd or postlogd writes it: a time stamp, the host, PROGRAM[PID]: and the
+// text. ok is false when it tells nothing of a client.
 func (r *Reader) Read(line []byte) (t policy.Signal, ok bool) {
 	r.Stats.Lines.Add(1)
 	head, text, ok := bytes.Cut(line, []byte("]: "))
@@ -112,7 +115,8 @@ const (
 	postscreen
 )
 
-// daemonOf finds it in a syslog tag, such as postfix/smtpd or postfix-in/smtpd, or postfix/submission/smtpd for the operator's own users.
+// daemonOf finds it in a syslog tag, such as postfix/smtpd or postfix-in/smtpd, or
+// postfix/submission/smtpd for the operator's own users.
 func daemonOf(tag []byte) (daemon, bool) {
 	if !bytes.HasPrefix(tag, []byte("postfix")) {
 		return 0, false
@@ -135,7 +139,8 @@ func daemonOf(tag []byte) (daemon, bool) {
 	return 0, false
 }
 
-// timeOf reads a line's time stamp: RFC 3339, or "Nov 25 05:08:53" of the traditional format (RFC 3164), whose year is the one that brings it nearest to now.
+// timeOf reads a line's time stamp: RFC 3339, or "Nov 25 05:08:53" of the traditional format (RFC
+// 3164), whose year is the one that brings it nearest to now.
 func (r *Reader) timeOf(head []byte) (time.Time, bool) {
 	if len(head) > 0 && head[0] >= '0' && head[0] <= '9' {
 		stamp, _, _ := bytes.Cut(head, []byte(" "))
@@ -199,8 +204,8 @@ func (r *Reader) read(d daemon, text []byte) (policy.Signal, bool) {
 	return r.queued(text, false)
 }
 
-// client is a client as Postfix writes it, "name[addr]", with ":port" behind it where smtpd_client_port_logging is on; postscreen leaves out the name. rest is what
-// follows.
+// client is a client as Postfix writes it, "name[addr]", with ":port" behind it where
+// smtpd_client_port_logging is on; postscreen leaves out the name. rest is what follows.
 func client(s []byte) (addr netip.Addr, port uint16, rest []byte, ok bool) {
 	name, rest, ok := bytes.Cut(s, []byte("["))
 	if !ok || len(name) > 255 || bytes.ContainsAny(name, " :;<") {
@@ -230,7 +235,8 @@ func about(addr netip.Addr, port uint16, class policy.Class, source policy.Sourc
 	return policy.Signal{Addr: addr, Port: port, Assessment: policy.Assessment{Class: class, Confidence: policy.Certain, Source: source, Reason: verdict.Clip(reason)}}
 }
 
-// handshakeFailed reads the rest of "SSL_accept error from name[addr]: -1" and of "lost connection after STARTTLS from name[addr]".
+// handshakeFailed reads the rest of "SSL_accept error from name[addr]: -1" and of "lost connection
+// after STARTTLS from name[addr]".
 func handshakeFailed(rest []byte) (t policy.Signal, ok bool) {
 	addr, port, rest, ok := client(rest)
 	t = about(addr, port, policy.None, policy.FromTLS, "TLS handshake failed"+string(rest))
@@ -259,7 +265,8 @@ var limits = []string{
 	"Recipient address rate limit exceeded: ", "New TLS session rate limit exceeded: ", "AUTH command rate limit exceeded: ",
 }
 
-// limit reads the rest of "warning: Connection rate limit exceeded: 31 from name[addr] for service smtp".
+// limit reads the rest of "warning: Connection rate limit exceeded: 31 from name[addr] for service
+// smtp".
 func limit(rest []byte) (t policy.Signal, ok bool) {
 	for _, words := range limits {
 		if number, ok := bytes.CutPrefix(rest, []byte(words)); ok {
@@ -271,7 +278,8 @@ func limit(rest []byte) (t policy.Signal, ok bool) {
 	return t, false
 }
 
-// queued reads what begins with a queue id: "780D29842A2: client=name[addr]", "NOQUEUE: reject: RCPT from name[addr]: ...".
+// queued reads what begins with a queue id: "780D29842A2: client=name[addr]", "NOQUEUE: reject:
+// RCPT from name[addr]: ...".
 func (r *Reader) queued(text []byte, cleanup bool) (t policy.Signal, ok bool) {
 	id, rest, ok := bytes.Cut(text, []byte(": "))
 	if !ok || len(id) > 32 || bytes.IndexByte(id, ' ') >= 0 {
@@ -326,7 +334,8 @@ func (r *Reader) queued(text []byte, cleanup bool) (t policy.Signal, ok bool) {
 	return t, true
 }
 
-// actionOf is the source that an action of the log stands for, empty for the MTA's own refusal, and what becomes of the message.
+// actionOf is the source that an action of the log stands for, empty for the MTA's own refusal, and
+// what becomes of the message.
 func actionOf(action string) (policy.Source, policy.Outcome, bool) {
 	switch action {
 	case "reject", "discard":
@@ -341,8 +350,9 @@ func actionOf(action string) (policy.Source, policy.Outcome, bool) {
 	return "", "", false
 }
 
-// content reads what cleanup says of header_checks and body_checks: "ID: reject: header Subject: TEXT from name[addr]; ...". The text is the
-// client's, and may look like anything, so the client is that of the queue id.
+// content reads what cleanup says of header_checks and body_checks: "ID: reject: header Subject:
+// TEXT from name[addr]; ...". The text is the client's, and may look like anything, so the client
+// is that of the queue id.
 func (r *Reader) content(queueID, action string, rest []byte) (t policy.Signal, ok bool) {
 	place, _, _ := bytes.Cut(rest, []byte(" "))
 	switch string(place) {
@@ -356,10 +366,12 @@ func (r *Reader) content(queueID, action string, rest []byte) (t policy.Signal, 
 	return t, queueID != ""
 }
 
-// envelope is the end of a refusal, "from=<a@b> to=<c@d> proto=ESMTP helo=<e>". It is recorded only.
+// envelope is the end of a refusal, "from=<a@b> to=<c@d> proto=ESMTP helo=<e>". It is recorded
+// only.
 type envelope string
 
-// splitReply parts ": 550 5.1.1 <to>: TEXT; from=<> to=<> proto=ESMTP helo=<>" into the reply and the envelope.
+// splitReply parts ": 550 5.1.1 <to>: TEXT; from=<> to=<> proto=ESMTP helo=<>" into the reply and
+// the envelope.
 func splitReply(rest []byte) (string, envelope) {
 	s := strings.TrimPrefix(string(rest), ": ")
 	if i := strings.LastIndex(s, "; from=<"); i >= 0 {
@@ -382,7 +394,8 @@ func (e envelope) domain(key string) string {
 	return strings.ToLower(s[strings.LastIndexByte(s, '@')+1:])
 }
 
-// refusal is what the MTA's own refusal says, "550 5.1.1 <to>: Recipient address rejected: User unknown ...", the code maybe missing.
+// refusal is what the MTA's own refusal says, "550 5.1.1 <to>: Recipient address rejected: User
+// unknown ...", the code maybe missing.
 func (r *Reader) refusal(reply string, addr netip.Addr) policy.Assessment {
 	s := reply
 	if code, rest, ok := strings.Cut(s, " "); ok && len(code) == 3 {

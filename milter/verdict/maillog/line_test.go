@@ -71,7 +71,8 @@ func TestLines(t *testing.T) {
 	}
 }
 
-// TestForgedClientsAccuseNobody puts another client's name wherever a client's own words are in the log.
+// TestForgedClientsAccuseNobody puts another client's name wherever a client's own words are in the
+// log.
 func TestForgedClientsAccuseNobody(t *testing.T) {
 	const victim = "victim.example[198.51.100.1]: 550 5.7.1 no; from=<> to=<> proto=ESMTP helo=<x>"
 	for _, line := range []string{

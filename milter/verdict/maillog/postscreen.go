@@ -35,7 +35,8 @@ func (r *Reader) postscreen(text []byte) (t policy.Signal, ok bool) {
 	return t, false
 }
 
-// screened reads the rest of "NOQUEUE: reject: RCPT from [addr]:port: 550 5.7.1 Service unavailable; client [addr] blocked using NAME; from=<>, to=<>, ...".
+// screened reads the rest of "NOQUEUE: reject: RCPT from [addr]:port: 550 5.7.1 Service
+// unavailable; client [addr] blocked using NAME; from=<>, to=<>, ...".
 func (r *Reader) screened(rest []byte) (t policy.Signal, ok bool) {
 	addr, port, rest, ok := client(rest)
 	if !ok {

@@ -1,8 +1,11 @@
-// Package report reads the messages that people report: which client brought one in, and under which queue id.
+// Package report reads the messages that people report: which client brought one in, and under
+// which queue id.
 //
-// A message says so in its Received lines (RFC 5321 section 4.4): the newest is on top, so those that the operator's own hosts wrote come before anything
-// that the client wrote. From the top, the first line about a client outside of the operator's own networks is the one of the mail exchanger; what
-// is below it is the client's word and is not looked at. A feedback report (RFC 5965) names the client in its Source-IP.
+// A message says so in its Received lines (RFC 5321 section 4.4): the newest is on top, so those
+// that the operator's own hosts wrote come before anything that the client wrote. From the top, the
+// first line about a client outside of the operator's own networks is the one of the mail
+// exchanger; what is below it is the client's word and is not looked at. A feedback report (RFC
+// 5965) names the client in its Source-IP.
 package report
 
 import (
@@ -27,7 +30,8 @@ import (
 const (
 	// MaxMessage bounds what is looked at of a message, in bytes.
 	MaxMessage = 16 << 20
-	// maxHeader bounds a header, maxField a field of it beyond which the rest is left out, maxParts the parts of a report, maxReceived the Received lines that are looked at.
+	// maxHeader bounds a header, maxField a field of it beyond which the rest is left out, maxParts
+	// the parts of a report, maxReceived the Received lines that are looked at.
 	maxHeader   = 256 << 10
 	maxField    = 8 << 10
 	maxParts    = 16
@@ -42,7 +46,8 @@ var (
 
 // Message is what a message says of where it came from.
 type Message struct {
-	// Addr is the client, QueueID what the mail exchanger that took it wrote into its Received line, Time when.
+	// Addr is the client, QueueID what the mail exchanger that took it wrote into its Received
+	// line, Time when.
 	Addr    netip.Addr
 	QueueID string
 	Time    time.Time
@@ -52,7 +57,8 @@ type Message struct {
 	Feedback string
 }
 
-// Class is what the message stands for by itself: a feedback report says what it is, a message does not.
+// Class is what the message stands for by itself: a feedback report says what it is, a message does
+// not.
 func (m Message) Class() policy.Class {
 	switch m.Feedback {
 	case "":
@@ -87,7 +93,8 @@ func (h header) first(name string) string {
 	return ""
 }
 
-// split reads the header of a message, however broken: a line that is no field is passed over. A leading "From " line of an mbox is, too.
+// split reads the header of a message, however broken: a line that is no field is passed over. A
+// leading "From " line of an mbox is, too.
 func split(raw []byte) (h header, body []byte) {
 	rest := raw[:min(len(raw), maxHeader)]
 	for len(rest) > 0 {
@@ -140,7 +147,8 @@ func owned(addr netip.Addr, own []netip.Prefix) bool {
 
 var (
 	quoted = regexp.MustCompile(`"[^"]*"`)
-	// postfixFrom is "from HELO (NAME [ADDR])", of Postfix and Sendmail; the HELO name is the client's, and has neither space nor parenthesis there.
+	// postfixFrom is "from HELO (NAME [ADDR])", of Postfix and Sendmail; the HELO name is the
+	// client's, and has neither space nor parenthesis there.
 	postfixFrom = regexp.MustCompile(`^from \S+ \((?:[^\s()]+ )?\[(?:IPv6:)?([0-9A-Fa-f:.]+)\]`)
 	// eximFrom is "from NAME ([ADDR] ...)" and "from [ADDR] (helo=...)", of Exim.
 	eximFrom = regexp.MustCompile(`^from \[(?:IPv6:)?([0-9A-Fa-f:.]+)\](?::[0-9]+)? `)
@@ -181,7 +189,8 @@ func domain(address string) string {
 	return strings.ToLower(address[i+1:])
 }
 
-// readFeedback reads the parts of a feedback report. What it contains is read no deeper than its own parts.
+// readFeedback reads the parts of a feedback report. What it contains is read no deeper than its
+// own parts.
 func readFeedback(body []byte, boundary string, own []netip.Prefix) (m Message, err error) {
 	parts := multipart.NewReader(bytes.NewReader(body), boundary)
 	var about Message
@@ -214,7 +223,8 @@ func readFeedback(body []byte, boundary string, own []netip.Prefix) (m Message, 
 	return m, nil
 }
 
-// decoded is the body of a part, up to MaxMessage bytes of it; quoted-printable is undone by the reader of parts.
+// decoded is the body of a part, up to MaxMessage bytes of it; quoted-printable is undone by the
+// reader of parts.
 func decoded(part *multipart.Part) io.Reader {
 	var r io.Reader = part
 	if strings.EqualFold(part.Header.Get("Content-Transfer-Encoding"), "base64") {
@@ -242,11 +252,13 @@ func readReport(r io.Reader, own []netip.Prefix) (m Message) {
 	return m
 }
 
-// envelope is the line before a message in an mbox: the sender and the date as asctime(3) writes it.
+// envelope is the line before a message in an mbox: the sender and the date as asctime(3) writes
+// it.
 var envelope = regexp.MustCompile(`^From \S+\s+(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) `)
 
-// Each calls f for each message of a stream: an mbox (RFC 4155) if it begins with "From ", else one message. What is beyond MaxMessage of a message is
-// not looked at. It ends with the stream, or with the first error of f.
+// Each calls f for each message of a stream: an mbox (RFC 4155) if it begins with "From ", else one
+// message. What is beyond MaxMessage of a message is not looked at. It ends with the stream, or
+// with the first error of f.
 func Each(r io.Reader, f func(raw []byte) error) error {
 	in := bufio.NewReaderSize(r, 64<<10)
 	start, _ := in.Peek(len("From "))

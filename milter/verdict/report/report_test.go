@@ -16,7 +16,8 @@ import (
 
 var own = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8:1::/48")}
 
-// delivered is a message as a mailbox has it: through a mail exchanger, a content filter and a mailbox host.
+// delivered is a message as a mailbox has it: through a mail exchanger, a content filter and a
+// mailbox host.
 const delivered = `Return-Path: <alice@Sender.example>
 Received: from mx.example (mx.example [10.0.0.2])
 	by mailbox.example (Postfix) with ESMTPS id 4MAILBOX01

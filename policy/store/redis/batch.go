@@ -12,8 +12,9 @@ import (
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
-// buckets is how many hash tags the keys are spread over, and so how many pieces a Redis Cluster can share out. The networks of one bucket
-// are in one slot: their changes of one moment go in one call, and one mark says which batches the bucket has had.
+// buckets is how many hash tags the keys are spread over, and so how many pieces a Redis Cluster
+// can share out. The networks of one bucket are in one slot: their changes of one moment go in one
+// call, and one mark says which batches the bucket has had.
 const buckets = 1024
 
 // prefix starts every key and channel.
@@ -22,12 +23,14 @@ const prefix = "ehlogate:"
 // bucketOf is the bucket of a network or an autonomous system, given as text.
 func bucketOf(key string) int { return int(crc32.ChecksumIEEE([]byte(key)) % buckets) }
 
-// redisKey is the key of a network or an autonomous system, such as "ehlogate:{1a2}:192.0.2.0/24" or "ehlogate:{0f3}:AS64500".
+// redisKey is the key of a network or an autonomous system, such as "ehlogate:{1a2}:192.0.2.0/24"
+// or "ehlogate:{0f3}:AS64500".
 func redisKey(key string) string { return fmt.Sprintf(prefix+"{%03x}:%s", bucketOf(key), key) }
 
 func systemKey(asn uint32) string { return fmt.Sprintf("AS%d", asn) }
 
-// field is a host's field in its network's hash: the bytes of its address that the network leaves open, at least one.
+// field is a host's field in its network's hash: the bytes of its address that the network leaves
+// open, at least one.
 func field(host, network netip.Prefix) string {
 	if !host.IsValid() {
 		return ""
@@ -62,8 +65,8 @@ type change struct {
 	Slice uint32           `json:"slice,omitempty"`
 	Count reputation.Count `json:"count,omitzero"`
 	Past  reputation.Count `json:"past,omitzero"`
-	// Record is a host's: all of it for merge and subtract, the part that says its tier for learn and
-	// enter.
+	// Record is a host's: all of it for merge and subtract, the part that says its tier for learn
+	// and enter.
 	Record []byte `json:"record,omitempty"`
 
 	waiting []chan<- error
@@ -89,7 +92,8 @@ func (c *change) finish(err error) {
 	c.waiting = nil
 }
 
-// batch is what a bucket is sent at once. Its number is the last one's of its stream plus one, and stays the same however often it is sent.
+// batch is what a bucket is sent at once. Its number is the last one's of its stream plus one, and
+// stays the same however often it is sent.
 type batch struct {
 	Sender  string   `json:"stream"`
 	Bucket  int      `json:"bucket"`
@@ -102,11 +106,12 @@ type batch struct {
 	stored uint64
 }
 
-// mostChanges is how many changes a batch takes: what one call of the script can read at once. It takes a flood into one bucket to come to it,
-// and what is beyond is dropped.
+// mostChanges is how many changes a batch takes: what one call of the script can read at once. It
+// takes a flood into one bucket to come to it, and what is beyond is dropped.
 const mostChanges = 2000
 
-// add merges a change into an open batch, if there is room. Lessons of a host in one slice are one change, and so are moves of an autonomous system.
+// add merges a change into an open batch, if there is room. Lessons of a host in one slice are one
+// change, and so are moves of an autonomous system.
 func (b *batch) add(c change) bool {
 	same := func(o change) bool {
 		return o.Op == c.Op && o.Key == c.Key && o.Host == c.Host && o.Slice == c.Slice && o.ASN == c.ASN
@@ -149,19 +154,22 @@ type streamID struct {
 // mark is the key of what the bucket has had of the sender.
 func (id streamID) mark() string { return fmt.Sprintf(prefix+"{%03x}:had:%s", id.bucket, id.sender) }
 
-// stream is the way of one sender's batches to one bucket. They are applied in the order of their numbers, each once, whatever gets lost on the
-// way: Redis keeps the last number beside the evidence, and the stream keeps what it sent for a while, and sends it again where Redis has lost it.
+// stream is the way of one sender's batches to one bucket. They are applied in the order of their
+// numbers, each once, whatever gets lost on the way: Redis keeps the last number beside the
+// evidence, and the stream keeps what it sent for a while, and sends it again where Redis has lost
+// it.
 type stream struct {
 	streamID
 	// number is the last batch's, acked the last one's that Redis said it had.
 	number, acked uint64
-	// kept are batches that Redis said it had, queue those that it has not, disk those of them that are in the spool only, and open takes
-	// what comes in. All are in the order of their numbers.
+	// kept are batches that Redis said it had, queue those that it has not, disk those of them that
+	// are in the spool only, and open takes what comes in. All are in the order of their numbers.
 	kept  []*batch
 	queue []*batch
 	disk  []stored
 	open  *batch
-	// busy says that the queue is being sent, failing that the last try failed, and retry when the next is due.
+	// busy says that the queue is being sent, failing that the last try failed, and retry when the
+	// next is due.
 	busy, failing bool
 	retry         time.Time
 	// gap says that earlier batches are lost, so that the next is applied all the same.
@@ -187,7 +195,8 @@ func (l *stream) seal() *batch {
 	return b
 }
 
-// rewind takes back batches after a number, which Redis has lost. It reports whether some are lost for good.
+// rewind takes back batches after a number, which Redis has lost. It reports whether some are lost
+// for good.
 func (l *stream) rewind(last uint64) (lost bool) {
 	i := slices.IndexFunc(l.kept, func(b *batch) bool { return b.Number > last })
 	if i >= 0 {

@@ -1,23 +1,29 @@
 -- A batch of changes to the evidence of one bucket, applied once.
 --
--- KEYS[1] is the bucket's mark of what it has had of the sender: the number of the last batch, and what that one moved. The other keys
--- are hashes of networks and autonomous systems: field "" is the sum, every other one a host.
+-- KEYS[1] is the bucket's mark of what it has had of the sender: the number of the last batch, and
+-- what that one moved. The other keys are hashes of networks and autonomous systems: field "" is
+-- the sum, every other one a host.
 --
--- ARGV is the batch's number, 1 to apply it although earlier ones are missing, when the mark expires,
--- how many hosts a network may hold, 1 to keep what it moved with the mark, the newest slice that a
--- record may have, and the changes: each an operation, the place of its key in KEYS, and
---   learn  FIELD SLICE SPAM HAM STATE   adds counts to a host, what that moves to its network, and sets the host's tier unless STATE is ""
+-- ARGV is the batch's number, 1 to apply it although earlier ones are missing, when the mark
+-- expires, how many hosts a network may hold, 1 to keep what it moved with the mark, the newest
+-- slice that a record may have, and the changes: each an operation, the place of its key in KEYS,
+-- and
+--   learn  FIELD SLICE SPAM HAM STATE   adds counts to a host, what that moves to its network,
+--       and sets the host's tier unless STATE is ""
 --   move   SLICE SPAM HAM PASTSPAM PASTHAM   adds what hosts moved, to an autonomous system
 --   enter  FIELD STATE   sets a host's tier
 --   remove  FIELD   takes a host's part out of its network and removes the host
---   merge  FIELD RECORD   adds another store's record to a host, which then speaks in its network as one, or to the sum
+--   merge  FIELD RECORD   adds another store's record to a host, which then speaks in its
+--       network as one, or to the sum
 --   subtract  RECORD   takes the part of a host with such a record out of an autonomous system
 --
--- It returns the word "applied", "had" for a batch that was applied before, or "behind" when earlier ones are missing; the number of the last
--- batch that was applied; for each change, what it found and left of the host and what that moved, or an error's text; and for each key,
--- what it found and left of the sum, or an error's text.
+-- It returns the word "applied", "had" for a batch that was applied before, or "behind" when
+-- earlier ones are missing; the number of the last batch that was applied; for each change, what it
+-- found and left of the host and what that moved, or an error's text; and for each key, what it
+-- found and left of the sum, or an error's text.
 --
--- Counting is all that is done here: it is what AddCount, Apply, Without, Merge and Rejoin of package reputation do, to the bit.
+-- Counting is all that is done here: it is what AddCount, Apply, Without, Merge and Rejoin of
+-- package reputation do, to the bit.
 
 local MARK = KEYS[1]
 local number, forced, expire, limit, keep = tonumber(ARGV[1]), ARGV[2] == '1', ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
@@ -35,7 +41,8 @@ if had ~= number - 1 and not forced then
   return { 'behind', had, {}, {} }
 end
 
--- A record: version and tier, newest slice, when the tier was entered and the score then; spam and ham of each recent slice, of each long one.
+-- A record: version and tier, newest slice, when the tier was entered and the score then; spam and
+-- ham of each recent slice, of each long one.
 local FORMAT = '>I1I3I3i1' .. string.rep('i2i2', SLICES) .. string.rep('i3i3', PASTS)
 local RECENT, PAST = 5, 5 + 2 * SLICES
 
@@ -188,7 +195,8 @@ local function enter(e, state)
   end
 end
 
--- What is known is read before anything is written: a key or record of another program spoils its own changes and no others.
+-- What is known is read before anything is written: a key or record of another program spoils its
+-- own changes and no others.
 local keys = {}
 for i = 2, #KEYS do
   keys[i] = { fields = { '' }, found = {}, now = {}, dirty = {} }
@@ -278,8 +286,9 @@ local function has_ham(e)
   return false
 end
 
--- Makes room in a network for hosts that it does not hold yet, so that it never comes to hold more than the compact encoding of Redis takes. Those
--- without ham go first, of the old ones those not heard of for longest, then new ones; those with ham only for others with ham. It returns for how
+-- Makes room in a network for hosts that it does not hold yet, so that it never comes to hold more
+-- than the compact encoding of Redis takes. Those without ham go first, of the old ones those not
+-- heard of for longest, then new ones; those with ham only for others with ham. It returns for how
 -- many of the new ones without ham, and of those with it, there is no room.
 local function make_room(key, k, new, plain)
   local excess = redis.call('HLEN', key) + new - (limit + 1)

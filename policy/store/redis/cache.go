@@ -13,10 +13,11 @@ import (
 )
 
 const (
-	// mostCached is how many hosts and networks the cache holds; networks that are seldom asked for go first. A host takes some 200 bytes.
+	// mostCached is how many hosts and networks the cache holds; networks that are seldom asked for
+	// go first. A host takes some 200 bytes.
 	mostCached = 200_000
-	// renewAfter is how old an answer may be before it is read again, while it is still given. A change of tier is told at once; this is for
-	// what moves slowly, like the neighbours' weight.
+	// renewAfter is how old an answer may be before it is read again, while it is still given. A
+	// change of tier is told at once; this is for what moves slowly, like the neighbours' weight.
 	renewAfter = 10 * time.Second
 )
 
@@ -24,21 +25,24 @@ const (
 type freshness int
 
 const (
-	// guess: Redis never said anything of the client; what is remembered was learnt here. stale: it may have changed since, and is good only
-	// while Redis does not answer. ageing: good, and to be read again. fresh: good.
+	// guess: Redis never said anything of the client; what is remembered was learnt here. stale: it
+	// may have changed since, and is good only while Redis does not answer. ageing: good, and to be
+	// read again. fresh: good.
 	guess freshness = iota
 	stale
 	ageing
 	fresh
 )
 
-// cache remembers what Redis said, by networks, because what one host did changes what is expected of its neighbours.
+// cache remembers what Redis said, by networks, because what one host did changes what is expected
+// of its neighbours.
 type cache struct {
 	mu sync.Mutex
 	// networks are all entries, systems those of autonomous systems.
 	networks *otter.Cache[netip.Prefix, *networkEntry]
 	systems  *otter.Cache[uint32, *systemEntry]
-	// generation rises whenever changes of others may have been missed: what was remembered before is stale.
+	// generation rises whenever changes of others may have been missed: what was remembered before
+	// is stale.
 	generation uint64
 	// reading are networks that are being read, and whether they changed meanwhile.
 	reading map[netip.Prefix]*reading
@@ -130,7 +134,8 @@ func (e *networkEntry) host(h netip.Prefix) *hostEntry {
 	return nil
 }
 
-// begin says that a network is about to be read; end takes what was read, and keeps it unless it has changed since.
+// begin says that a network is about to be read; end takes what was read, and keeps it unless it
+// has changed since.
 func (c *cache) begin(network netip.Prefix) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -159,7 +164,8 @@ func (c *cache) end(k policy.Keys, known policy.Known, ok bool, now time.Time) {
 	}
 }
 
-// store takes what Redis said of a host and its network after a change of ours. It is as good as read.
+// store takes what Redis said of a host and its network after a change of ours. It is as good as
+// read.
 func (c *cache) store(k policy.Keys, host, network reputation.Evidence, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -204,8 +210,9 @@ func (c *cache) host(k policy.Keys, e *networkEntry) *hostEntry {
 	return &e.hosts[len(e.hosts)-1]
 }
 
-// learn adds a lesson to what is remembered, before Redis has it, and returns the host's evidence with the tier that comes of it; sure is
-// false where that is a guess, because what is remembered is not fresh.
+// learn adds a lesson to what is remembered, before Redis has it, and returns the host's evidence
+// with the tier that comes of it; sure is false where that is a guess, because what is remembered
+// is not fresh.
 func (c *cache) learn(k policy.Keys, l policy.Lesson, tier policy.Tiering, now time.Time) (host reputation.Evidence, sure bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -67,13 +67,15 @@ func usedMemory(t testing.TB, server *redisd.Server) int64 {
 	return 0
 }
 
-// TestMemoryOfAnAddress holds what an address takes, beyond its record, to 20 bytes where there are 32 in a /24.
+// TestMemoryOfAnAddress holds what an address takes, beyond its record, to 20 bytes where there are
+// 32 in a /24.
 func TestMemoryOfAnAddress(t *testing.T) {
 	const addresses, inNetwork = 64_000, 32
 	server := startRedis(t)
 	s := openStore(t, "redis://"+server.Addr(), t.TempDir(), &logBuffer{})
 	defer s.Close()
-	// The marks of all buckets are there before it is measured; they do not grow with the addresses.
+	// The marks of all buckets are there before it is measured; they do not grow with the
+	// addresses.
 	fill(t, s, 4*buckets, func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1}) }, policy.Spam)
 	before := usedMemory(t, server)
 	fill(t, s, addresses, func(i int) netip.Addr {
@@ -96,7 +98,8 @@ func TestMemoryOfAnAddress(t *testing.T) {
 	}
 }
 
-// TestAFloodIntoOneNetwork has thousands of hosts of one network send a message each, after one that is honest and one that is not.
+// TestAFloodIntoOneNetwork has thousands of hosts of one network send a message each, after one
+// that is honest and one that is not.
 func TestAFloodIntoOneNetwork(t *testing.T) {
 	server := startRedis(t)
 	s := openStore(t, "redis://"+server.Addr(), t.TempDir(), &logBuffer{})
@@ -132,7 +135,8 @@ func TestAFloodIntoOneNetwork(t *testing.T) {
 	}
 }
 
-// TestAFloodOfNetworksStaysWithinMemory fills a Redis that has a limit and the policy that contrib/redis/README.md asks for.
+// TestAFloodOfNetworksStaysWithinMemory fills a Redis that has a limit and the policy that
+// contrib/redis/README.md asks for.
 func TestAFloodOfNetworksStaysWithinMemory(t *testing.T) {
 	const limit = 8 << 20
 	server := startRedis(t, "--maxmemory", fmt.Sprint(limit), "--maxmemory-policy", "volatile-ttl")

@@ -17,7 +17,8 @@ import (
 	"github.com/ehlogate/ehlogate/policy/store"
 )
 
-// traffic is one node that learns and looks up while something happens to Redis, and what it should have left.
+// traffic is one node that learns and looks up while something happens to Redis, and what it should
+// have left.
 type traffic struct {
 	*testing.T
 	store *Store
@@ -129,7 +130,8 @@ func percentile(d []time.Duration, share float64) time.Duration {
 	return d[min(int(share*float64(len(d))), len(d)-1)]
 }
 
-// settle waits until all that was learnt is in Redis, and holds the sums there against those of one node.
+// settle waits until all that was learnt is in Redis, and holds the sums there against those of one
+// node.
 func (x *traffic) settle() {
 	x.Helper()
 	var err error
@@ -192,8 +194,9 @@ func do(t testing.TB, s *redisd.Server, args ...any) {
 	must(t, err)
 }
 
-// TestFaults lets everything happen to a Redis that happens to one, under traffic. Whatever it is, every lesson is acknowledged, lookups are
-// answered, the operator is told, and afterwards Redis holds the sums of one node that learnt it all.
+// TestFaults lets everything happen to a Redis that happens to one, under traffic. Whatever it is,
+// every lesson is acknowledged, lookups are answered, the operator is told, and afterwards Redis
+// holds the sums of one node that learnt it all.
 func TestFaults(t *testing.T) {
 	type rig struct {
 		*traffic
@@ -292,7 +295,8 @@ func (x *traffic) report(says string) {
 	}
 }
 
-// TestAReplicaThatLagsTakesOver stops a replica, lets its master learn on, kills the master, and has Sentinel promote the replica.
+// TestAReplicaThatLagsTakesOver stops a replica, lets its master learn on, kills the master, and
+// has Sentinel promote the replica.
 func TestAReplicaThatLagsTakesOver(t *testing.T) {
 	s, err := redisd.NewSentinels(t.TempDir())
 	t.Cleanup(s.Stop)
@@ -327,7 +331,8 @@ func newCluster(t *testing.T) (*redisd.Cluster, string) {
 	return c, "redis+cluster://" + strings.Join(c.Addrs(), ",")
 }
 
-// TestAMasterOfAClusterIsKilled kills one of three masters under traffic. The others' networks go on meanwhile.
+// TestAMasterOfAClusterIsKilled kills one of three masters under traffic. The others' networks go
+// on meanwhile.
 func TestAMasterOfAClusterIsKilled(t *testing.T) {
 	c, url := newCluster(t)
 	x := newTraffic(t, url)
@@ -342,7 +347,8 @@ func TestAMasterOfAClusterIsKilled(t *testing.T) {
 	x.report("Redis does not answer")
 }
 
-// TestAClusterIsResharded moves a third of the slots from one master to another under traffic: MOVED, ASK and TRYAGAIN.
+// TestAClusterIsResharded moves a third of the slots from one master to another under traffic:
+// MOVED, ASK and TRYAGAIN.
 func TestAClusterIsResharded(t *testing.T) {
 	c, url := newCluster(t)
 	// Check looks at each master.

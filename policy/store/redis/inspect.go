@@ -12,11 +12,12 @@ import (
 
 // Finding is something about Redis that is as it should be, or how to fix it.
 type Finding struct {
-	OK         bool
+	OK        bool
 	What, Fix string
 }
 
-// oldest is the oldest version of Redis that works: sharded publish and subscribe came with 7.0. Valkey has it from the start.
+// oldest is the oldest version of Redis that works: sharded publish and subscribe came with 7.0.
+// Valkey has it from the start.
 const oldest = 7
 
 // Inspect looks at a Redis without changing anything in it.
@@ -35,7 +36,7 @@ func Inspect(ctx context.Context, o Options) []Finding {
 	case err == nil && found != o.schema():
 		return []Finding{{
 			What: fmt.Sprintf("%s holds reputation of another version or layout (%s); nothing is read or written there", o.Target, found),
-			Fix: fmt.Sprintf("give all nodes the same version and prefix lengths (this one: %s), or this one another database", o.schema()),
+			Fix:  fmt.Sprintf("give all nodes the same version and prefix lengths (this one: %s), or this one another database", o.schema()),
 		}}
 	}
 	all := []Finding{{OK: true, What: fmt.Sprintf("%s serves, and holds reputation of this version or none", o.Target)}}

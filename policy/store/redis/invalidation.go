@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	// invalidationChannel is the sharded channel on which nodes tell of changes: lines of the sender's stream and the networks in which a tier
-	// changed, or the words overrides and everything.
+	// invalidationChannel is the sharded channel on which nodes tell of changes: lines of the
+	// sender's stream and the networks in which a tier changed, or the words overrides and
+	// everything.
 	invalidationChannel = prefix + "{news}"
 	// schemaKey holds the schema, overridesKey the operator's overrides, each a field with JSON.
 	schemaKey     = prefix + "schema"
@@ -95,7 +96,8 @@ func (s *Store) publishSome(ctx context.Context) bool {
 	return true
 }
 
-// listen hears what other nodes tell. Whenever it may have missed something, all that is remembered is doubted.
+// listen hears what other nodes tell. Whenever it may have missed something, all that is remembered
+// is doubted.
 func (s *Store) listen(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := s.hear(ctx)

@@ -149,7 +149,8 @@ func TestAKeyOfAnotherTypeSpoilsNothingElse(t *testing.T) {
 	}
 }
 
-// TestAnOldServerIsSaid takes sharded publish and subscribe from a server, which those before 7.0 do not have.
+// TestAnOldServerIsSaid takes sharded publish and subscribe from a server, which those before 7.0
+// do not have.
 func TestAnOldServerIsSaid(t *testing.T) {
 	server := startRedis(t, "--rename-command", "SSUBSCRIBE", "", "--rename-command", "SPUBLISH", "")
 	log := &logBuffer{}
@@ -162,8 +163,8 @@ func TestAnOldServerIsSaid(t *testing.T) {
 	arrives(t, s, "192.0.2.0/24", 1)
 }
 
-// TestASlotUnderWay holds a slot of a cluster between two masters, as a resharding that was broken off leaves it: ASK for what is not there,
-// TRYAGAIN for a batch whose keys are in both places.
+// TestASlotUnderWay holds a slot of a cluster between two masters, as a resharding that was broken
+// off leaves it: ASK for what is not there, TRYAGAIN for a batch whose keys are in both places.
 func TestASlotUnderWay(t *testing.T) {
 	c, url := newCluster(t)
 	log := &logBuffer{}
@@ -204,7 +205,8 @@ func TestASlotUnderWay(t *testing.T) {
 	arrives(t, s, network, 2)
 }
 
-// TestALostReplyCountsOnce cuts the connection after Redis has had a batch and before its reply comes through.
+// TestALostReplyCountsOnce cuts the connection after Redis has had a batch and before its reply
+// comes through.
 func TestALostReplyCountsOnce(t *testing.T) {
 	server := startRedis(t)
 	proxy := newProxy(t, server.Addr())
@@ -223,7 +225,8 @@ func TestALostReplyCountsOnce(t *testing.T) {
 	}
 }
 
-// proxy stands between a client and a server, and can swallow a reply to a batch and cut the connection instead.
+// proxy stands between a client and a server, and can swallow a reply to a batch and cut the
+// connection instead.
 type proxy struct {
 	addr string
 	mu   sync.Mutex
@@ -297,7 +300,8 @@ func TestADamagedSpoolIsMovedAside(t *testing.T) {
 	}
 }
 
-// TestAFullSpoolDropsWhatIsNewAndCountsIt learns without a Redis until the spool is full, and finds all that was acknowledged afterwards.
+// TestAFullSpoolDropsWhatIsNewAndCountsIt learns without a Redis until the spool is full, and finds
+// all that was acknowledged afterwards.
 func TestAFullSpoolDropsWhatIsNewAndCountsIt(t *testing.T) {
 	server, err := redisd.New(t.TempDir())
 	must(t, err)
@@ -323,7 +327,8 @@ func TestAFullSpoolDropsWhatIsNewAndCountsIt(t *testing.T) {
 	says(t, log, "the spool is full")
 }
 
-// TestALostReplyStillMovesTheSystem is the same where an autonomous system is to be told what moved, which is in the reply.
+// TestALostReplyStillMovesTheSystem is the same where an autonomous system is to be told what
+// moved, which is in the reply.
 func TestALostReplyStillMovesTheSystem(t *testing.T) {
 	server := startRedis(t)
 	proxy := newProxy(t, server.Addr())
@@ -342,7 +347,8 @@ func TestALostReplyStillMovesTheSystem(t *testing.T) {
 	arrives(t, s, "AS64500", 10)
 }
 
-// TestALookupWaitsTwentyMilliseconds asks while Redis hangs: who is known is answered from memory, who is not is offered STARTTLS, in any mode.
+// TestALookupWaitsTwentyMilliseconds asks while Redis hangs: who is known is answered from memory,
+// who is not is offered STARTTLS, in any mode.
 func TestALookupWaitsTwentyMilliseconds(t *testing.T) {
 	server := startRedis(t)
 	s := openStore(t, "redis://"+server.Addr(), t.TempDir(), &logBuffer{})
@@ -382,7 +388,8 @@ func TestALookupWaitsTwentyMilliseconds(t *testing.T) {
 	}))
 }
 
-// TestTheDiskIsFullWhileRedisIsAway has nowhere to put observations but memory; they are there when either comes back.
+// TestTheDiskIsFullWhileRedisIsAway has nowhere to put observations but memory; they are there when
+// either comes back.
 func TestTheDiskIsFullWhileRedisIsAway(t *testing.T) {
 	server, err := redisd.New(t.TempDir())
 	must(t, err)
@@ -422,8 +429,8 @@ func TestTheDiskIsFullWhileRedisIsAway(t *testing.T) {
 	}))
 }
 
-// TestASystemHasItsPartOnce takes from Redis what a bucket had, so that it is sent again, and holds the autonomous system, which lost nothing, to
-// what it had.
+// TestASystemHasItsPartOnce takes from Redis what a bucket had, so that it is sent again, and holds
+// the autonomous system, which lost nothing, to what it had.
 func TestASystemHasItsPartOnce(t *testing.T) {
 	server := startRedis(t)
 	log := &logBuffer{}

@@ -78,7 +78,8 @@ func (w *writer) failed(l *stream, err error) {
 	l.disk = append(back, l.disk...)
 }
 
-// confirm looks whether Redis still has what it said it had in streams with something of an age, and sends it again where it has not.
+// confirm looks whether Redis still has what it said it had in streams with something of an age,
+// and sends it again where it has not.
 func (w *writer) confirm(ctx context.Context, age time.Duration) {
 	if !w.ready() {
 		return

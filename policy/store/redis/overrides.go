@@ -138,8 +138,8 @@ func readOverrides(fields map[string]string) overrideReading {
 	return r
 }
 
-// removal removes a field only if it still has the value that was read: another node may have set it
-// anew since.
+// removal removes a field only if it still has the value that was read: another node may have set
+// it anew since.
 var removal = redis.NewScript(`if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then
   return redis.call('HDEL', KEYS[1], ARGV[1])
 end

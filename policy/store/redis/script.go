@@ -23,10 +23,12 @@ func newScript() *redis.Script {
 }
 
 const (
-	// lifetime is how long evidence counts, and so how long Redis has to remember which batches it had.
+	// lifetime is how long evidence counts, and so how long Redis has to remember which batches it
+	// had.
 	lifetime = reputation.PastWidth * (reputation.Pasts + 1)
-	// hostsPerNetwork is how many hosts a network may hold. With it a network stays in the compact encoding of Redis, whose bound is
-	// hash-max-listpack-entries, 512 by default; an IPv4 /24 never comes to it.
+	// hostsPerNetwork is how many hosts a network may hold. With it a network stays in the compact
+	// encoding of Redis, whose bound is hash-max-listpack-entries, 512 by default; an IPv4 /24
+	// never comes to it.
 	hostsPerNetwork = 480
 )
 
@@ -98,7 +100,8 @@ var errReply = errors.New("an unexpected reply of our script")
 
 // parse reads the script's reply, given the time.
 func (b *batch) parse(v any, now time.Time) (r reply, err error) {
-	// The script and its reader are of one program; what does not fit is a fault of ours, and is said.
+	// The script and its reader are of one program; what does not fit is a fault of ours, and is
+	// said.
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%w: %v: %.200v", errReply, p, v)

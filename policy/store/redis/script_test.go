@@ -28,8 +28,8 @@ func startRedis(t testing.TB, args ...string) *redisd.Server {
 	return s
 }
 
-// TestTheScriptCountsAsGoDoes sends the script random batches and holds every record that is left against what package reputation makes of the
-// same, byte for byte.
+// TestTheScriptCountsAsGoDoes sends the script random batches and holds every record that is left
+// against what package reputation makes of the same, byte for byte.
 func TestTheScriptCountsAsGoDoes(t *testing.T) {
 	client := startRedis(t).Client()
 	defer client.Close()

@@ -14,8 +14,8 @@ import (
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
-// server is the way to Redis, with a breaker for each server behind it: one that does not answer is asked again a few times a second, and in between
-// nobody waits for it.
+// server is the way to Redis, with a breaker for each server behind it: one that does not answer is
+// asked again a few times a second, and in between nobody waits for it.
 type server struct {
 	client redis.UniversalClient
 	// cluster is the client if it is one of a cluster.
@@ -38,7 +38,8 @@ type breaker struct {
 }
 
 const (
-	// tripAfter is how many failures in a row open a breaker, probeAfter when it lets one call through again.
+	// tripAfter is how many failures in a row open a breaker, probeAfter when it lets one call
+	// through again.
 	tripAfter  = 3
 	probeAfter = 250 * time.Millisecond
 	// layoutWait is how long to wait for the layout of a cluster.
@@ -127,7 +128,8 @@ func (s *server) call(addr string, f func() error) error {
 	}
 	s.throttle.about("down "+kind(err), func() { s.log.Warn("Redis does not serve", "server", name(addr), "error", err) })
 	if s.cluster != nil {
-		// Its place may have been taken, which the library finds out only from a server that answers.
+		// Its place may have been taken, which the library finds out only from a server that
+		// answers.
 		s.cluster.ReloadState(context.Background())
 	}
 	return err
@@ -148,7 +150,8 @@ func (s *server) up() bool {
 	return true
 }
 
-// eachServer calls f for the server behind a client, or for each master of a cluster, one after the other, until it returns an error.
+// eachServer calls f for the server behind a client, or for each master of a cluster, one after the
+// other, until it returns an error.
 func eachServer(ctx context.Context, client redis.UniversalClient, f func(addr string, c redis.Cmdable) error) error {
 	cluster, ok := client.(*redis.ClusterClient)
 	if !ok {
@@ -170,10 +173,12 @@ func eachServer(ctx context.Context, client redis.UniversalClient, f func(addr s
 	return err
 }
 
-// refusals are the beginnings of Redis's errors of a server that cannot serve now, or does not let us in. Such a server is left alone for a while.
+// refusals are the beginnings of Redis's errors of a server that cannot serve now, or does not let
+// us in. Such a server is left alone for a while.
 var refusals = []string{"LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH", "WRONGPASS", "NOPERM", "BUSY ", "ERR max number of clients"}
 
-// down reports whether an error means that the server does not serve, as against one about a single command.
+// down reports whether an error means that the server does not serve, as against one about a single
+// command.
 func down(err error) bool {
 	var reply redis.Error
 	switch {
@@ -190,7 +195,8 @@ func down(err error) bool {
 	return true
 }
 
-// transient reports whether a batch that failed so may be sent again: Redis did not do it, or nobody knows.
+// transient reports whether a batch that failed so may be sent again: Redis did not do it, or
+// nobody knows.
 func transient(err error) bool {
 	if down(err) {
 		return true
@@ -203,7 +209,8 @@ func transient(err error) bool {
 	return false
 }
 
-// firstError is the first error of commands that says that their server is down, else their first error.
+// firstError is the first error of commands that says that their server is down, else their first
+// error.
 func firstError(cmds []redis.Cmder) (err error) {
 	for _, c := range cmds {
 		if e := c.Err(); e != nil && !errors.Is(e, redis.Nil) {

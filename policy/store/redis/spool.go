@@ -26,8 +26,8 @@ var (
 	castagnoli  = crc32.MakeTable(crc32.Castagnoli)
 )
 
-// spool keeps batches on disk while Redis does not take them: a bbolt file, whose every transaction is on disk when it returns. A value
-// is a batch in JSON and a CRC-32C. Whoever writes is alone.
+// spool keeps batches on disk while Redis does not take them: a bbolt file, whose every transaction
+// is on disk when it returns. A value is a batch in JSON and a CRC-32C. Whoever writes is alone.
 type spool struct {
 	db    *bolt.DB
 	limit int64
@@ -36,8 +36,9 @@ type spool struct {
 	damaged       int
 }
 
-// openSpool opens the spool in a directory, which it makes if it is missing, and shows each batch that is in it. A file that cannot be read is
-// moved aside, its new name returned, and another begun: what is in it is old observations, and new ones are not to be lost for them.
+// openSpool opens the spool in a directory, which it makes if it is missing, and shows each batch
+// that is in it. A file that cannot be read is moved aside, its new name returned, and another
+// begun: what is in it is old observations, and new ones are not to be lost for them.
 func openSpool(dir string, limit int64, now time.Time, each func(*batch)) (s *spool, aside string, err error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, "", fmt.Errorf("spool: %w", err)
@@ -76,7 +77,8 @@ func moveAside(path, aside string) error {
 
 var errDamaged = errors.New("damaged")
 
-// open reads the whole file. bbolt panics on a page that is damaged, and faults on one that is cut off.
+// open reads the whole file. bbolt panics on a page that is damaged, and faults on one that is cut
+// off.
 func (s *spool) open(path string, each func(*batch)) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -110,7 +112,8 @@ func (s *spool) open(path string, each func(*batch)) (err error) {
 	})
 }
 
-// put writes batches and returns the key of each. What there is no room for has key 0; err is errFull then.
+// put writes batches and returns the key of each. What there is no room for has key 0; err is
+// errFull then.
 func (s *spool) put(batches []*batch) ([]uint64, error) {
 	full := false
 	var size, n int64

@@ -5,14 +5,14 @@
 // them on the server, so that the sums are those of one host that had learnt it all. Batches are
 // numbered, and the number of the last one is kept beside the evidence: none counts twice, however
 // often it has to be sent, and what Redis has lost is noticed and sent again. A lookup is answered
-// from a bounded cache, else by Redis within 20 ms; failing both, STARTTLS is offered. While Redis is
-// away, observations wait on disk, and the cache answers.
+// from a bounded cache, else by Redis within 20 ms; failing both, STARTTLS is offered. While Redis
+// is away, observations wait on disk, and the cache answers.
 //
 // Changes of tier invalidate what other nodes have in their caches, by sharded publish and
-// subscribe. Server-assisted client caching (CLIENT TRACKING) would say more than is needed, and cost
-// more: it tells of each write of a record, where only a change of tier matters; the server has to
-// remember which connection read what; and a client hears of it only on the connections that it
-// reads.
+// subscribe. Server-assisted client caching (CLIENT TRACKING) would say more than is needed, and
+// cost more: it tells of each write of a record, where only a change of tier matters; the server
+// has to remember which connection read what; and a client hears of it only on the connections that
+// it reads.
 package redis
 
 import (
@@ -132,7 +132,8 @@ func Open(o Options) (*Store, error) {
 	return s, nil
 }
 
-// warm waits until connections are open and the other nodes are heard, so that the first clients do not wait for that.
+// warm waits until connections are open and the other nodes are heard, so that the first clients do
+// not wait for that.
 func (s *Store) warm(ctx context.Context) {
 	for s.ready() && (!s.invalidations.heard.Load() || s.server.client.PoolStats().IdleConns < minIdle) && ctx.Err() == nil {
 		time.Sleep(window)
@@ -146,7 +147,8 @@ func (s *Store) Close() error {
 	return errors.Join(s.writer.close(), s.writer.spool.db.Close(), s.server.client.Close())
 }
 
-// Recall returns what is known of an address: from memory, else from Redis within 20 ms. Known.Unavailable says that neither knew.
+// Recall returns what is known of an address: from memory, else from Redis within 20 ms.
+// Known.Unavailable says that neither knew.
 func (s *Store) Recall(addr netip.Addr, k policy.Keys) policy.Known {
 	known, f := s.cache.recall(k, s.opt.Now())
 	switch f {
@@ -188,7 +190,8 @@ func (s *Store) read(k policy.Keys) (policy.Known, bool) {
 	}
 }
 
-// ask reads a client's evidence into the cache. Who asks for the same meanwhile gets the same answer.
+// ask reads a client's evidence into the cache. Who asks for the same meanwhile gets the same
+// answer.
 func (s *Store) ask(k policy.Keys) <-chan singleflight.Result {
 	return s.reading.DoChan(fmt.Sprint(k.Host, k.Network, k.ASN), func() (any, error) {
 		// Whoever asked before may just have been answered.
@@ -246,7 +249,8 @@ func (s *Store) fetch(k policy.Keys) (known policy.Known, err error) {
 	return known, err
 }
 
-// Learn adds a lesson; see policy.Store. The channel yields nil when it is in Redis, or on disk to go there.
+// Learn adds a lesson; see policy.Store. The channel yields nil when it is in Redis, or on disk to
+// go there.
 func (s *Store) Learn(k policy.Keys, l policy.Lesson) <-chan error {
 	s.Stats.Learnt.Add(1)
 	taken := make(chan error, 1)

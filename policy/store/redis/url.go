@@ -26,9 +26,11 @@ import (
 //	redis+sentinel://[USER:PASSWORD@]HOST[:PORT],HOST[:PORT].../MASTER[/DB]
 //	redis+cluster://[USER:PASSWORD@]HOST[:PORT],HOST[:PORT]...
 //
-// rediss, rediss+sentinel and rediss+cluster use TLS. After a question mark may follow, joined by &: user, password_file (a file with
-// the password, read anew for each connection), ca_file (certificates to trust instead of the host's), cert_file and key_file (our own),
-// server_name, and for Sentinel sentinel_user and sentinel_password_file. Passwords are best kept in files: the URL is seen in process lists.
+// rediss, rediss+sentinel and rediss+cluster use TLS. After a question mark may follow, joined by
+// &: user, password_file (a file with the password, read anew for each connection), ca_file
+// (certificates to trust instead of the host's), cert_file and key_file (our own), server_name, and
+// for Sentinel sentinel_user and sentinel_password_file. Passwords are best kept in files: the URL
+// is seen in process lists.
 type Target struct {
 	form     string
 	addrs    []string
@@ -179,14 +181,16 @@ func (t *Target) String() string {
 }
 
 const (
-	// dialTimeout and callTimeout bound a new connection and a call. Nobody waits for them: who looks up waits 20 ms, who learns 50.
+	// dialTimeout and callTimeout bound a new connection and a call. Nobody waits for them: who
+	// looks up waits 20 ms, who learns 50.
 	dialTimeout = time.Second
 	callTimeout = time.Second
 	// minIdle is how many connections to each server are open before they are needed.
 	minIdle = 4
 )
 
-// LogLibrary leads what the Redis library logs, which is a package's variable there, to a log, as debugging: what matters of it is logged here.
+// LogLibrary leads what the Redis library logs, which is a package's variable there, to a log, as
+// debugging: what matters of it is logged here.
 func LogLibrary(log *slog.Logger) { redis.SetLogger(libraryLog{log}) }
 
 type libraryLog struct{ log *slog.Logger }
@@ -195,7 +199,8 @@ func (l libraryLog) Printf(ctx context.Context, format string, v ...any) {
 	l.log.DebugContext(ctx, fmt.Sprintf(format, v...))
 }
 
-// connect returns a client; nothing is dialled yet. Files are read now to find faults, and again when needed.
+// connect returns a client; nothing is dialled yet. Files are read now to find faults, and again
+// when needed.
 func (t *Target) connect() (redis.UniversalClient, error) {
 	secret := func(file, literal string) func() (string, error) {
 		return func() (string, error) {

@@ -25,9 +25,9 @@ const (
 
 var errAway = errors.New("store: Redis cannot be used now")
 
-// Forget removes the evidence of every host and network inside a network, takes the hosts' parts out
-// of what is around them, given how addresses are cut, and removes the override and the exception on
-// exactly that network. It returns how many records and overrides it removed.
+// Forget removes the evidence of every host and network inside a network, takes the hosts' parts
+// out of what is around them, given how addresses are cut, and removes the override and the
+// exception on exactly that network. It returns how many records and overrides it removed.
 func (s *Store) Forget(n netip.Prefix, keysOf func(netip.Addr) policy.Keys) (removed int, err error) {
 	if !s.Up() {
 		return 0, fmt.Errorf("%w; nothing was changed", errAway)
@@ -57,7 +57,8 @@ func (s *Store) forgetHost(ctx context.Context, k policy.Keys) (removed int, err
 	return 1, s.removeHosts(ctx, []policy.Keys{k})
 }
 
-// removeHosts takes hosts out of their networks and autonomous systems, and waits until that is done.
+// removeHosts takes hosts out of their networks and autonomous systems, and waits until that is
+// done.
 func (s *Store) removeHosts(ctx context.Context, hosts []policy.Keys) error {
 	done := make(chan error, len(hosts))
 	for _, k := range hosts {
@@ -109,8 +110,9 @@ func (s *Store) forgetInside(ctx context.Context, n netip.Prefix, keysOf func(ne
 	return removed, err
 }
 
-// Each calls f for every record until it returns an error, which it returns. Records that change meanwhile may be seen before or after the
-// change, and while a cluster is resharded, some may be missed.
+// Each calls f for every record until it returns an error, which it returns. Records that change
+// meanwhile may be seen before or after the change, and while a cluster is resharded, some may be
+// missed.
 func (s *Store) Each(f func(policy.Record) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), dumpTimeout)
 	defer cancel()

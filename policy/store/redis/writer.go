@@ -20,10 +20,11 @@ const (
 	spoolAfter = 50 * time.Millisecond
 	// lookEvery is how often is looked what has waited so long.
 	lookEvery = 10 * time.Millisecond
-	// keepSent is how long a batch that Redis had is kept, to be sent again should Redis lose it: by a fail-over to a replica that lags,
-	// or a restart from an older copy.
+	// keepSent is how long a batch that Redis had is kept, to be sent again should Redis lose it:
+	// by a fail-over to a replica that lags, or a restart from an older copy.
 	keepSent = time.Minute
-	// confirmEvery is how often is looked for batches that were kept for confirmAfter, whose marks are then looked at before they go.
+	// confirmEvery is how often is looked for batches that were kept for confirmAfter, whose marks
+	// are then looked at before they go.
 	confirmEvery, confirmAfter = time.Second, keepSent * 3 / 2
 	// mostAtOnce is how many batches one pipeline takes.
 	mostAtOnce = 256
@@ -35,7 +36,8 @@ const (
 	saveAgain = time.Second
 )
 
-// writer sends batches to Redis, each applied once. One loop owns what goes out; calls run beside it, one at a time for each server.
+// writer sends batches to Redis, each applied once. One loop owns what goes out; calls run beside
+// it, one at a time for each server.
 type writer struct {
 	server *server
 	spool  *spool
@@ -227,8 +229,8 @@ func (w *writer) save(ways map[*stream]way) {
 	}
 }
 
-// unsaved deals with a batch that could not be put on disk. It waits in memory with what comes in after it, unless the spool is full. l is nil for
-// one that is in the queue, and waits there.
+// unsaved deals with a batch that could not be put on disk. It waits in memory with what comes in
+// after it, unless the spool is full. l is nil for one that is in the queue, and waits there.
 func (w *writer) unsaved(l *stream, b *batch, err error) {
 	if l == nil {
 		return

@@ -1,7 +1,8 @@
-// Package api is the daemon's HTTP side and its client: what the commands ask and tell a running daemon.
+// Package api is the daemon's HTTP side and its client: what the commands ask and tell a running
+// daemon.
 //
-// Reading is open to whoever reaches the listener, which is loopback by default. Writing needs the token as "Authorization: Bearer",
-// unless the listener is a unix socket, whose permissions decide.
+// Reading is open to whoever reaches the listener, which is loopback by default. Writing needs the
+// token as "Authorization: Bearer", unless the listener is a unix socket, whose permissions decide.
 package api
 
 import (
@@ -30,8 +31,8 @@ type Explanation struct {
 	Mode     policy.Mode `json:"mode"`
 	Own      Own         `json:"own"`
 	Expected Expected    `json:"expected"`
-	// Stored is the tier that the client was in after its last message, Entered when it came there, to five minutes, and EnteredAt at
-	// which score. Tier is the one that it is in now.
+	// Stored is the tier that the client was in after its last message, Entered when it came there,
+	// to five minutes, and EnteredAt at which score. Tier is the one that it is in now.
 	Stored     string                `json:"stored_tier"`
 	Entered    time.Time             `json:"entered,omitzero"`
 	EnteredAt  float64               `json:"entered_at"`
@@ -48,9 +49,9 @@ type Explanation struct {
 	WhatIf WhatIf `json:"outlook"`
 }
 
-// Own is a host's own evidence: all messages on record, since the start of the oldest slice of them, and what they weigh now, which is at
-// most Cap; its spam fades by half in HalfLife,
-// which is longer the less ham there is, its ham in HamHalfLife.
+// Own is a host's own evidence: all messages on record, since the start of the oldest slice of
+// them, and what they weigh now, which is at most Cap; its spam fades by half in HalfLife, which is
+// longer the less ham there is, its ham in HamHalfLife.
 type Own struct {
 	Spam        float64   `json:"spam"`
 	Ham         float64   `json:"ham"`
@@ -64,11 +65,13 @@ type Own struct {
 // Expected is what is expected of a host of its network before its own evidence.
 type Expected struct {
 	Prior float64 `json:"prior"`
-	// ASN is the autonomous system, 0 when none is known; AS is what its evidence weighs now, and Start the share of spammers expected after it.
+	// ASN is the autonomous system, 0 when none is known; AS is what its evidence weighs now, and
+	// Start the share of spammers expected after it.
 	ASN   uint32  `json:"asn,omitempty"`
 	AS    Weights `json:"as,omitzero"`
 	Start float64 `json:"start"`
-	// Neighbours is what the evidence of the network without the host weighs now, Share the share expected after it.
+	// Neighbours is what the evidence of the network without the host weighs now, Share the share
+	// expected after it.
 	Neighbours Weights `json:"neighbours"`
 	Share      float64 `json:"share"`
 	LogOdds    float64 `json:"log_odds"`
@@ -104,7 +107,8 @@ type Changed struct {
 	Removed int `json:"removed"`
 }
 
-// Report is a person's verdict on a message, and what is known of the message: its queue id, its client, or both.
+// Report is a person's verdict on a message, and what is known of the message: its queue id, its
+// client, or both.
 type Report struct {
 	Class   policy.Class  `json:"class"`
 	Source  policy.Source `json:"source"`

@@ -28,7 +28,8 @@ type Client struct {
 	http  http.Client
 }
 
-// NewClient returns a client of the daemon at an address, which is written as http.listen is, or as a URL.
+// NewClient returns a client of the daemon at an address, which is written as http.listen is, or as
+// a URL.
 func NewClient(at, token string) (*Client, error) {
 	c := &Client{token: token, http: http.Client{Timeout: timeout}}
 	if u, err := url.Parse(at); err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" {

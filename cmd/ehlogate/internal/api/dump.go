@@ -21,7 +21,8 @@ import (
 // DumpFormat is the first line's word for a dump's format.
 const DumpFormat = "ehlogate dump 1"
 
-// DumpLine is one line of a dump, which is JSON: the head first, then records and overrides in any order, and the end, without which it is cut short.
+// DumpLine is one line of a dump, which is JSON: the head first, then records and overrides in any
+// order, and the end, without which it is cut short.
 type DumpLine struct {
 	Head     *DumpHead        `json:"head,omitempty"`
 	Network  netip.Prefix     `json:"network,omitzero"`
@@ -36,7 +37,8 @@ type DumpHead struct {
 	Format string `json:"format"`
 	// ID names the dump, so that none of it is loaded twice.
 	ID string `json:"id"`
-	// Layout is how addresses are cut into hosts and networks, which must be the same where it is loaded.
+	// Layout is how addresses are cut into hosts and networks, which must be the same where it is
+	// loaded.
 	Layout string `json:"layout"`
 }
 

@@ -12,10 +12,12 @@ import (
 	"github.com/ehlogate/ehlogate/policy"
 )
 
-// maxFeed bounds what another program posts of a message: rspamd's exporter sends all symbols and some headers.
+// maxFeed bounds what another program posts of a message: rspamd's exporter sends all symbols and
+// some headers.
 const maxFeed = 1 << 20
 
-// local lets a request through that comes from this host, or has the token: rspamd's exporter has no way to send one.
+// local lets a request through that comes from this host, or has the token: rspamd's exporter has
+// no way to send one.
 func (s *Server) local(most int64, next http.HandlerFunc) http.HandlerFunc {
 	guarded := s.authorized(most, next)
 	return func(w http.ResponseWriter, r *http.Request) {

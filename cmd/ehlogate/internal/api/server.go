@@ -48,7 +48,8 @@ type Server struct {
 	Learn func([]Report) ([]Learnt, error)
 }
 
-// maxBody bounds a request's body in bytes, maxChunk one that is a chunk of a dump, which takes some 60 KiB.
+// maxBody bounds a request's body in bytes, maxChunk one that is a chunk of a dump, which takes
+// some 60 KiB.
 const maxBody, maxChunk = 64 << 10, 256 << 10
 
 // Handler routes the API.
@@ -142,7 +143,8 @@ func weights(m reputation.Mass) Weights { return Weights{round(m.Spam), round(m.
 // round keeps two decimals, which is more than the evidence is worth.
 func round(v float64) float64 { return math.Round(v*100) / 100 }
 
-// authorized lets a request through that has the token, with a body of so many bytes at most. A browser cannot send that header for another site's page.
+// authorized lets a request through that has the token, with a body of so many bytes at most. A
+// browser cannot send that header for another site's page.
 func (s *Server) authorized(most int64, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
@@ -194,8 +196,8 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, done)
 }
 
-// forget removes what is known of a network. A single address stands for its host, which is a /64 in IPv6, and the override is on
-// the address or the host.
+// forget removes what is known of a network. A single address stands for its host, which is a /64
+// in IPv6, and the override is on the address or the host.
 func (s *Server) forget(n netip.Prefix) (int, error) {
 	keysOf := s.Judge.Policy().Keys
 	removed, err := s.Store.Forget(n, keysOf)
@@ -213,7 +215,8 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, fmt.Errorf("format: %q is not allowed; want cidr", f))
 		return
 	}
-	// Keyed by network, so that a host with an override of its own appears once, with what it is really told.
+	// Keyed by network, so that a host with an override of its own appears once, with what it is
+	// really told.
 	entries := map[netip.Prefix]string{}
 	p := s.Judge.Policy()
 	add := func(n netip.Prefix, always bool) {

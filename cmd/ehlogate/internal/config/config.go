@@ -1,7 +1,8 @@
-// Package config reads the configuration: one TOML file, strict, under EHLOGATE_* variables and flags that override single keys.
+// Package config reads the configuration: one TOML file, strict, under EHLOGATE_* variables and
+// flags that override single keys.
 //
-// All of it is checked before anything starts, and all that is wrong is reported together, each fault with its file, line and key,
-// and what is allowed.
+// All of it is checked before anything starts, and all that is wrong is reported together, each
+// fault with its file, line and key, and what is allowed.
 package config
 
 import (
@@ -34,12 +35,14 @@ type Config struct {
 		TokenFile string
 	}
 	Store struct {
-		// Dir is the directory of the embedded store, and in any case of whatever else is kept on this host.
+		// Dir is the directory of the embedded store, and in any case of whatever else is kept on
+		// this host.
 		Dir string
 		// Redis is where evidence is kept instead, if not nil; URL is as it was written.
 		Redis *redis.Target
 		URL   string
-		// Spool is the directory in which observations wait while Redis is away, SpoolLimit how many bytes of them.
+		// Spool is the directory in which observations wait while Redis is away, SpoolLimit how
+		// many bytes of them.
 		Spool      string
 		SpoolLimit int64
 	}
@@ -66,7 +69,8 @@ type Config struct {
 	}
 }
 
-// Address is a listener's address in Postfix's spelling: inet:HOST:PORT or unix:PATH. The zero value listens nowhere.
+// Address is a listener's address in Postfix's spelling: inet:HOST:PORT or unix:PATH. The zero
+// value listens nowhere.
 type Address struct{ Network, Address string }
 
 func (a Address) String() string {

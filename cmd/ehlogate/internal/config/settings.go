@@ -373,7 +373,8 @@ func (c *Config) setNode(v value) error {
 	return err
 }
 
-// keywords are the EHLO keywords that Postfix can leave out: smtpd_discard_ehlo_keywords in postconf(5).
+// keywords are the EHLO keywords that Postfix can leave out: smtpd_discard_ehlo_keywords in
+// postconf(5).
 var keywords = []string{"8bitmime", "auth", "chunking", "dsn", "enhancedstatuscodes", "etrn", "pipelining", "requiretls", "silent-discard", "size", "smtputf8", "starttls", "verp", "vrfy", "xclient", "xforward"}
 
 // setTier sets one key of a [[policy.tier]] table.

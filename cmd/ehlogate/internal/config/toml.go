@@ -149,7 +149,8 @@ func (c *Config) readTiers(v any, fault func(string, error)) {
 	}
 }
 
-// linesOf finds the line on which each section and key stands. An array of tables is counted: "policy.tier[0].name".
+// linesOf finds the line on which each section and key stands. An array of tables is counted:
+// "policy.tier[0].name".
 func linesOf(b []byte) map[string]int {
 	lines := map[string]int{}
 	arrays := map[string]int{}

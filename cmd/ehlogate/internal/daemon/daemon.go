@@ -1,4 +1,5 @@
-// Package daemon joins the parts: what the milter hears is judged, kept and recorded, and the tables answer from it.
+// Package daemon joins the parts: what the milter hears is judged, kept and recorded, and the
+// tables answer from it.
 package daemon
 
 import (
@@ -97,7 +98,7 @@ func (d *Daemon) newIntake(cfg *config.Config) error {
 	d.follower = &follower{
 		source: cfg.LogFile, path: filepath.Join(cfg.Store.Dir, positionFile), log: d.log,
 		reader: maillog.NewReader(time.Now, time.Local, in.UnknownUser), signal: d.intake.signal,
-		oldestPending: in.Correlator.OldestPending, throttled: rate.Sometimes{First: 1, Interval: time.Minute},
+		oldestPending: in.Correlator.OldestPending, now: time.Now, throttled: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
 	return in.Restore()
 }
@@ -128,7 +129,8 @@ func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 	}, nil
 }
 
-// policyOf is the policy of a configuration. Without its database of autonomous systems it does without them, and says so.
+// policyOf is the policy of a configuration. Without its database of autonomous systems it does
+// without them, and says so.
 func (d *Daemon) policyOf(cfg *config.Config) *policy.Policy {
 	if err := d.systems.Use(cfg.ASNDatabase); err != nil {
 		d.log.Error("autonomous systems are not judged until the file of reputation.asn_database is fixed", "error", err)
@@ -148,8 +150,9 @@ func (d *Daemon) treats() bool {
 	return false
 }
 
-// Run serves until the context ends, then stops in good order: sessions under way end first while the tables still answer, so
-// that an MTA with a socketmap misses as little as it can, and what was learnt is committed last.
+// Run serves until the context ends, then stops in good order: sessions under way end first while
+// the tables still answer, so that an MTA with a socketmap misses as little as it can, and what was
+// learnt is committed last.
 func (d *Daemon) Run(ctx context.Context) error {
 	failed := make(chan error, 4)
 	tables, stopTables := context.WithCancel(context.Background())
@@ -204,7 +207,8 @@ func (d *Daemon) Config() *config.Config { return d.cfg.Load() }
 // Decide judges an address as the tables do.
 func (d *Daemon) Decide(addr netip.Addr) policy.Decision { return d.judge.Decide(addr) }
 
-// Reload puts a new configuration in force, as far as that goes without a restart, and opens the event log anew.
+// Reload puts a new configuration in force, as far as that goes without a restart, and opens the
+// event log anew.
 func (d *Daemon) Reload(cfg *config.Config) error {
 	old := d.cfg.Load()
 	for _, c := range []struct {

@@ -16,13 +16,13 @@ import (
 )
 
 const (
-	// recordWait is how long the end of a message waits until its observation is durable. After that
-	// the observation is queued, and counted as late.
+	// recordWait is how long the end of a message waits until its observation is durable. After
+	// that the observation is queued, and counted as late.
 	recordWait = 100 * time.Millisecond
 	// concludeEvery is how often intake looks for signals that have been pending long enough.
 	concludeEvery = 250 * time.Millisecond
-	// mostPosts bounds the posts of other programs that wait to be worked on; one more is dropped and
-	// counted.
+	// mostPosts bounds the posts of other programs that wait to be worked on; one more is dropped
+	// and counted.
 	mostPosts = 10_000
 	// mostUnderWay bounds the observations under way that nobody waits for.
 	mostUnderWay = 4096
@@ -34,8 +34,9 @@ type taking struct {
 	posts    chan policy.Signal
 	underWay chan struct{}
 
-	// Posts counts the verdicts posted by other programs, Dropped those of them for which there was no
-	// room, Refused posts that could not be read, and Late observations that were not durable in time.
+	// Posts counts the verdicts posted by other programs, Dropped those of them for which there was
+	// no room, Refused posts that could not be read, and Late observations that were not durable in
+	// time.
 	Posts, Dropped, Refused, Late atomic.Uint64
 	throttled                     rate.Sometimes
 }
@@ -77,8 +78,8 @@ func (t *taking) await(r intake.Receipt) {
 	}
 }
 
-// awaitLater waits where nobody else does, so that what goes wrong is counted. When too much is under
-// way, the caller waits.
+// awaitLater waits where nobody else does, so that what goes wrong is counted. When too much is
+// under way, the caller waits.
 func (t *taking) awaitLater(r intake.Receipt) {
 	t.underWay <- struct{}{}
 	go func() {
@@ -129,8 +130,8 @@ func (t *taking) learn(reports []api.Report) (done []api.Learnt, err error) {
 	return done, err
 }
 
-// start works on posts, follows the MTA's log, and concludes what no session came for, until stop is
-// called.
+// start works on posts, follows the MTA's log, and concludes what no session came for, until stop
+// is called.
 func (t *taking) start(follower *follower) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var working sync.WaitGroup

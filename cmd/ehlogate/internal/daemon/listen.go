@@ -10,11 +10,13 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 )
 
-// Listeners are the daemon's listening sockets. Those that are set before New are used as they are, as systemd.socket(5) passes them;
-// the rest is listened on as configured. One that is configured as none stays nil.
+// Listeners are the daemon's listening sockets. Those that are set before New are used as they are,
+// as systemd.socket(5) passes them; the rest is listened on as configured. One that is configured
+// as none stays nil.
 type Listeners struct{ Milter, Socketmap, Memcache, HTTP net.Listener }
 
-// Passed takes over sockets passed by systemd under their FileDescriptorName: milter, socketmap, memcache, http.
+// Passed takes over sockets passed by systemd under their FileDescriptorName: milter, socketmap,
+// memcache, http.
 func Passed(byName map[string][]net.Listener) (*Listeners, error) {
 	l := &Listeners{}
 	fields := map[string]*net.Listener{"milter": &l.Milter, "socketmap": &l.Socketmap, "memcache": &l.Memcache, "http": &l.HTTP}
@@ -28,7 +30,8 @@ func Passed(byName map[string][]net.Listener) (*Listeners, error) {
 	return l, nil
 }
 
-// The modes of unix sockets: the MTA's user needs the first two, and on the API's socket permissions stand in for the token.
+// The modes of unix sockets: the MTA's user needs the first two, and on the API's socket
+// permissions stand in for the token.
 const (
 	mtaSocketMode = 0o666
 	apiSocketMode = 0o660

@@ -39,9 +39,9 @@ type place struct {
 	at time.Time
 }
 
-// follower follows the MTA's log, and keeps the place in it on disk, so that a restart goes on where
-// it was. Signals that are still pending would be lost with a kill -9; the place that is kept is
-// before them, and they are read again.
+// follower follows the MTA's log, and keeps the place in it on disk, so that a restart goes on
+// where it was. Signals that are still pending would be lost with a kill -9; the place that is kept
+// is before them, and they are read again.
 type follower struct {
 	// source is the log as the configuration names it; path is the file in which the place is kept.
 	source, path string
@@ -49,6 +49,7 @@ type follower struct {
 	signal       func(policy.Signal)
 	// oldestPending is when the oldest signal came that is pending; ok is false where none is.
 	oldestPending func() (at time.Time, ok bool)
+	now           func() time.Time
 	log           *slog.Logger
 	throttled     rate.Sometimes
 
@@ -91,8 +92,8 @@ func (f *follower) follow(ctx context.Context, stdin io.Reader) {
 
 func (f *follower) malformed() { f.reader.Stats.Malformed.Add(1) }
 
-// followStdin follows standard input. A read of a pipe cannot be broken off: a stop does not wait for
-// it.
+// followStdin follows standard input. A read of a pipe cannot be broken off: a stop does not wait
+// for it.
 func (f *follower) followStdin(ctx context.Context, stdin io.Reader) {
 	ended := make(chan error, 1)
 	go func() { ended <- maillog.Lines(ctx, stdin, f.malformed, f.read) }()
@@ -169,7 +170,7 @@ func (f *follower) keepOn(ctx context.Context) {
 // keep writes a place to disk: the last one that is before all signals that are not on disk yet, or
 // the latest.
 func (f *follower) keep(latest bool) {
-	now := time.Now()
+	now := f.now()
 	unsaved := now.Add(-durableAfter)
 	if pending, ok := f.oldestPending(); ok && pending.Before(unsaved) {
 		unsaved = pending

@@ -10,7 +10,8 @@ import (
 	"github.com/ehlogate/ehlogate/policy/store/redis"
 )
 
-// register makes the parts' counters visible at /metrics. The parts count by themselves and know nothing of Prometheus.
+// register makes the parts' counters visible at /metrics. The parts count by themselves and know
+// nothing of Prometheus.
 func (d *Daemon) register(r prometheus.Registerer) {
 	counter := counters(r)
 	t, m, l := &d.tables.Stats, &d.milter.Stats, &d.events.Stats

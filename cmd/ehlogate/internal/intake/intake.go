@@ -2,8 +2,8 @@
 // sessions, and the signals of logs, feeds and people.
 //
 // Each message counts once, for its own client, at its own time. The correlator finds the message
-// that a signal is about; the judge learns its verdict; the event log records it. What is noticed of
-// a host and STARTTLS is kept as an exception in the store.
+// that a signal is about; the judge learns its verdict; the event log records it. What is noticed
+// of a host and STARTTLS is kept as an exception in the store.
 package intake
 
 import (
@@ -44,8 +44,8 @@ type Settings struct {
 
 // Stats are counts since the start.
 type Stats struct {
-	// Messages counts observations of messages, Spam and Ham verdicts on messages: the first of each,
-	// and later ones of another class.
+	// Messages counts observations of messages, Spam and Ham verdicts on messages: the first of
+	// each, and later ones of another class.
 	Messages, Spam, Ham atomic.Uint64
 	// Corrections counts later verdicts on messages, Orphaned signals about an unknown message that
 	// do not name its client.
@@ -121,8 +121,8 @@ func (in *Intake) bound(t time.Time) time.Time {
 	return t
 }
 
-// Observe takes an observation of the milter's, with the assessments of its session. The signals that
-// came before it are added.
+// Observe takes an observation of the milter's, with the assessments of its session. The signals
+// that came before it are added.
 func (in *Intake) Observe(o *policy.Observation, assessments []policy.Assessment) Receipt {
 	weights := in.Settings().Weights
 	for _, a := range assessments {
@@ -158,8 +158,8 @@ func (in *Intake) Heard() Heard {
 // enoughMessages is how many messages it takes until no ham among them is not by chance.
 const enoughMessages = 20
 
-// OneSided reports whether there are verdicts of spam and none of ham, among enough messages: a client
-// that sends some spam then looks as if it sent nothing else.
+// OneSided reports whether there are verdicts of spam and none of ham, among enough messages: a
+// client that sends some spam then looks as if it sent nothing else.
 func (h Heard) OneSided() bool { return h.Messages >= enoughMessages && h.Spam > 0 && h.Ham == 0 }
 
 // Signal takes a signal. What there is to wait for is nil, unless it corrects a message.
@@ -186,8 +186,8 @@ func (in *Intake) UnknownUser(client netip.Addr, recipient string, at time.Time)
 	return in.Clients.UnknownUser(client, recipient, in.bound(at))
 }
 
-// Conclude makes observations of the signals for which no session came, or of all that wait. A signal
-// that does not name its client teaches nothing.
+// Conclude makes observations of the signals for which no session came, or of all that wait. A
+// signal that does not name its client teaches nothing.
 func (in *Intake) Conclude(all bool) (receipts []Receipt) {
 	for _, o := range in.Correlator.Due(all) {
 		if !o.Client.Addr.IsValid() {

@@ -304,8 +304,9 @@ func (s scene) play(n *node, tellings ...telling) {
 	n.until(end.Add(30 * time.Second))
 }
 
-// TestEachMessageCountsOnce tells of a message by every source, before, during and after its session,
-// beside another source that does so, too, in sessions of all lengths, with and without a restart.
+// TestEachMessageCountsOnce tells of a message by every source, before, during and after its
+// session, beside another source that does so, too, in sessions of all lengths, with and without a
+// restart.
 func TestEachMessageCountsOnce(t *testing.T) {
 	feed := policy.Assessment{Class: policy.Ham, Confidence: 0.5, Score: 3, Source: policy.FromRspamd}
 	n := 0
@@ -376,8 +377,8 @@ func TestARecipientRefusedInASessionThatLasts(t *testing.T) {
 	}
 }
 
-// TestAKillLosesNothingThatTheLogTells kills the daemon while a signal waits for its session: the place
-// in the log that was kept is before it, so it is read again.
+// TestAKillLosesNothingThatTheLogTells kills the daemon while a signal waits for its session: the
+// place in the log that was kept is before it, so it is read again.
 func TestAKillLosesNothingThatTheLogTells(t *testing.T) {
 	n := newNode(t, t.TempDir())
 	refused := policy.Signal{Time: start, Addr: client.Addr, Mail: true, Assessment: spam(policy.FromDNSBL)}
@@ -733,7 +734,8 @@ func TestWhoLeavesWithoutSTARTTLSGetsAnException(t *testing.T) {
 	}
 }
 
-// TestTroubleIsNotLostWhenTheSessionIsHeard is about a failed handshake, of which only the log knows.
+// TestTroubleIsNotLostWhenTheSessionIsHeard is about a failed handshake, of which only the log
+// knows.
 func TestTroubleIsNotLostWhenTheSessionIsHeard(t *testing.T) {
 	failed := policy.Signal{
 		Time: start, Addr: client.Addr, Trouble: policy.HandshakeFailed, Assessment: policy.Assessment{Class: policy.None, Source: policy.FromTLS},

@@ -15,7 +15,7 @@ type Finding struct {
 	OK bool `json:"ok"`
 	// What was found, and the line that fixes it.
 	What string `json:"what"`
-	Fix string `json:"mend,omitempty"`
+	Fix  string `json:"mend,omitempty"`
 }
 
 // checker collects findings until something cannot be read.
@@ -91,7 +91,8 @@ func (c *checker) checkMilter() {
 		fmt.Sprintf("default action %s: mail is refused or held while our milter is away", action), c.edit(milters, c.miltersWithOurs(list)))
 }
 
-// itemSetting is a setting of one item of smtpd_milters, such as { inet:HOST:PORT, default_action=accept }.
+// itemSetting is a setting of one item of smtpd_milters, such as { inet:HOST:PORT,
+// default_action=accept }.
 func itemSetting(item, name string) (value string, ok bool) {
 	for _, s := range split(strings.ReplaceAll(strings.Trim(item, "{} "), " = ", "=")) {
 		if n, v, _ := strings.Cut(s, "="); n == name {
@@ -156,7 +157,8 @@ func (c *checker) checkSubmission(services []service) {
 	}
 }
 
-// checkHeaders asks the header_checks tables what they do with a verdict header that a client wrote.
+// checkHeaders asks the header_checks tables what they do with a verdict header that a client
+// wrote.
 func (c *checker) checkHeaders() {
 	tables := split(c.get(checks))
 	forged := map[string]string{}

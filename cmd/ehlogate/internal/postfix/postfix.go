@@ -1,5 +1,5 @@
-// Package postfix reads and writes the settings of a Postfix through postconf(1): what is missing, wrong or dangerous beside ehlogate, and
-// the lines that fix it.
+// Package postfix reads and writes the settings of a Postfix through postconf(1): what is missing,
+// wrong or dangerous beside ehlogate, and the lines that fix it.
 package postfix
 
 import (
@@ -94,7 +94,8 @@ type service struct{ name, kind, command string }
 
 func (s service) key() string { return s.name + "/" + s.kind }
 
-// submission reports whether a service takes mail of the operator's own users: it must not use the table.
+// submission reports whether a service takes mail of the operator's own users: it must not use the
+// table.
 func (s service) submission() bool {
 	switch s.name[strings.LastIndexByte(s.name, ':')+1:] {
 	case "submission", "submissions", "smtps", "587", "465":

@@ -29,8 +29,8 @@ type Param struct {
 	Value string `json:"value"`
 }
 
-// ourMilter is the item for smtpd_milters. The timeouts bound what a daemon that hangs costs a session; an end of message is answered in
-// a tenth of that.
+// ourMilter is the item for smtpd_milters. The timeouts bound what a daemon that hangs costs a
+// session; an end of message is answered in a tenth of that.
 func (p *Postfix) ourMilter() string {
 	return fmt.Sprintf("{ %s, default_action=accept, connect_timeout=1s, command_timeout=1s, content_timeout=1s }", p.cfg.Milter.Listen)
 }
@@ -54,7 +54,8 @@ func joinNew(items []string) string {
 	return strings.Join(list, ", ")
 }
 
-// Plan works out the lines for this Postfix. With socketmap it uses the plain alternative, which fails closed.
+// Plan works out the lines for this Postfix. With socketmap it uses the plain alternative, which
+// fails closed.
 func (p *Postfix) Plan(ctx context.Context, socketmap bool) (*Plan, error) {
 	current := map[string]string{}
 	for _, name := range []string{milters, discard, checks} {
@@ -90,8 +91,8 @@ func (p *Postfix) Plan(ctx context.Context, socketmap bool) (*Plan, error) {
 	return plan, err
 }
 
-// headerChecks is a regexp_table(5) that removes the client's copies of verdict headers. header_checks(5) sees what the client sent, never what a
-// milter adds.
+// headerChecks is a regexp_table(5) that removes the client's copies of verdict headers.
+// header_checks(5) sees what the client sent, never what a milter adds.
 func (p *Postfix) headerChecks() string {
 	var b strings.Builder
 	b.WriteString("# What a client writes here is no verdict. Headers that milters add are not touched by this.\n")
@@ -133,7 +134,8 @@ type undo struct {
 // change is a value before and after; Before is nil where nothing was set.
 type change struct {
 	Name string `json:"name"`
-	// Service says that it is a setting of master.cf, SERVICE/TYPE/PARAMETER, and not one of main.cf.
+	// Service says that it is a setting of master.cf, SERVICE/TYPE/PARAMETER, and not one of
+	// main.cf.
 	Service bool    `json:"service,omitempty"`
 	Before  *string `json:"before"`
 	After   string  `json:"after"`
@@ -175,7 +177,8 @@ func (p *Postfix) set(ctx context.Context, c change, value *string) error {
 // ErrApplied means that a plan is in force already.
 var ErrApplied = errors.New("postfix: set up already; ehlogate setup postfix --undo takes it back")
 
-// Apply carries a plan out and notes what it replaced, so that Undo can take it back. Files of other people are never overwritten.
+// Apply carries a plan out and notes what it replaced, so that Undo can take it back. Files of
+// other people are never overwritten.
 func (p *Postfix) Apply(ctx context.Context, plan *Plan) error {
 	if _, err := os.Stat(p.file(undoFile)); err == nil {
 		return ErrApplied
@@ -220,8 +223,8 @@ func (p *Postfix) Apply(ctx context.Context, plan *Plan) error {
 	return nil
 }
 
-// Undo takes back what Apply did. What has been changed since is left alone and returned, with the files while it still names one
-// of them: Postfix takes no mail when a table in main.cf is missing.
+// Undo takes back what Apply did. What has been changed since is left alone and returned, with the
+// files while it still names one of them: Postfix takes no mail when a table in main.cf is missing.
 func (p *Postfix) Undo(ctx context.Context) (left []string, err error) {
 	b, err := os.ReadFile(p.file(undoFile))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -1,4 +1,5 @@
-// Package replay runs a policy over a trace in the trace's own time: what would have been decided, and learnt, had it been in force.
+// Package replay runs a policy over a trace in the trace's own time: what would have been decided,
+// and learnt, had it been in force.
 package replay
 
 import (
@@ -22,13 +23,15 @@ const expireEvery = 6 * time.Hour
 // Summary is what a replay saw and decided.
 type Summary struct {
 	Mode policy.Mode `json:"mode"`
-	// Rows counts all rows, Connections those that were decided: the first of each session. Corrections replace an earlier row's verdict,
-	// Orphans are those of them whose row was not in the trace.
+	// Rows counts all rows, Connections those that were decided: the first of each session.
+	// Corrections replace an earlier row's verdict, Orphans are those of them whose row was not in
+	// the trace.
 	Rows        int `json:"rows"`
 	Connections int `json:"connections"`
 	Corrections int `json:"corrections"`
 	Orphans     int `json:"orphans"`
-	// OutOfOrder counts rows that are older than one before them, Back is by how much at most, in seconds.
+	// OutOfOrder counts rows that are older than one before them, Back is by how much at most, in
+	// seconds.
 	OutOfOrder int     `json:"out_of_order"`
 	Back       float64 `json:"back_seconds"`
 	// NoAddress counts connections whose client the MTA did not know: they are always offered.
@@ -68,7 +71,8 @@ const mostClients = 10
 
 // Options are what a replay does beside judging.
 type Options struct {
-	// Decisions gets a line {"id":N,"starttls":"offer|withhold"} for each connection, unless it is nil.
+	// Decisions gets a line {"id":N,"starttls":"offer|withhold"} for each connection, unless it is
+	// nil.
 	Decisions io.Writer
 	// Against compares with what was decided then; every row must say it.
 	Against bool
@@ -206,8 +210,8 @@ func (r *run) correct(row *eventlog.Row) {
 	}
 }
 
-// corrected takes a correction of the daemon's own, which needs no earlier row. What it corrects may
-// lie before the trace.
+// corrected takes a correction of the daemon's own, which needs no earlier row. What it corrects
+// may lie before the trace.
 func (r *run) corrected(row *eventlog.Row) {
 	r.summary.Corrections++
 	if row.Of.Before(r.summary.First) {

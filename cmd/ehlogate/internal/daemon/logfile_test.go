@@ -1,0 +1,61 @@
+package daemon
+
+import (
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/ehlogate/ehlogate/milter/verdict/maillog"
+)
+
+// TestThePlaceThatIsKeptIsBeforeWhatIsPending reads a byte of the log each second, of which the tenth
+// is a signal that is pending for a while.
+func TestThePlaceThatIsKeptIsBeforeWhatIsPending(t *testing.T) {
+	start := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	clock := start
+	pending := false
+	came := start.Add(10*time.Second - time.Millisecond)
+	f := &follower{
+		source: "/var/log/mail.log", path: filepath.Join(t.TempDir(), positionFile), log: slog.New(slog.DiscardHandler),
+		now: func() time.Time { return clock }, oldestPending: func() (time.Time, bool) { return came, pending },
+	}
+	if p := f.load(); p.File != nil || p.Source != f.source {
+		t.Fatalf("a place out of nothing: %+v", p)
+	}
+	kept := func() int64 {
+		g := &follower{source: f.source, path: f.path}
+		if p := g.load(); p.File != nil {
+			return p.File.Offset
+		}
+		return -1
+	}
+	for second := range 120 {
+		clock = start.Add(time.Duration(second) * time.Second)
+		pending = second >= 10 && second < 90
+		f.reached(place{File: &maillog.Position{Inode: 1, Offset: int64(second), Tail: []byte{byte(second)}}})
+		f.keep(false)
+		// Two seconds until what was read and is not pending is on disk for certain.
+		want := int64(second) - 3
+		switch {
+		case second < 3:
+			want = -1
+		case pending && second > 12:
+			want = 9
+		}
+		if got := kept(); got != want {
+			t.Fatalf("after %d s byte %d is kept, want %d", second, got, want)
+		}
+	}
+	f.keep(true)
+	if got := kept(); got != 119 {
+		t.Errorf("at a stop byte %d is kept, want the last", got)
+	}
+	if n := len(f.recent); n > 5 {
+		t.Errorf("%d places are remembered", n)
+	}
+	other := &follower{source: "journal", path: f.path}
+	if p := other.load(); p.File != nil || p.Source != "journal" {
+		t.Errorf("the place in another log: %+v", p)
+	}
+}
