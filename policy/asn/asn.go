@@ -62,7 +62,7 @@ func (d *Database) Lookup(addr netip.Addr) uint32 {
 func (d *Database) Watch(ctx context.Context, every time.Duration, log *slog.Logger) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	var said string
+	var logged string
 	for {
 		select {
 		case <-ctx.Done():
@@ -75,11 +75,11 @@ func (d *Database) Watch(ctx context.Context, every time.Duration, log *slog.Log
 		changed := d.seen != before
 		d.loading.Unlock()
 		switch {
-		case err != nil && err.Error() != said:
-			said = err.Error()
+		case err != nil && err.Error() != logged:
+			logged = err.Error()
 			log.Error("the database of autonomous systems cannot be read; what was read of it before stays in force", "error", err)
 		case err == nil && changed:
-			said = ""
+			logged = ""
 			log.Info("read the database of autonomous systems", "path", path)
 		}
 	}

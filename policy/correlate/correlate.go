@@ -1,7 +1,7 @@
 // Package correlate joins what logs, feeds and people tell of a message to the one message that
 // they are about, so that each message counts once.
 //
-// A message that rspamd rejects is told of three times: by rspamd's own feed, by the milter session
+// A message that rspamd rejects is reported three times: by rspamd's own feed, by the milter session
 // that is aborted, and by the MTA's log. They come in any order, some milliseconds or, where a
 // client takes its time, some minutes apart. A Signal finds its message by the queue id, else by
 // the client's address and port and the time:
@@ -202,18 +202,19 @@ func (c *Correlator) find(s *policy.Signal, v policy.Verdict) *entry {
 	return observed
 }
 
-// match is how well a message fits a signal.
+// match is how well a message fits a signal, from not at all to best.
 type match int
 
 const (
 	none match = iota
-	// near: the signal came soon after the message, or after we stopped listening to its session.
+	// near: the signal came just after the message, or after we stopped listening to its session.
 	near
-	// within: it came while the message, or for what is said of no message its session, was under
-	// way. kind: and both are about a message, or neither is. again: and its source has told of the
-	// message before.
+	// within: the signal came while the message was under way; one that is not about a message, while
+	// the message's session was.
 	within
+	// kind: the same, and both are about a message, or neither is.
 	kind
+	// again: the same, and the signal's source has spoken of the message before.
 	again
 )
 
@@ -248,12 +249,12 @@ func (e *entry) ended() time.Time {
 // matches tells how well a message that was observed fits a signal with a verdict.
 func (e *entry) matches(s *policy.Signal, v policy.Verdict) match {
 	samePort := s.Port != 0 && s.Port == e.Client.Port
-	told := slices.ContainsFunc(e.Verdicts, func(old policy.Verdict) bool { return old.Source == v.Source && old.Class == v.Class })
+	has := slices.ContainsFunc(e.Verdicts, func(old policy.Verdict) bool { return old.Source == v.Source && old.Class == v.Class })
 	began, early := e.sessionBegan, slack
 	switch {
 	case s.Mail:
 		began = e.Began
-	case told && e.restored:
+	case has && e.restored:
 		// The event log does not say when the session began in which the message was sent.
 		early = HoldMost
 	case samePort:
@@ -265,11 +266,11 @@ func (e *entry) matches(s *policy.Signal, v policy.Verdict) match {
 	case s.Time.Before(began.Add(-early)) || s.Time.After(e.ended()):
 		return none
 	case s.Time.After(e.last):
-		if told || s.Mail == e.Mail || samePort || e.Unfinished {
+		if has || s.Mail == e.Mail || samePort || e.Unfinished {
 			return near
 		}
 		return none
-	case told:
+	case has:
 		return again
 	case s.Mail == e.Mail || samePort:
 		return kind

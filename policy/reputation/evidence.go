@@ -47,8 +47,8 @@ const (
 	MostRecent, MostPast = 1<<15 - 1, 1<<23 - 1
 	// SlicesPerPast is how many recent slices are as long as a long one.
 	SlicesPerPast = uint32(PastWidth / SliceWidth)
-	// HostVoice is how many messages a host speaks for in its network, in each slice.
-	HostVoice = 2
+	// ContributionCap is how many messages a host speaks for in its network, in each slice.
+	ContributionCap = 2
 
 	// mostSlice is the newest slice that the record holds: the year 3883.
 	mostSlice = 1<<24 - 1
@@ -152,7 +152,7 @@ func Merge(a, b Evidence) Evidence {
 
 // Without returns a network's evidence less what one of its hosts says there.
 func (e Evidence) Without(host Evidence) Evidence {
-	e.combine(&host, func(c, d Count, most int32) Count { return c.minus(d.voice(), most) })
+	e.combine(&host, func(c, d Count, most int32) Count { return c.minus(d.contribution(), most) })
 	return e
 }
 
@@ -162,7 +162,7 @@ func (e Evidence) Rejoin(a, b Evidence) Evidence {
 	both := Merge(a, b)
 	e.advance(both.Newest)
 	e = e.Without(a).Without(b)
-	e.combine(&both, func(c, d Count, most int32) Count { return c.plus(d.voice(), most) })
+	e.combine(&both, func(c, d Count, most int32) Count { return c.plus(d.contribution(), most) })
 	return e
 }
 
@@ -306,18 +306,18 @@ func (e *Evidence) advance(n uint32) {
 
 // move adds to a host's count and returns what that moves in its network's.
 func (c *Count) move(d Count, most int32) Count {
-	before := c.voice()
+	before := c.contribution()
 	*c = c.plus(d, most)
-	return c.voice().minus(before, math.MaxInt32)
+	return c.contribution().minus(before, math.MaxInt32)
 }
 
-// voice is what a host with such a count says in its network: its count, scaled down to HostVoice
+// contribution is what a host with such a count adds to its network: its count, scaled down to ContributionCap
 // where it is more, so that no host speaks for its neighbours.
-func (c Count) voice() Count {
+func (c Count) contribution() Count {
 	c.Spam, c.Ham = max(c.Spam, 0), max(c.Ham, 0)
-	if all := int64(c.Spam) + int64(c.Ham); all > HostVoice*Unit {
-		c.Spam = int32((int64(c.Spam)*HostVoice*Unit + all/2) / all)
-		c.Ham = HostVoice*Unit - c.Spam
+	if all := int64(c.Spam) + int64(c.Ham); all > ContributionCap*Unit {
+		c.Spam = int32((int64(c.Spam)*ContributionCap*Unit + all/2) / all)
+		c.Ham = ContributionCap*Unit - c.Spam
 	}
 	return c
 }

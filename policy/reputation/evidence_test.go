@@ -43,13 +43,13 @@ func hostOf(us []update) Evidence {
 	return host
 }
 
-// voices is what a host says in its network, slice by slice.
-func voices(host Evidence) Evidence {
+// contributions is what a host adds in its network, slice by slice.
+func contributions(host Evidence) Evidence {
 	for i := range host.Recent {
-		host.Recent[i] = host.Recent[i].voice()
+		host.Recent[i] = host.Recent[i].contribution()
 	}
 	for i := range host.Past {
-		host.Past[i] = host.Past[i].voice()
+		host.Past[i] = host.Past[i].contribution()
 	}
 	return host
 }
@@ -84,7 +84,7 @@ func TestTwoStoresThatKnewAHostBecomeOne(t *testing.T) {
 		b, networkB := of(updates(t, "in the other"))
 		_, neighbour := of(updates(t, "of a neighbour"))
 		got := Merge(Merge(networkA, neighbour), networkB).Rejoin(a, b)
-		want := Merge(voices(Merge(a, b)), neighbour)
+		want := Merge(contributions(Merge(a, b)), neighbour)
 		if got.Recent != want.Recent || got.Past != want.Past || got.Newest != want.Newest {
 			t.Errorf("%+v, want %+v", got, want)
 		}
@@ -110,12 +110,12 @@ func TestANetworkIsTheSumOfItsHostsVoices(t *testing.T) {
 		}
 		var sum Evidence
 		for _, h := range hosts {
-			sum = Merge(sum, voices(h))
+			sum = Merge(sum, contributions(h))
 		}
 		if network != sum {
 			t.Fatalf("network %v, the hosts' voices are %v", network, sum)
 		}
-		others := Merge(Merge(voices(hosts[1]), voices(hosts[2])), Merge(voices(hosts[3]), voices(hosts[4])))
+		others := Merge(Merge(contributions(hosts[1]), contributions(hosts[2])), Merge(contributions(hosts[3]), contributions(hosts[4])))
 		if got := network.Without(hosts[0]); got.Recent != others.Recent || got.Past != others.Past {
 			t.Fatalf("without a host %v, want %v", got, others)
 		}

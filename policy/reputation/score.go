@@ -170,9 +170,9 @@ func (e *Evidence) neighbours(host *Evidence, at float64, halfLife time.Duration
 		}
 		others := *c
 		if own != nil {
-			voice := own.voice()
-			others.Spam -= voice.Spam
-			others.Ham -= voice.Ham
+			part := own.contribution()
+			others.Spam -= part.Spam
+			others.Ham -= part.Ham
 		}
 		weight := half / (half + max(age, 0))
 		m.Spam += messages(others.Spam) * weight

@@ -66,7 +66,7 @@ func TestScoreIsMonotone(t *testing.T) {
 		score := func() float64 {
 			host := hostOf(us[0])
 			// What the host says in its network and its system moves with it.
-			return Judge(host, Merge(hostOf(us[1]), voices(host)), Merge(hostOf(us[2]), voices(host)), now, p).Score
+			return Judge(host, Merge(hostOf(us[1]), contributions(host)), Merge(hostOf(us[2]), contributions(host)), now, p).Score
 		}
 		before := score()
 		which := rapid.IntRange(0, 2).Draw(t, "which")

@@ -351,7 +351,7 @@ func TestAStoreThatHoldsTheFutureHeals(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	const contribution = reputation.HostVoice * reputation.Unit
+	const contribution = reputation.ContributionCap * reputation.Unit
 	hour := reputation.Slice(noon) % reputation.Slices
 	if known := e.Recall(addr, k); known.Host.Total().Spam != 3 || known.Network.Recent[hour].Spam != contribution || known.AS.Recent[hour].Spam != contribution {
 		t.Errorf("frozen: %+v", known)

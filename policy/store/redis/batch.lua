@@ -113,12 +113,12 @@ local function encode(e)
   return struct.pack(FORMAT, unpack(e, 1, PAST + 2 * PASTS - 1))
 end
 
-local function voice(spam, ham)
+local function contribution(spam, ham)
   spam, ham = math.max(spam, 0), math.max(ham, 0)
   local all = spam + ham
-  if all > VOICE then
-    spam = math.floor((spam * VOICE + math.floor(all / 2)) / all)
-    ham = VOICE - spam
+  if all > CONTRIBUTION_CAP then
+    spam = math.floor((spam * CONTRIBUTION_CAP + math.floor(all / 2)) / all)
+    ham = CONTRIBUTION_CAP - spam
   end
   return spam, ham
 end
@@ -126,9 +126,9 @@ end
 -- Adds to a host's count and returns what that moves in its network's.
 local function shift(e, p, spam, ham, most)
   if not p then return 0, 0 end
-  local s, h = voice(e[p], e[p + 1])
+  local s, h = contribution(e[p], e[p + 1])
   plus(e, p, spam, ham, most)
-  local s2, h2 = voice(e[p], e[p + 1])
+  local s2, h2 = contribution(e[p], e[p + 1])
   return s2 - s, h2 - h
 end
 
@@ -160,7 +160,7 @@ end
 
 local function without(e, host)
   combine(e, host, function(s, h)
-    s, h = voice(s, h)
+    s, h = contribution(s, h)
     return -s, -h
   end)
 end
@@ -185,7 +185,7 @@ local function rejoin(sum, a, b, both)
   advance(sum, both[2])
   without(sum, a)
   without(sum, b)
-  combine(sum, both, voice)
+  combine(sum, both, contribution)
 end
 
 local function enter(e, state)

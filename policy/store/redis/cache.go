@@ -48,8 +48,8 @@ type cache struct {
 	reading map[netip.Prefix]*reading
 }
 
-// unread is the generation of what Redis never said: it is only what was learnt here.
-const unread = ^uint64(0)
+// neverRead is the generation of what was never read from Redis, and is only what was learnt here.
+const neverRead = ^uint64(0)
 
 type networkEntry struct {
 	sum        reputation.Evidence
@@ -100,7 +100,7 @@ func (c *cache) recall(k policy.Keys, now time.Time) (known policy.Known, f fres
 		known.Host = host.evidence
 	}
 	switch {
-	case host == nil || host.generation == unread:
+	case host == nil || host.generation == neverRead:
 		f = guess
 	case host.generation != c.generation || e.generation != c.generation:
 		f = stale
@@ -188,16 +188,16 @@ func (c *cache) put(k policy.Keys, known policy.Known, now time.Time) {
 	h.evidence, h.at, h.generation = known.Host, now, c.generation
 }
 
-// network is the entry of a network, made unread if there is none.
+// network is the entry of a network, made, never read, if there is none.
 func (c *cache) network(n netip.Prefix) *networkEntry {
 	e, ok := c.networks.GetIfPresent(n)
 	if !ok {
-		e = &networkEntry{generation: unread}
+		e = &networkEntry{generation: neverRead}
 	}
 	return e
 }
 
-// host is the entry of a host, made unread if there is none.
+// host is the entry of a host, made, never read, if there is none.
 func (c *cache) host(k policy.Keys, e *networkEntry) *hostEntry {
 	if h := e.host(k.Host); h != nil {
 		return h
@@ -205,7 +205,7 @@ func (c *cache) host(k policy.Keys, e *networkEntry) *hostEntry {
 	if len(e.hosts) >= hostsPerNetwork {
 		e.hosts = slices.Delete(e.hosts, 0, 1)
 	}
-	e.hosts = append(e.hosts, hostEntry{host: k.Host, generation: unread})
+	e.hosts = append(e.hosts, hostEntry{host: k.Host, generation: neverRead})
 	c.networks.Set(k.Network, e)
 	return &e.hosts[len(e.hosts)-1]
 }
@@ -249,7 +249,7 @@ func (c *cache) markStale(n netip.Prefix) {
 	defer c.mu.Unlock()
 	c.touch(n)
 	if e, ok := c.networks.GetIfPresent(n); ok {
-		e.generation = unread
+		e.generation = neverRead
 	}
 }
 

@@ -31,12 +31,12 @@ const (
 	// silence is how long the channel may say nothing before it is asked whether it is still there.
 	silence           = time.Second
 	invalidationRetry = 100 * time.Millisecond
-	// mostInvalidations bounds what waits to be told, invalidationsAtOnce one message.
+	// mostInvalidations bounds the invalidations that wait to be sent, invalidationsAtOnce those of one message.
 	mostInvalidations, invalidationsAtOnce = 10_000, 100
 	lookAgain                              = 10 * time.Second
 )
 
-// news is what others have to be told.
+// invalidations are what the other nodes have yet to hear of.
 type invalidations struct {
 	sync.Mutex
 	wake    chan struct{}
@@ -45,7 +45,7 @@ type invalidations struct {
 	heard atomic.Bool
 }
 
-// announce tells the other nodes that something changed in a network.
+// invalidate tells the other nodes that something changed in a network.
 func (s *Store) invalidate(word string) {
 	n := &s.invalidations
 	n.Lock()
@@ -71,7 +71,7 @@ func (s *Store) publishLoop(ctx context.Context) {
 	}
 }
 
-// publishSome tells some of what there is to tell, and reports whether to go on.
+// publishSome sends some invalidations, and reports whether to go on.
 func (s *Store) publishSome(ctx context.Context) bool {
 	n := &s.invalidations
 	n.Lock()
@@ -104,7 +104,7 @@ func (s *Store) listen(ctx context.Context) {
 		s.invalidations.heard.Store(false)
 		s.cache.markAllStale()
 		if ctx.Err() == nil && !down(err) {
-			s.throttle.about("news", func() { s.opt.Log.Error("changes of other nodes are not heard", "error", err) })
+			s.throttle.about("invalidations", func() { s.opt.Log.Error("changes of other nodes are not heard", "error", err) })
 		}
 		select {
 		case <-ctx.Done():
@@ -139,7 +139,7 @@ func (s *Store) hear(ctx context.Context) error {
 			if m.Kind != "ssubscribe" {
 				return fmt.Errorf("the channel has moved: %s", m.Kind)
 			}
-			// What was told before is missed.
+			// What was sent before is missed.
 			s.cache.markAllStale()
 			s.loadOverrides(ctx)
 			s.invalidations.heard.Store(true)

@@ -17,9 +17,9 @@ var batchSource string
 
 // newScript is the script that applies a batch; batch.lua says what it takes and returns.
 func newScript() *redis.Script {
-	return redis.NewScript(fmt.Sprintf("local SLICES, PASTS, PER_PAST, WIDTH, SIZE, VERSION, VOICE, MOST_RECENT, MOST_PAST, CLOCKS = %d, %d, %d, %d, %d, %d, %d, %d, %d, %d\n",
+	return redis.NewScript(fmt.Sprintf("local SLICES, PASTS, PER_PAST, WIDTH, SIZE, VERSION, CONTRIBUTION_CAP, MOST_RECENT, MOST_PAST, CLOCKS = %d, %d, %d, %d, %d, %d, %d, %d, %d, %d\n",
 		reputation.Slices, reputation.Pasts, reputation.SlicesPerPast, int(reputation.SliceWidth/time.Second), reputation.RecordSize,
-		reputation.RecordVersion, reputation.HostVoice*reputation.Unit, reputation.MostRecent, reputation.MostPast, reputation.ClocksPerSlice) + batchSource)
+		reputation.RecordVersion, reputation.ContributionCap*reputation.Unit, reputation.MostRecent, reputation.MostPast, reputation.ClocksPerSlice) + batchSource)
 }
 
 const (

@@ -235,21 +235,21 @@ func kind(err error) string {
 	return "network"
 }
 
-// throttle says each kind of thing once a minute.
+// throttle logs each kind of thing once a minute.
 type throttle struct {
 	mu   sync.Mutex
-	said map[string]time.Time
+	last map[string]time.Time
 }
 
 func (c *throttle) about(kind string, say func()) {
 	c.mu.Lock()
-	if c.said == nil {
-		c.said = map[string]time.Time{}
+	if c.last == nil {
+		c.last = map[string]time.Time{}
 	}
-	last, ok := c.said[kind]
-	due := !ok || time.Since(last) >= time.Minute
+	at, ok := c.last[kind]
+	due := !ok || time.Since(at) >= time.Minute
 	if due {
-		c.said[kind] = time.Now()
+		c.last[kind] = time.Now()
 	}
 	c.mu.Unlock()
 	if due {

@@ -50,7 +50,7 @@ func (d *Daemon) register(r prometheus.Registerer) {
 	counter("tls_exceptions_total", "Exceptions for hosts that may require TLS, or whose TLS is broken.", "", "", &in.Exceptions)
 	log := &d.follower.reader.Stats
 	counter("log_lines_total", "Lines of the MTA's log.", "", "", &log.Lines)
-	counter("log_lines_signals_total", "Lines that said something of a client.", "", "", &log.Signals)
+	counter("log_signals_total", "Lines that said something of a client.", "", "", &log.Signals)
 	counter("log_lines_malformed_total", "Lines that were too long, or could not be read.", "", "", &log.Malformed)
 	counter("actions_total", "Messages to which a tier's action was applied.", "", "", &m.Actions)
 	counter("events_written_total", "Lines written to the event log.", "", "", &l.Written)
