@@ -51,7 +51,7 @@ func check(c *cli.Context) error {
 		}
 		if h.OneSided() {
 			found = append(found, postfix.Finding{
-				What: fmt.Sprintf("spam was heard of %d times in %d messages and ham never: whoever sends some spam looks like a spammer", h.Spam, h.Messages),
+				What: fmt.Sprintf("filters said spam %d times in %d messages, and ham never: a client that sends some spam looks as if it sent nothing else", h.Spam, h.Messages),
 				Fix:  `verdict.silence = "ham", where the filter marks only spam`,
 			})
 		}

@@ -21,7 +21,8 @@ const (
 	// requiresFor is how long a host that left without STARTTLS is offered it. MTA-STS policies
 	// live for weeks (RFC 8461 section 3.2).
 	requiresFor = 7 * 24 * time.Hour
-	// sameFailure is how far apart the two lines may be that the MTA's log has of one failure.
+	// sameFailure is how far apart two lines of the MTA's log are that are about two failures: it has
+	// two lines of each.
 	sameFailure = 2 * time.Second
 	// mostFailing bounds the hosts whose failures are counted.
 	mostFailing = 100_000
@@ -49,7 +50,7 @@ func (h *Handshakes) Failed(host netip.Prefix, at time.Time) (e policy.Exception
 	f, _ := h.failed.SetIfAbsent(host, &failures{})
 	f.Lock()
 	defer f.Unlock()
-	if slices.ContainsFunc(f.times, func(t time.Time) bool { return within(at, t, sameFailure) }) {
+	if slices.ContainsFunc(f.times, func(t time.Time) bool { return at.Sub(t).Abs() < sameFailure }) {
 		return e, false
 	}
 	f.times = slices.DeleteFunc(f.times, func(t time.Time) bool { return !within(at, t, brokenWithin) })

@@ -1,10 +1,10 @@
 // Package correlate joins what logs, feeds and people tell of a message to the one message that
 // they are about, so that each message counts once.
 //
-// A message that rspamd rejects is reported three times: by rspamd's own feed, by the milter session
-// that is aborted, and by the MTA's log. They come in any order, some milliseconds or, where a
-// client takes its time, some minutes apart. A Signal finds its message by the queue id, else by
-// the client's address and port and the time:
+// A message that rspamd rejects is reported three times: by rspamd's own feed, by the milter
+// session that is aborted, and by the MTA's log. They come in any order, some milliseconds or,
+// where a client takes its time, some minutes apart. A Signal finds its message by the queue id,
+// else by the client's address and port and the time:
 //
 //   - About a message that was observed, it becomes a correction.
 //   - About a session that is still open, it is pending until that session's observation comes.
@@ -67,12 +67,13 @@ type Correlator struct {
 	mu       sync.Mutex
 	sessions sessions
 	// order has all messages, the one that was entered first first.
-	order    []*entry
-	byQueue  map[string]*entry
-	byClient map[netip.Addr][]*entry
-	// pending are those that wait for their session, in the order in which they came.
-	pending         []*entry
-	pendingByClient map[netip.Addr][]*entry
+	order   []*entry
+	byQueue map[string]*entry
+	// byClient has those that were observed, pendingByClient those that wait for their session. A busy
+	// client has many of the former.
+	byClient, pendingByClient map[netip.Addr][]*entry
+	// pending are those that wait, in the order in which they came, and some that do no longer.
+	pending []*entry
 }
 
 // entry is a message that is remembered.
@@ -113,8 +114,8 @@ func (c *Correlator) Observe(m *policy.Message) {
 		if m.Trouble == "" {
 			m.Trouble = e.Trouble
 		}
-		e.observation = nil
 		c.remove(e)
+		e.observation = nil
 		c.Stats.Joined.Add(1)
 	}
 	m.Verdict = m.Verdicts.Resolve()
@@ -209,8 +210,8 @@ const (
 	none match = iota
 	// near: the signal came just after the message, or after we stopped listening to its session.
 	near
-	// within: the signal came while the message was under way; one that is not about a message, while
-	// the message's session was.
+	// within: the signal came while the message was under way; one that is not about a message,
+	// while the message's session was.
 	within
 	// kind: the same, and both are about a message, or neither is.
 	kind
@@ -222,17 +223,14 @@ const (
 func (c *Correlator) findObserved(s *policy.Signal, v policy.Verdict) (best *entry, how match) {
 	old := 0
 	for _, e := range slices.Backward(c.byClient[s.Addr]) {
-		if e.observation != nil {
-			continue
-		}
-		if e.ended().Before(s.Time) {
-			if old++; old > outOfOrder {
-				break
-			}
-			continue
-		}
 		if m := e.matches(s, v); m > how {
 			best, how = e, m
+		}
+		if e.ended().Before(s.Time) {
+			old++
+		}
+		if old > outOfOrder {
+			break
 		}
 	}
 	return best, how
@@ -340,9 +338,6 @@ func (c *Correlator) hold(s *policy.Signal, v policy.Verdict) {
 	}
 	c.enter(e)
 	c.pending = append(c.pending, e)
-	if e.Client.Addr.IsValid() {
-		c.pendingByClient[e.Client.Addr] = append(c.pendingByClient[e.Client.Addr], e)
-	}
 }
 
 // Due returns what has been pending long enough, or all that is: observations of their own now.
@@ -377,8 +372,11 @@ func (c *Correlator) isDue(e *entry, now time.Time) bool {
 // conclude makes an observation of a message that was pending.
 func (c *Correlator) conclude(e *entry) *policy.Observation {
 	o := e.observation
+	drop(c.pendingByClient, e.Client.Addr, e)
 	e.observation = nil
-	c.noLongerPending(e)
+	if !e.gone {
+		c.indexByClient(e)
+	}
 	e.Verdict = e.Verdicts.Resolve()
 	o.Message = e.Message
 	c.Stats.Alone.Add(1)

@@ -266,10 +266,12 @@ func TestASignalWaitsForItsSession(t *testing.T) {
 				s.Time = start.Add(time.Second)
 			}
 			d.signal(s, spam(policy.FromDNSBL))
+			concluded := 0
 			for ; d.clock.Before(start.Add(open)); d.clock = d.clock.Add(time.Second) {
-				if n := d.due(false); n > 0 && c.waits {
-					t.Fatalf("concluded after %s", d.clock.Sub(start))
-				}
+				concluded += d.due(false)
+			}
+			if (concluded == 0) != c.waits {
+				t.Fatalf("%d concluded while the session was open", concluded)
 			}
 			m := aborted()
 			m.Time = d.clock
@@ -394,7 +396,7 @@ func TestAWarningOfTheSessionIsTakenByItsMessage(t *testing.T) {
 	m := aborted()
 	m.Began, m.Time = start.Add(time.Minute), start.Add(2*time.Minute)
 	d.Observe(m)
-	if len(m.Verdicts) != 1 || m.Trouble != policy.HandshakeFailed {
+	if len(m.Verdicts) != 1 || m.Trouble != policy.HandshakeFailed || len(d.pendingByClient) != 0 {
 		t.Errorf("%+v", m)
 	}
 	// Late, or told again, it is about the same.
@@ -438,6 +440,34 @@ func TestASessionThatNobodyHeardLastsAsLongAsTheLogTellsOfIt(t *testing.T) {
 	d.signal(about(41*time.Second, ""), spam(policy.FromDNSBL))
 	if d.due(true) != 1 {
 		t.Error("another session is not another one")
+	}
+}
+
+// TestASessionThatWasHeardEndsWhenItEnds has signals that come ever later.
+func TestASessionThatWasHeardEndsWhenItEnds(t *testing.T) {
+	d := newDesk()
+	d.Observe(aborted())
+	for i, known := range []bool{true, false} {
+		if got := d.signal(about(time.Second+time.Duration(2*i+2)*time.Second, ""), spam(policy.FromDNSBL)); got != known {
+			t.Errorf("%d s after the end: known %v", 2*i+2, got)
+		}
+	}
+}
+
+// TestWhatWasConcludedIsRemembered also when it was pending for so long that its turn to be forgotten
+// had come.
+func TestWhatWasConcludedIsRemembered(t *testing.T) {
+	d := newDesk()
+	d.signal(about(0, ""), spam(policy.FromDNSBL))
+	d.due(true)
+	if !d.signal(about(0, ""), spam(policy.FromRelay)) || len(d.byClient) != 1 || len(d.pendingByClient) != 0 {
+		t.Error("forgotten")
+	}
+	d.signal(about(time.Minute, ""), spam(policy.FromDNSBL))
+	d.pending[0].gone = true
+	d.due(true)
+	if len(d.byClient[client]) != 1 {
+		t.Errorf("%d messages of the client, one of them in no other index", len(d.byClient[client]))
 	}
 }
 
@@ -573,7 +603,7 @@ func TestPeopleCorrect(t *testing.T) {
 		{policy.Spam, policy.Verdict{}, true},
 		{policy.Ham, person(policy.Spam), false},
 	} {
-		c, known := d.Report(policy.Signal{QueueID: "Q1", Time: start.Add(24 * time.Hour)}, person(step.class))
+		c, known := d.Report(policy.Signal{QueueID: "Q1", Time: m.Time.Add(24 * time.Hour)}, person(step.class))
 		if !known || (c == nil) != step.again || c != nil && (c.Was != step.was || c.Verdict != person(step.class) || !c.Time.Equal(m.Time) || c.Client.Addr != client) {
 			t.Errorf("%s: %+v, %v", step.class, c, known)
 		}

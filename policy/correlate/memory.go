@@ -1,6 +1,7 @@
 package correlate
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -53,42 +54,51 @@ func (c *Correlator) enter(e *entry) {
 	if e.QueueID != "" {
 		c.byQueue[e.QueueID] = e
 	}
-	if e.Client.Addr.IsValid() {
-		c.byClient[e.Client.Addr] = append(c.byClient[e.Client.Addr], e)
-	}
+	c.indexByClient(e)
 	forget := e.entered.Add(-Remember)
-	for len(c.order) > 0 {
-		first := c.order[0]
-		if !first.gone && len(c.order) <= mostMessages && (first.observation != nil || !first.entered.Before(forget)) {
-			break
-		}
-		c.remove(first)
+	for c.forgettable(c.order[0], forget) {
+		c.remove(c.order[0])
 		c.order[0] = nil
 		c.order = c.order[1:]
 	}
 }
 
-// remove takes a message out of the indices. One that is pending stays so.
+// forgettable reports whether the oldest message may be forgotten: it is in no index any more, there
+// are too many, or it was entered too long ago and does not wait.
+func (c *Correlator) forgettable(oldest *entry, forget time.Time) bool {
+	return oldest.gone || len(c.order) > mostMessages || oldest.observation == nil && oldest.entered.Before(forget)
+}
+
+func (c *Correlator) indexByClient(e *entry) {
+	if index := c.clientIndex(e); e.Client.Addr.IsValid() {
+		index[e.Client.Addr] = append(index[e.Client.Addr], e)
+	}
+}
+
+// clientIndex is the index by clients that a message is in.
+func (c *Correlator) clientIndex(e *entry) map[netip.Addr][]*entry {
+	if e.observation != nil {
+		return c.pendingByClient
+	}
+	return c.byClient
+}
+
+// remove takes a message out of the indices. One that is pending stays so, and is joined by nothing
+// more.
 func (c *Correlator) remove(e *entry) {
 	e.gone = true
 	if c.byQueue[e.QueueID] == e {
 		delete(c.byQueue, e.QueueID)
 	}
-	if list := without(c.byClient[e.Client.Addr], e); len(list) == 0 {
-		delete(c.byClient, e.Client.Addr)
-	} else {
-		c.byClient[e.Client.Addr] = list
-	}
-	if e.observation == nil {
-		c.noLongerPending(e)
-	}
+	drop(c.clientIndex(e), e.Client.Addr, e)
 }
 
-func (c *Correlator) noLongerPending(e *entry) {
-	if list := without(c.pendingByClient[e.Client.Addr], e); len(list) == 0 {
-		delete(c.pendingByClient, e.Client.Addr)
+// drop takes an item out of an index by clients.
+func drop[T comparable](index map[netip.Addr][]T, client netip.Addr, item T) {
+	if list := without(index[client], item); len(list) == 0 {
+		delete(index, client)
 	} else {
-		c.pendingByClient[e.Client.Addr] = list
+		index[client] = list
 	}
 }
 

@@ -58,10 +58,7 @@ func (c *Correlator) End(id string) {
 	}
 	delete(c.sessions.byID, id)
 	delete(c.sessions.byQueue, s.queueID)
-	c.sessions.byClient[s.client.Addr] = without(c.sessions.byClient[s.client.Addr], s)
-	if len(c.sessions.byClient[s.client.Addr]) == 0 {
-		delete(c.sessions.byClient, s.client.Addr)
-	}
+	drop(c.sessions.byClient, s.client.Addr, s)
 }
 
 // about reports whether a session is open that a signal can be about, one of a time that may lie so

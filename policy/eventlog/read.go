@@ -77,6 +77,9 @@ func archives(path string) ([]string, error) {
 	return files, nil
 }
 
+// maxEvent bounds a line that is read back, in bytes: none of ours is longer.
+const maxEvent = 64 << 10
+
 // messageKey tells messages apart.
 type messageKey struct {
 	session, queueID, addr string
@@ -99,7 +102,7 @@ func (r *reader) file(path string, last int64, want map[string]bool, keep func(*
 		return fmt.Errorf("eventlog: %w", err)
 	}
 	defer f.Close()
-	in := bufio.NewReaderSize(f, maxLine)
+	in := bufio.NewReaderSize(f, maxEvent)
 	if info, err := f.Stat(); err == nil && info.Size() > last {
 		if _, err := f.Seek(info.Size()-last, io.SeekStart); err != nil {
 			return fmt.Errorf("eventlog: %w", err)

@@ -88,8 +88,8 @@ type batch struct {
 	done  chan struct{}
 }
 
-// Rows reads a trace. The sequence ends at its end, or with the first line that is no row, and an
-// error that names it. Lines are decoded on all processors and come in their order.
+// Rows reads a trace. The sequence ends at its end, or with an error that names the first line that
+// is not a row. Lines are decoded on all processors and come in their order.
 func Rows(r io.Reader) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
 		stop := make(chan struct{})

@@ -60,7 +60,7 @@ const (
 	scoreUnit = 16
 )
 
-// ErrRecord is returned for bytes that are no evidence record, or one of a version this program
+// ErrRecord is returned for bytes that are not an evidence record, or one of a version this program
 // does not know.
 var ErrRecord = errors.New("not an evidence record of a known version")
 
@@ -311,8 +311,8 @@ func (c *Count) move(d Count, most int32) Count {
 	return c.contribution().minus(before, math.MaxInt32)
 }
 
-// contribution is what a host with such a count adds to its network: its count, scaled down to ContributionCap
-// where it is more, so that no host speaks for its neighbours.
+// contribution is what a host with such a count adds to its network: its count, scaled down to
+// ContributionCap where it is more, so that no host speaks for its neighbours.
 func (c Count) contribution() Count {
 	c.Spam, c.Ham = max(c.Spam, 0), max(c.Ham, 0)
 	if all := int64(c.Spam) + int64(c.Ham); all > ContributionCap*Unit {

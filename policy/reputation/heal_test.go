@@ -7,8 +7,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestHealingLosesNothingAndLeavesNothingInTheFuture draws evidence of any times and heals it at any
-// other.
+// TestHealingLosesNothingAndLeavesNothingInTheFuture draws evidence of any times and heals it at
+// any other.
 func TestHealingLosesNothingAndLeavesNothingInTheFuture(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		us := updates(t, "updates")

@@ -28,7 +28,7 @@ const (
 	// % of a spammer's messages and 10.5 % of an honest host's, ln(0.78/0.105) and ln(0.895/0.22).
 	spamOdds, hamOdds = 2.0, 1.4
 	// hamless is how much longer the spam of a host without any ham lasts: 1 + hamless half-lives.
-	// Who never sent anything else is no server that was broken into and cleaned.
+	// A host that never sent anything else is not a server that was broken into and cleaned.
 	hamless = 15.0
 	// networkShrink is how many messages of neighbours it takes to outweigh what was expected
 	// before.

@@ -1,8 +1,8 @@
 // Package store keeps evidence and the operator's overrides.
 //
 // Embedded is the store of a single host: everything in memory, so that a lookup never waits, and
-// durable in one bbolt file. Changes are committed in groups: whoever learns while a commit is
-// under way shares the next one, and is told when it is on disk.
+// durable in one bbolt file. Changes are committed in groups: a lesson that comes while a commit is
+// under way is in the next one.
 package store
 
 import (

@@ -153,7 +153,7 @@ const (
 	tier     = "tier"     // the tier's name
 )
 
-// lookup answers a key of a table; ok is false when there is no such table or the key is no
+// lookup answers a key of a table; ok is false when the table is unknown or the key is not an
 // address. value is "" where nothing is left out of the EHLO reply.
 func (s *Server) lookup(name, key string) (value string, ok bool) {
 	addr, err := policy.ParseAddr(key)

@@ -96,7 +96,7 @@ func (w *File) Follow(ctx context.Context, from Position, f func(line []byte, af
 	}
 }
 
-// start opens the file that was read last, wherever it is now. That there is none is no error.
+// start opens the file that was read last, wherever it is now. A missing file is not an error.
 func (w *File) start(from Position) error {
 	candidates, _ := filepath.Glob(w.Path + "*")
 	for _, path := range append([]string{w.Path}, candidates...) {
@@ -227,7 +227,7 @@ func (w *File) read(ctx context.Context, f func([]byte, Position)) (grew bool, e
 			}
 			w.skipping = true
 		case err != nil && !w.skipping:
-			// What is no whole line yet is read again when it has grown.
+			// An incomplete line is read again when it has grown.
 			w.seek(w.at.Offset)
 			return grew, unlessEnd(err)
 		}

@@ -81,8 +81,8 @@ func (j *Journal) End(ctx context.Context) string {
 	return e.Cursor
 }
 
-// ParseEntry reads an entry in the journal's JSON: see JOURNAL_EXPORT_FORMATS. A text with bytes
-// that are no UTF-8 is a list of numbers there.
+// ParseEntry reads an entry in the journal's JSON: see JOURNAL_EXPORT_FORMATS. A text that is not
+// UTF-8 is a list of numbers there.
 func ParseEntry(line []byte) (e Entry, err error) {
 	var v struct {
 		Cursor  string          `json:"__CURSOR"`

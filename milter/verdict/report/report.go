@@ -93,7 +93,7 @@ func (h header) first(name string) string {
 	return ""
 }
 
-// split reads the header of a message, however broken: a line that is no field is passed over. A
+// split reads the header of a message, however broken: a line that is not a field is skipped. A
 // leading "From " line of an mbox is, too.
 func split(raw []byte) (h header, body []byte) {
 	rest := raw[:min(len(raw), maxHeader)]

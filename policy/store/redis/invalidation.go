@@ -31,7 +31,8 @@ const (
 	// silence is how long the channel may say nothing before it is asked whether it is still there.
 	silence           = time.Second
 	invalidationRetry = 100 * time.Millisecond
-	// mostInvalidations bounds the invalidations that wait to be sent, invalidationsAtOnce those of one message.
+	// mostInvalidations bounds the invalidations that wait to be sent, invalidationsAtOnce those of
+	// one message.
 	mostInvalidations, invalidationsAtOnce = 10_000, 100
 	lookAgain                              = 10 * time.Second
 )

@@ -64,8 +64,8 @@ func TestAnOverrideThatIsSetWhileOthersAreReadStays(t *testing.T) {
 	}
 }
 
-// TestAnExceptionThatIsSetAnewIsNotRemoved has one that ended when it was read, and that another node
-// set anew before it was removed.
+// TestAnExceptionThatIsSetAnewIsNotRemoved has one that ended when it was read, and that another
+// node set anew before it was removed.
 func TestAnExceptionThatIsSetAnewIsNotRemoved(t *testing.T) {
 	s := openStore(t, "redis://"+startRedis(t).Addr(), t.TempDir(), &logBuffer{})
 	defer s.Close()
@@ -90,7 +90,8 @@ func TestAnExceptionThatIsSetAnewIsNotRemoved(t *testing.T) {
 	}
 }
 
-// TestWhatAnEarlierVersionLeftInTheSpoolIsUnderstood reads a batch with the names that operations had.
+// TestWhatAnEarlierVersionLeftInTheSpoolIsUnderstood reads a batch with the names that operations
+// had.
 func TestWhatAnEarlierVersionLeftInTheSpoolIsUnderstood(t *testing.T) {
 	b, err := decodeBatch([]byte(`{"stream":"s","bucket":1,"number":7,"changes":[{"do":"leave","key":"192.0.2.0/24","host":"192.0.2.7/32"},{"do":"less","key":"AS64500"},{"do":"join","key":"192.0.2.0/24"},{"do":"learn","key":"192.0.2.0/24"}]}`))
 	must(t, err)

@@ -112,8 +112,8 @@ func (s *spool) open(path string, each func(*batch)) (err error) {
 	})
 }
 
-// put writes batches and returns the key of each. What there is no room for has key 0; err is
-// errFull then.
+// put writes batches and returns the key of each. A batch for which there is no room has key 0; err
+// is errFull then.
 func (s *spool) put(batches []*batch) ([]uint64, error) {
 	full := false
 	var size, n int64

@@ -190,8 +190,8 @@ func (s *Store) read(k policy.Keys) (policy.Known, bool) {
 	}
 }
 
-// ask reads a client's evidence into the cache. Who asks for the same meanwhile gets the same
-// answer.
+// ask reads a client's evidence into the cache. Callers that ask for the same client meanwhile
+// share the answer.
 func (s *Store) ask(k policy.Keys) <-chan singleflight.Result {
 	return s.reading.DoChan(fmt.Sprint(k.Host, k.Network, k.ASN), func() (any, error) {
 		// Whoever asked before may just have been answered.

@@ -127,7 +127,7 @@ type Learnt struct {
 	Status  intake.Status `json:"status"`
 }
 
-// fault is the body of every answer that is no success.
+// fault is the body of an error response.
 type fault struct {
 	Error string `json:"error"`
 }

@@ -346,7 +346,7 @@ func (c *Config) setTraps(v value) error {
 	return err
 }
 
-// The kinds of verdict.log_file that are no file.
+// The values of verdict.log_file that do not name a file.
 const (
 	Journal = "journal"
 	Stdin   = "-"

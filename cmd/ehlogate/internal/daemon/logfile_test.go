@@ -9,8 +9,8 @@ import (
 	"github.com/ehlogate/ehlogate/milter/verdict/maillog"
 )
 
-// TestThePlaceThatIsKeptIsBeforeWhatIsPending reads a byte of the log each second, of which the tenth
-// is a signal that is pending for a while.
+// TestThePlaceThatIsKeptIsBeforeWhatIsPending reads a byte of the log each second, of which the
+// tenth is a signal that is pending for a while.
 func TestThePlaceThatIsKeptIsBeforeWhatIsPending(t *testing.T) {
 	start := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 	clock := start

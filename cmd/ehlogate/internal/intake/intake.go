@@ -136,7 +136,7 @@ func (in *Intake) Observe(o *policy.Observation, assessments []policy.Assessment
 	in.notice(o)
 	if h := in.Heard(); h.OneSided() {
 		in.oneSided.every(time.Hour, func() {
-			in.Log.Warn("filters say spam of some messages and ham of none, so a client that sends some spam looks as if it sent nothing else: if your filter marks only spam, set verdict.silence = \"ham\"",
+			in.Log.Warn("filters said spam and ham never: a client that sends some spam looks as if it sent nothing else; if your filter marks only spam, set verdict.silence = \"ham\"",
 				"messages", h.Messages, "spam", h.Spam)
 		})
 	}
