@@ -48,7 +48,7 @@ type Daemon struct {
 	tables    *table.Server
 	milter    *milter.Server
 	http      *http.Server
-	intake    *taking
+	intake    *inbox
 	follower  *follower
 }
 
@@ -87,7 +87,7 @@ func (d *Daemon) newIntake(cfg *config.Config) error {
 		Clients: behaviour.NewClients(), Handshakes: behaviour.NewHandshakes(),
 		Settings: d.intakeSettings, Now: time.Now, Log: d.log,
 	}
-	d.intake = newTaking(in)
+	d.intake = newInbox(in)
 	answers := table.NewAnswers()
 	d.tables = &table.Server{Decide: d.judge.Decide, Answered: answers.Put, Log: d.log}
 	d.milter = &milter.Server{

@@ -28,8 +28,8 @@ const (
 	mostUnderWay = 4096
 )
 
-// taking is intake at work: the queue of posts, and what is not durable yet.
-type taking struct {
+// inbox is intake at work, with the posts that wait for it and what is not durable yet.
+type inbox struct {
 	*intake.Intake
 	posts    chan policy.Signal
 	underWay chan struct{}
@@ -41,20 +41,20 @@ type taking struct {
 	throttled                     rate.Sometimes
 }
 
-func newTaking(in *intake.Intake) *taking {
-	return &taking{
+func newInbox(in *intake.Intake) *inbox {
+	return &inbox{
 		Intake: in, posts: make(chan policy.Signal, mostPosts), underWay: make(chan struct{}, mostUnderWay),
 		throttled: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
 }
 
 // observe takes an observation of the milter's and waits until it is durable, but not for long.
-func (t *taking) observe(o *policy.Observation, assessments []policy.Assessment) {
-	t.await(t.Observe(o, assessments))
+func (b *inbox) observe(o *policy.Observation, assessments []policy.Assessment) {
+	b.await(b.Observe(o, assessments))
 }
 
 // await waits until a message is learnt and written, no longer than recordWait.
-func (t *taking) await(r intake.Receipt) {
+func (b *inbox) await(r intake.Receipt) {
 	deadline := time.NewTimer(recordWait)
 	defer deadline.Stop()
 	learnt, written := r.Learnt, r.Written
@@ -66,13 +66,13 @@ func (t *taking) await(r intake.Receipt) {
 		case err = <-written:
 			written = nil
 		case <-deadline.C:
-			t.Late.Add(1)
+			b.Late.Add(1)
 			return
 		}
 		if err != nil {
-			t.Late.Add(1)
-			t.throttled.Do(func() {
-				t.Log.Error("an observation is not durable yet", "session", r.Message.Session, "client", r.Message.Client.Addr, "error", err)
+			b.Late.Add(1)
+			b.throttled.Do(func() {
+				b.Log.Error("an observation is not durable yet", "session", r.Message.Session, "client", r.Message.Client.Addr, "error", err)
 			})
 		}
 	}
@@ -80,39 +80,39 @@ func (t *taking) await(r intake.Receipt) {
 
 // awaitLater waits where nobody else does, so that what goes wrong is counted. When too much is
 // under way, the caller waits.
-func (t *taking) awaitLater(r intake.Receipt) {
-	t.underWay <- struct{}{}
+func (b *inbox) awaitLater(r intake.Receipt) {
+	b.underWay <- struct{}{}
 	go func() {
-		defer func() { <-t.underWay }()
-		t.await(r)
+		defer func() { <-b.underWay }()
+		b.await(r)
 	}()
 }
 
 // signal takes a signal.
-func (t *taking) signal(s policy.Signal) {
-	if r := t.Signal(s); r != nil {
-		t.awaitLater(*r)
+func (b *inbox) signal(s policy.Signal) {
+	if r := b.Signal(s); r != nil {
+		b.awaitLater(*r)
 	}
 }
 
 // post takes a signal posted by another program, which is answered at once.
-func (t *taking) post(s policy.Signal) {
-	t.Posts.Add(1)
+func (b *inbox) post(s policy.Signal) {
+	b.Posts.Add(1)
 	select {
-	case t.posts <- s:
+	case b.posts <- s:
 	default:
-		t.Dropped.Add(1)
+		b.Dropped.Add(1)
 	}
 }
 
-func (t *taking) conclude(all bool) {
-	for _, r := range t.Conclude(all) {
-		t.awaitLater(r)
+func (b *inbox) conclude(all bool) {
+	for _, r := range b.Conclude(all) {
+		b.awaitLater(r)
 	}
 }
 
 // learn takes the reports of people and waits until they are durable, but not for long.
-func (t *taking) learn(reports []api.Report) (done []api.Learnt, err error) {
+func (b *inbox) learn(reports []api.Report) (done []api.Learnt, err error) {
 	signals := make([]policy.Signal, len(reports))
 	for i, r := range reports {
 		signals[i] = policy.Signal{
@@ -120,10 +120,10 @@ func (t *taking) learn(reports []api.Report) (done []api.Learnt, err error) {
 			Assessment: policy.Assessment{Class: r.Class, Confidence: policy.Certain, Source: r.Source, Reason: verdict.Clip(r.Reason)},
 		}
 	}
-	learnt, err := t.Learn(signals)
+	learnt, err := b.Learn(signals)
 	for i, l := range learnt {
 		if l.Receipt != nil {
-			t.await(*l.Receipt)
+			b.await(*l.Receipt)
 		}
 		done = append(done, api.Learnt{QueueID: reports[i].QueueID, Addr: l.Addr, Status: l.Status})
 	}
@@ -132,14 +132,14 @@ func (t *taking) learn(reports []api.Report) (done []api.Learnt, err error) {
 
 // start works on posts, follows the MTA's log, and concludes what no session came for, until stop
 // is called.
-func (t *taking) start(follower *follower) (stop func()) {
+func (b *inbox) start(follower *follower) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var working sync.WaitGroup
 	working.Go(func() {
 		for {
 			select {
-			case s := <-t.posts:
-				t.signal(s)
+			case s := <-b.posts:
+				b.signal(s)
 			case <-ctx.Done():
 				return
 			}
@@ -152,7 +152,7 @@ func (t *taking) start(follower *follower) (stop func()) {
 		for {
 			select {
 			case <-tick.C:
-				t.conclude(false)
+				b.conclude(false)
 			case <-ctx.Done():
 				return
 			}
@@ -161,12 +161,12 @@ func (t *taking) start(follower *follower) (stop func()) {
 	return func() {
 		cancel()
 		working.Wait()
-		for len(t.posts) > 0 {
-			t.signal(<-t.posts)
+		for len(b.posts) > 0 {
+			b.signal(<-b.posts)
 		}
-		t.conclude(true)
+		b.conclude(true)
 		for range mostUnderWay {
-			t.underWay <- struct{}{}
+			b.underWay <- struct{}{}
 		}
 		follower.keep(true)
 	}
