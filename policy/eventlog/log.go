@@ -138,11 +138,8 @@ func (l *Log) write(first line) {
 	l.rotate()
 	batch := []line{first}
 	text := append(first.text, '\n')
-	for len(batch) < mostQueued && len(l.lines) > 0 {
-		next, ok := <-l.lines
-		if !ok {
-			break
-		}
+	for range len(l.lines) {
+		next := <-l.lines
 		batch = append(batch, next)
 		text = append(append(text, next.text...), '\n')
 	}
@@ -165,12 +162,14 @@ func (l *Log) write(first line) {
 // line of its own.
 func (l *Log) appendWhole(text []byte) error {
 	n, err := l.file.Write(text)
-	if err != nil && n > 0 {
-		if info, statErr := l.file.Stat(); statErr == nil {
-			err = errors.Join(err, l.file.Truncate(info.Size()-int64(n)))
-		}
+	if err == nil || n == 0 {
+		return err
 	}
-	return err
+	info, statErr := l.file.Stat()
+	if statErr != nil {
+		return errors.Join(err, statErr)
+	}
+	return errors.Join(err, l.file.Truncate(info.Size()-int64(n)))
 }
 
 func (l *Log) openFile() error {

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -83,8 +85,12 @@ func TestReopenAfterRename(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-l.Append(event("two"))
+	renamed := l.file
 	if err := l.Reopen(); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := renamed.Stat(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("the renamed file stays open: %v", err)
 	}
 	<-l.Append(event("three"))
 	if old, fresh := sessions(t, path+".1"), sessions(t, path); old != "one two" || fresh != "three" {
@@ -111,14 +117,45 @@ func TestAFullDiskDropsWholeLinesAndIsCounted(t *testing.T) {
 	}
 }
 
+// TestADiskThatFillsUpWithinALine runs this test program with a limit on the size of files, which lets
+// a part of a write through.
+func TestADiskThatFillsUpWithinALine(t *testing.T) {
+	if path := os.Getenv("EHLOGATE_TEST_LIMITED"); path != "" {
+		signal.Ignore(syscall.SIGXFSZ)
+		l, err := Open(path, 0, time.Now, slog.New(slog.DiscardHandler))
+		if err == nil {
+			err = syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 1010, Max: 1010})
+		}
+		for i := 0; err == nil; i++ {
+			err = <-l.Append(event(fmt.Sprint(i)))
+		}
+		if !errors.Is(err, syscall.EFBIG) {
+			t.Fatal(err)
+		}
+		return
+	}
+	path := filepath.Join(t.TempDir(), "events.ndjson")
+	cmd := exec.Command(os.Args[0], "-test.run=^TestADiskThatFillsUpWithinALine$")
+	cmd.Env = append(os.Environ(), "EHLOGATE_TEST_LIMITED="+path)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	text := read(t, path)
+	if !strings.HasSuffix(text, "\n") || !strings.HasPrefix(sessions(t, path), "0 1 2 3") {
+		t.Errorf("it ends within a line: %q", text)
+	}
+}
+
 func observation() *policy.Observation {
-	return &policy.Observation{
+	o := &policy.Observation{
 		Message: policy.Message{
 			Time: now, Session: "b1f0c2", QueueID: "780D29842A2", Mail: true,
 			Client:  policy.Client{Addr: netip.MustParseAddr("192.0.2.7"), Port: 58433, Name: "unknown"},
 			Verdict: policy.Verdict{Class: policy.Spam, Weight: 1, Score: 12.3, Source: "header", Reason: "X-Spam-Flag: YES"},
 		},
 		HELO: "client.example", STARTTLS: policy.Offered, TLS: &policy.TLS{Version: "TLSv1.3", Cipher: "TLS_AES_256_GCM_SHA384", Bits: 256}, FromDomain: "sender.example", Rcpts: 1, Decision: policy.Decision{Judgement: rep.Judgement{Score: 1.2}, Tier: rep.Unknown, Mode: policy.Protect}, Outcome: policy.Accepted}
+	o.Verdicts = policy.Verdicts{o.Verdict}
+	return o
 }
 
 // lineOf is the line of an observation, anonymized or not.

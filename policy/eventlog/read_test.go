@@ -58,6 +58,9 @@ func TestRecentKnowsMessagesAsTheyWereLastCorrected(t *testing.T) {
 	if known, err := Recent(path, now.Add(-2*time.Hour), int64(len(text))/2); err != nil || len(known) >= 3 || len(known) == 0 {
 		t.Errorf("of the file's second half: %d, %v", len(known), err)
 	}
+	if known, err := Recent(path, now.Add(-2*time.Hour), int64(len(text))); err != nil || len(known) != 3 {
+		t.Errorf("of all of the file: %d, %v", len(known), err)
+	}
 	if known, err := Recent(path+".none", now, 1<<20); err != nil || len(known) != 0 {
 		t.Errorf("of no file: %d, %v", len(known), err)
 	}
@@ -70,8 +73,8 @@ func TestFindLooksInRotatedFilesToo(t *testing.T) {
 	for name, text := range map[string]string{
 		"events-2026-11-23.ndjson": written(t, numbered("Q1", -time.Hour), nil),
 		"events.ndjson.1":          written(t, numbered("Q2", 0), nil),
-		"events.ndjson.2.gz":       "packed",
-		"events.ndjson":            written(t, again, nil) + written(t, numbered("Q3", time.Hour), nil),
+		"events.ndjson.2.gz":       written(t, numbered("Q9", 0), nil), // not really compressed
+		"events.ndjson":            written(t, again, nil) + written(t, numbered("Q3", time.Hour), nil) + written(t, numbered("", time.Hour), nil),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -82,6 +85,30 @@ func TestFindLooksInRotatedFilesToo(t *testing.T) {
 	found, err := Find(path, []string{"Q1", "Q2", "Q9"})
 	if err != nil || len(found) != 2 || !found["Q1"].Time.Equal(again.Time) || found["Q2"] == nil {
 		t.Errorf("%+v, %v", found, err)
+	}
+}
+
+func TestALineThatIsTooLongIsPassedOver(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "events.ndjson")
+	text := written(t, numbered("Q1", 0), nil) + strings.Repeat("x", 3*maxEvent) + "\n" + written(t, numbered("Q2", 0), nil)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if known, err := Recent(path, now.Add(-time.Hour), 1<<20); err != nil || len(known) != 2 {
+		t.Errorf("%d messages, %v", len(known), err)
+	}
+}
+
+func TestAFileThatCannotBeReadIsAnError(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := Find(dir, []string{"Q1"}); err == nil {
+		t.Error("a directory is looked in")
+	}
+	if _, err := Recent(dir, now, 1<<20); err == nil {
+		t.Error("a directory is read")
+	}
+	if found, err := Find(filepath.Join(dir, "events.ndjson"), []string{"Q1"}); err != nil || len(found) != 0 {
+		t.Errorf("a file that is missing: %v, %v", found, err)
 	}
 }
 

@@ -52,9 +52,9 @@ func (l *Log) rotate() {
 	default:
 		if err := l.archive(last); err != nil {
 			l.throttled.Do(func() { l.log.Error("the event log cannot be rotated", "file", l.path, "error", err) })
-			break
+		} else {
+			l.prune()
 		}
-		l.prune()
 	}
 	l.wroteOn(l.now())
 }

@@ -91,10 +91,59 @@ func TestArchives(t *testing.T) {
 	}
 }
 
+func TestAFileOfLongAgoIsTakenForOneOfToday(t *testing.T) {
+	const retain = 48 * time.Hour
+	l, _ := open(t, retain, func() time.Time { return now })
+	for age, want := range map[time.Duration]string{retain + day: "2026-11-21", retain + day + 1: "2026-11-24"} {
+		l.days = nil
+		if l.wroteOn(now.Add(-age)); l.days[0] != want {
+			t.Errorf("written to %s ago, it is taken for one of %s, want %s", age, l.days[0], want)
+		}
+	}
+}
+
 func TestWithoutRetainNothingIsRotated(t *testing.T) {
 	got := days(t, 0, "2026-11-23", "2026-11-24", "2026-12-24")
 	if want := map[string]string{"events": "2026-11-23 2026-11-24 2026-12-24"}; !maps.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+func TestOtherFilesAreLeftAlone(t *testing.T) {
+	clock := now
+	l, path := open(t, 24*time.Hour, func() time.Time { return clock })
+	stem := strings.TrimSuffix(path, ".ndjson")
+	for _, other := range []string{stem + "-full-of-it.ndjson", stem + "-2020-01-01.txt", stem + ".ndjson.1"} {
+		if err := os.WriteFile(other, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old := stem + "-2020-01-01.ndjson"
+	if err := os.WriteFile(old, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	<-l.Append(event("x"))
+	clock = clock.Add(24 * time.Hour)
+	<-l.Append(event("x"))
+	if files, _ := filepath.Glob(filepath.Dir(path) + "/*"); len(files) != 5 || slices.Contains(files, old) {
+		t.Errorf("left are %v", files)
+	}
+}
+
+func TestAnArchiveIsKeptForAllOfItsLastDay(t *testing.T) {
+	midnight := time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC)
+	for after, kept := range map[time.Duration]bool{0: true, 1: false} {
+		l, path := open(t, 24*time.Hour, func() time.Time { return midnight.Add(after) })
+		stem := strings.TrimSuffix(path, ".ndjson")
+		for _, d := range []string{"2026-11-23", "2026-11-24"} {
+			if err := os.WriteFile(stem+"-"+d+".ndjson", nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.prune()
+		if _, err := os.Stat(stem + "-2026-11-23.ndjson"); (err == nil) != kept {
+			t.Errorf("%s after midnight: kept %v", after, err == nil)
+		}
 	}
 }
 

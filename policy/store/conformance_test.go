@@ -276,7 +276,7 @@ func TestConformance(t *testing.T) {
 			t.Run("learners together leave what one leaves", func(t *testing.T) { commutes(t, open, f.shared) })
 			t.Run("a dump of another store is taken in once", func(t *testing.T) { takesIn(t, open) })
 			if f.shared {
-				t.Run("what one node learns the others judge by within a second", func(t *testing.T) { tells(t, open) })
+				t.Run("what one node learns the others judge by at once", func(t *testing.T) { tells(t, open) })
 			}
 		})
 	}
@@ -564,6 +564,10 @@ func takesIn(t *testing.T, open func(*testing.T) keeper) {
 	}
 }
 
+// atOnce is how long it may take on a busy machine until another node hears of something. It reads
+// all anew every ten seconds, which would be too late.
+const atOnce = 5 * time.Second
+
 // tells holds a second node to what the first one learns, which the second has looked up before and
 // so remembers otherwise.
 func tells(t *testing.T, open func(*testing.T) keeper) {
@@ -580,8 +584,8 @@ func tells(t *testing.T, open func(*testing.T) keeper) {
 	}
 	learnt := time.Now()
 	for !judge(other, at).Decide(addr).Withhold {
-		if time.Since(learnt) > time.Second {
-			t.Fatalf("a second later: %s", judge(other, at).Decide(addr).Why())
+		if time.Since(learnt) > atOnce {
+			t.Fatalf("later: %s", judge(other, at).Decide(addr).Why())
 		}
 		time.Sleep(time.Millisecond)
 	}
@@ -590,8 +594,8 @@ func tells(t *testing.T, open func(*testing.T) keeper) {
 		t.Fatal(err)
 	}
 	for set := time.Now(); judge(other, at).Decide(addr).Withhold; time.Sleep(time.Millisecond) {
-		if time.Since(set) > time.Second {
-			t.Fatal("a second later the operator's override has not come")
+		if time.Since(set) > atOnce {
+			t.Fatal("the operator's override has not come")
 		}
 	}
 }

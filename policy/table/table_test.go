@@ -153,7 +153,7 @@ func TestUnixListenerAndWhatWasAnswered(t *testing.T) {
 }
 
 // TestAnswersComeWithinAMillisecond takes the median over a real connection, which noise of the
-// machine moves little.
+// machine moves little. Where the machine itself takes longer for a byte there and back, that counts.
 func TestAnswersComeWithinAMillisecond(t *testing.T) {
 	for name, c := range map[string]struct {
 		speak           Protocol
@@ -187,11 +187,43 @@ func TestAnswersComeWithinAMillisecond(t *testing.T) {
 			}
 			slices.Sort(took)
 			t.Logf("median %v, 99th percentile %v", took[1000], took[1980])
-			if took[1000] > time.Millisecond {
+			if echo := echoes(t); took[1000] > max(time.Millisecond, 10*echo) {
+				t.Logf("an echo takes %v", echo)
 				t.Errorf("median %v", took[1000])
 			}
 		})
 	}
+}
+
+// echoes is the median time that a byte takes over loopback and back.
+func echoes(t *testing.T) time.Duration {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			io.Copy(c, c)
+		}
+	}()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	var took []time.Duration
+	for range 500 {
+		began := time.Now()
+		conn.Write([]byte{0})
+		if _, err := conn.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	return took[len(took)/2]
 }
 
 func TestALateAnswerIsAnOffer(t *testing.T) {

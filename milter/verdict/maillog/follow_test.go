@@ -332,9 +332,28 @@ func TestTenMillionLines(t *testing.T) {
 	})
 	rate := float64(total) / time.Since(began).Seconds()
 	t.Logf("%d lines, %d of which said something of a client: %.0f lines/s", total, r.Stats.Signals.Load(), rate)
-	if r.Stats.Signals.Load() != uint64(total/6) || !raceEnabled && rate < 300_000 {
-		t.Errorf("%d signals, %.0f lines/s", r.Stats.Signals.Load(), rate)
+	if r.Stats.Signals.Load() != uint64(total/6) {
+		t.Errorf("%d signals", r.Stats.Signals.Load())
 	}
+	// A machine that only splits the file into lines a few million times a second is slower, too.
+	if least := min(300_000, splitting(t, f.path)/50); !raceEnabled && rate < least {
+		t.Errorf("%.0f lines/s, want %.0f at least", rate, least)
+	}
+}
+
+// splitting is how many lines a second of a file are found by reading it and nothing else.
+func splitting(t *testing.T, path string) float64 {
+	t.Helper()
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	lines, began := 0, time.Now()
+	for in := bufio.NewScanner(file); in.Scan(); {
+		lines++
+	}
+	return float64(lines) / time.Since(began).Seconds()
 }
 
 // positionAtStart is that of a file of which nothing was read yet.

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ehlogate/ehlogate/contrib/e2e/pace"
 	"github.com/ehlogate/ehlogate/contrib/e2e/redisd"
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/reputation"
@@ -35,6 +36,8 @@ type traffic struct {
 	lookups  []time.Duration
 	learning []time.Duration
 	lessons  int
+	// lag is how far the machine lagged behind.
+	lag time.Duration
 }
 
 type logBuffer struct {
@@ -170,6 +173,8 @@ func (x *traffic) compare() error {
 
 // during runs traffic, lets something happen, and runs on.
 func (x *traffic) during(before time.Duration, happens func(), after time.Duration) {
+	lag := pace.Start()
+	defer func() { lag.Stop(); x.lag = max(x.lag, lag.Most()) }()
 	stop := make(chan struct{})
 	var running sync.WaitGroup
 	running.Go(func() { x.run(stop) })
@@ -278,13 +283,14 @@ func TestFaults(t *testing.T) {
 func (x *traffic) report(says string) {
 	x.Helper()
 	s := &x.store.Stats
-	x.Logf("%d lessons; lookups p50 %v, p99 %v, most %v; lessons p50 %v, p99 %v, most %v; replayed %d, failed %d",
-		x.lessons, percentile(x.lookups, .5), percentile(x.lookups, .99), percentile(x.lookups, 1),
+	// A lookup waits for this process and for Redis, a lesson in addition for the disk.
+	x.Logf("the machine lagged %v behind; %d lessons; lookups p50 %v, p99 %v, most %v; lessons p50 %v, p99 %v, most %v; replayed %d, failed %d",
+		x.lag, x.lessons, percentile(x.lookups, .5), percentile(x.lookups, .99), percentile(x.lookups, 1),
 		percentile(x.learning, .5), percentile(x.learning, .99), percentile(x.learning, 1), s.Replayed.Load(), s.Failed.Load())
-	if p := percentile(x.lookups, .99); p > 50*time.Millisecond {
+	if p := percentile(x.lookups, .99); p > 50*time.Millisecond+2*x.lag {
 		x.Errorf("lookups took %v at the 99th percentile", p)
 	}
-	if p := percentile(x.learning, .99); p > 150*time.Millisecond {
+	if p := percentile(x.learning, .99); p > 150*time.Millisecond+3*x.lag {
 		x.Errorf("lessons took %v at the 99th percentile", p)
 	}
 	if n := s.Dropped.Load() + s.Refused.Load() + s.Lost.Load(); n > 0 {
