@@ -63,8 +63,14 @@ func (e Exception) MarshalJSON() ([]byte, error) {
 	}{plain(e), e.Offers()})
 }
 
-// Ended reports whether the exception no longer holds.
-func (e Exception) Ended(now time.Time) bool { return !now.Before(e.Until) }
+// LongestException is how long an exception holds at most.
+const LongestException = 7 * 24 * time.Hour
+
+// Ended reports whether the exception no longer holds. One that would hold for longer than any may
+// was made when the clock was wrong.
+func (e Exception) Ended(now time.Time) bool {
+	return !now.Before(e.Until) || e.Until.Sub(now) > LongestException
+}
 
 // MostExceptions bounds the exceptions of all hosts.
 const MostExceptions = 10_000

@@ -20,7 +20,7 @@ const (
 	brokenFor    = 24 * time.Hour
 	// requiresFor is how long a host that left without STARTTLS is offered it. MTA-STS policies
 	// live for weeks (RFC 8461 section 3.2).
-	requiresFor = 7 * 24 * time.Hour
+	requiresFor = policy.LongestException
 	// sameFailure is how far apart two lines of the MTA's log are that are about two failures: it has
 	// two lines of each.
 	sameFailure = 2 * time.Second

@@ -34,8 +34,9 @@ const (
 	// ScreenWait is the same for what postscreen(8) says of a client: it holds the client for up to
 	// postscreen_greet_wait, six seconds by default, before smtpd(8) and the milter see it.
 	ScreenWait = 10 * time.Second
-	// HoldMost is how long a signal is pending while its session is open.
-	HoldMost = time.Hour
+	// HoldMost is how long a signal is pending while its session is open: as long as the milter waits
+	// for a session.
+	HoldMost = 4 * time.Hour
 	// Remember is how long a message can be joined.
 	Remember = 2 * time.Hour
 
@@ -43,10 +44,11 @@ const (
 	// seconds.
 	slack = 2 * time.Second
 	// unfinishedFor is how long a session may have gone on after we stopped listening.
-	unfinishedFor = time.Hour
-	// outOfOrder is how many messages of a client that are too old are passed over before the rest
-	// is taken for older still.
-	outOfOrder = 64
+	unfinishedFor = 15 * time.Minute
+	// outOfOrder is how many messages of a client that are too old are passed over before the rest is
+	// taken for older still, mostExamined how many are looked at in all.
+	outOfOrder   = 64
+	mostExamined = 2000
 	// mostMessages bounds the messages remembered, mostPending those of them that are pending.
 	mostMessages, mostPending = 200_000, 20_000
 )
@@ -106,6 +108,7 @@ func (c *Correlator) Observe(m *policy.Message) {
 	began := m.Began
 	if s := c.sessions.byID[m.Session]; s != nil {
 		began = s.began
+		c.sessions.queued(s, "")
 	}
 	for _, e := range c.pendingAbout(m, began) {
 		for _, v := range e.Verdicts {
@@ -186,7 +189,7 @@ func (c *Correlator) find(s *policy.Signal, v policy.Verdict) *entry {
 		return nil
 	}
 	observed, how := c.findObserved(s, v)
-	if how >= within {
+	if how == again {
 		return observed
 	}
 	for _, e := range slices.Backward(c.pendingByClient[s.Addr]) {
@@ -197,6 +200,8 @@ func (c *Correlator) find(s *policy.Signal, v policy.Verdict) *entry {
 			return e
 		}
 	}
+	// The milter tells of much that the log tells of, too. What it has not told of a message is rather
+	// about another one, of a session that is open.
 	if c.sessions.about(client, s.QueueID, s.Time, slack) {
 		return nil
 	}
@@ -221,7 +226,7 @@ const (
 
 // findObserved is the message of the client's that fits a signal best, of several the last.
 func (c *Correlator) findObserved(s *policy.Signal, v policy.Verdict) (best *entry, how match) {
-	old := 0
+	old, examined := 0, 0
 	for _, e := range slices.Backward(c.byClient[s.Addr]) {
 		if m := e.matches(s, v); m > how {
 			best, how = e, m
@@ -229,7 +234,7 @@ func (c *Correlator) findObserved(s *policy.Signal, v policy.Verdict) (best *ent
 		if e.ended().Before(s.Time) {
 			old++
 		}
-		if old > outOfOrder {
+		if examined++; old > outOfOrder || examined == mostExamined {
 			break
 		}
 	}
@@ -283,28 +288,42 @@ func (e *entry) distinct(s *policy.Signal) bool {
 
 // join adds a signal to a message.
 func (c *Correlator) join(e *entry, s *policy.Signal, v policy.Verdict) (correction *policy.Correction, known bool) {
+	if e.QueueID == "" && s.QueueID != "" {
+		// From now on, what has another queue id is another message.
+		e.QueueID = s.QueueID
+		c.byQueue[e.QueueID] = e
+	}
 	if e.observation != nil {
 		e.extend(s, v)
 	} else if e.Session == "" && s.Time.After(e.last) {
 		// Nobody heard when the session ended: what the log tells of it shows how long it lasted.
 		e.last = s.Time
 	}
-	verdicts, trouble := e.Verdicts.With(v), e.Trouble
-	if trouble == "" {
-		trouble = s.Trouble
+	return c.add(e, policy.Verdicts{v}, s.Trouble), e.observation == nil
+}
+
+// add adds verdicts and trouble to a message, and returns a correction if it was observed and that
+// says something new of it.
+func (c *Correlator) add(e *entry, more policy.Verdicts, trouble policy.Trouble) *policy.Correction {
+	verdicts := e.Verdicts
+	for _, v := range more {
+		verdicts = verdicts.With(v)
+	}
+	if e.Trouble != "" {
+		trouble = e.Trouble
 	}
 	if slices.Equal(verdicts, e.Verdicts) && trouble == e.Trouble {
 		c.Stats.Repeated.Add(1)
-		return nil, e.observation == nil
+		return nil
 	}
 	e.Verdicts, e.Trouble = verdicts, trouble
 	if e.observation != nil {
-		return nil, false
+		return nil
 	}
 	c.Stats.Joined.Add(1)
 	was := e.Verdict
 	e.Verdict = verdicts.Resolve()
-	return &policy.Correction{Message: e.Message, Was: was}, true
+	return &policy.Correction{Message: e.Message, Was: was}
 }
 
 // extend adds what a further signal tells to a message that is pending.
@@ -320,10 +339,11 @@ func (e *entry) extend(s *policy.Signal, v policy.Verdict) {
 	if s.Outcome != "" || o.Outcome == policy.NoMail {
 		o.Outcome = more.Outcome
 	}
-	if s.Time.Before(e.Began) {
+	// One that was found by its queue id may bear another time: the first one's stays.
+	switch {
+	case s.Time.Before(e.Began) && e.Began.Sub(s.Time) <= slack:
 		e.Began = s.Time
-	}
-	if s.Time.After(e.Time) {
+	case s.Time.After(e.Time) && s.Time.Sub(e.Time) <= slack:
 		e.Time, e.last = s.Time, s.Time
 	}
 }
@@ -340,8 +360,9 @@ func (c *Correlator) hold(s *policy.Signal, v policy.Verdict) {
 	c.pending = append(c.pending, e)
 }
 
-// Due returns what has been pending long enough, or all that is: observations of their own now.
-func (c *Correlator) Due(all bool) (due []*policy.Observation) {
+// Due is what comes of signals that have been pending long enough, or of all that are pending:
+// observations of their own, and corrections of messages of whose session they turned out to be.
+func (c *Correlator) Due(all bool) (due []*policy.Observation, corrections []*policy.Correction) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.now()
@@ -349,15 +370,32 @@ func (c *Correlator) Due(all bool) (due []*policy.Observation) {
 	for i, e := range c.pending {
 		switch {
 		case e.observation == nil:
-		case all || len(c.pending)-i > mostPending || c.isDue(e, now):
-			due = append(due, c.conclude(e))
-		default:
+		case !all && len(c.pending)-i <= mostPending && !c.isDue(e, now):
 			rest = append(rest, e)
+		default:
+			observed := c.observedSince(e)
+			if observed == nil {
+				due = append(due, c.conclude(e))
+				continue
+			}
+			c.remove(e)
+			e.observation = nil
+			if correction := c.add(observed, e.Verdicts, e.Trouble); correction != nil {
+				corrections = append(corrections, correction)
+			}
 		}
 	}
 	clear(c.pending[len(rest):])
 	c.pending = rest
-	return due
+	return due, corrections
+}
+
+// observedSince is a message that was under way when what is pending was said: the signal waited for
+// a further message of the session, and none came.
+func (c *Correlator) observedSince(e *entry) *entry {
+	s := policy.Signal{Time: e.Time, Addr: e.Client.Addr, Port: e.Client.Port, QueueID: e.QueueID, Mail: e.Mail}
+	observed, _ := c.findObserved(&s, e.Verdict)
+	return observed
 }
 
 // isDue reports whether a pending message has waited long enough: no session is open that it could

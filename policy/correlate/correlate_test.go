@@ -58,21 +58,31 @@ func (d *desk) learn(m *policy.Message) {
 
 func (d *desk) observe(m *policy.Message) { d.Observe(m); d.learn(m) }
 
+func (d *desk) correct(c *policy.Correction) {
+	l, _ := c.Lesson()
+	d.learnt[c.QueueID] += l.Spam
+}
+
 func (d *desk) signal(s policy.Signal, v policy.Verdict) (known bool) {
 	c, known := d.Signal(s, v)
 	if c != nil {
-		l, _ := c.Lesson()
-		d.learnt[c.QueueID] += l.Spam
+		d.correct(c)
 	}
 	return known
 }
 
-func (d *desk) due(all bool) (n int) {
-	for _, o := range d.Due(all) {
+// due concludes what is due and returns how many observations came of it.
+func (d *desk) due(all bool) int { return len(d.concluded(all)) }
+
+func (d *desk) concluded(all bool) []*policy.Observation {
+	due, corrections := d.Due(all)
+	for _, o := range due {
 		d.learn(&o.Message)
-		n++
 	}
-	return n
+	for _, c := range corrections {
+		d.correct(c)
+	}
+	return due
 }
 
 // TestAMessageCountsOnce tells of one message in every order.
@@ -110,15 +120,15 @@ func TestWhatNoSessionComesForIsAnObservationOfItsOwn(t *testing.T) {
 	d.signal(screened(1, true), spam(policy.FromDNSBL))
 	d.signal(screened(2, false), spam(policy.FromPregreet))
 	d.clock = start.Add(ScreenWait - 1)
-	if due := d.Due(false); len(due) != 0 {
+	if due := d.concluded(false); len(due) != 0 {
 		t.Fatalf("concluded early: %+v", due[0])
 	}
 	d.clock = start.Add(ScreenWait)
-	due := d.Due(false)
+	due := d.concluded(false)
 	if len(due) != 2 || !due[0].Mail || due[1].Mail || len(due[0].Verdicts) != 2 || due[0].STARTTLS != policy.Unasked || due[0].Verdict.Class != policy.Spam {
 		t.Fatalf("%d observations: %+v", len(due), due)
 	}
-	if more := d.Due(true); len(more) != 0 {
+	if more := d.concluded(true); len(more) != 0 {
 		t.Errorf("concluded twice: %+v", more[0])
 	}
 	// What comes later still does not count again.
@@ -334,7 +344,7 @@ func TestTheQueueIDOfAnOpenSessionMoves(t *testing.T) {
 	d.signal(policy.Signal{Time: start, QueueID: "Q9", Mail: true}, spam(policy.FromMilterReject))
 	d.clock = start.Add(time.Minute)
 	var ids []string
-	for _, o := range d.Due(false) {
+	for _, o := range d.concluded(false) {
 		ids = append(ids, o.QueueID)
 	}
 	if got := strings.Join(ids, " "); got != "Q1 Q9" {
@@ -404,6 +414,7 @@ func TestAWarningOfTheSessionIsTakenByItsMessage(t *testing.T) {
 	if c, known := d.Signal(late, policy.Verdict{Class: policy.None, Source: policy.FromTLS}); c != nil || !known || d.Stats.Repeated.Load() != 1 {
 		t.Errorf("told again: %+v, %v", c, known)
 	}
+	d.End("s1")
 	late.Trouble = policy.LeftWithout
 	if c, _ := d.Signal(late, spam(policy.FromLimit)); c == nil || c.Trouble != policy.HandshakeFailed {
 		t.Errorf("late: %+v", c)
@@ -494,7 +505,7 @@ func TestSignalsThatWaitTogether(t *testing.T) {
 			s := about(0, "")
 			c.change(&s)
 			d.signal(s, spam(policy.FromRelay))
-			if n := len(d.Due(true)); n != c.cases {
+			if n := len(d.concluded(true)); n != c.cases {
 				t.Errorf("%d observations, want %d", n, c.cases)
 			}
 		})
@@ -510,7 +521,7 @@ func TestWhatWaitsKeepsWhatEachSignalTells(t *testing.T) {
 	d.signal(second, spam(policy.FromDNSBL))
 	third := policy.Signal{Time: start.Add(time.Second), Addr: client, FromDomain: "other.example", HELO: "other.example", Trouble: policy.HandshakeFailed}
 	d.signal(third, spam(policy.FromTLS))
-	due := d.Due(true)
+	due := d.concluded(true)
 	if len(due) != 1 {
 		t.Fatalf("%d observations", len(due))
 	}
@@ -522,13 +533,13 @@ func TestWhatWaitsKeepsWhatEachSignalTells(t *testing.T) {
 	// One that says less takes nothing back.
 	d.signal(policy.Signal{Time: start.Add(time.Minute), Addr: client, Mail: true, Outcome: policy.Rejected}, spam(policy.FromDNSBL))
 	d.signal(policy.Signal{Time: start.Add(time.Minute), Addr: client, Mail: true}, spam(policy.FromRelay))
-	if o := d.Due(true)[0]; o.Outcome != policy.Rejected {
+	if o := d.concluded(true)[0]; o.Outcome != policy.Rejected {
 		t.Errorf("%s", o.Outcome)
 	}
 	// A session of which it turns out that it had a message.
 	d.signal(policy.Signal{Time: start.Add(time.Hour), Addr: client}, spam(policy.FromPipelining))
 	d.signal(policy.Signal{Time: start.Add(time.Hour), Addr: client, Mail: true}, spam(policy.FromRelay))
-	if o := d.Due(true)[0]; o.Outcome != policy.Accepted {
+	if o := d.concluded(true)[0]; o.Outcome != policy.Accepted {
 		t.Errorf("%s", o.Outcome)
 	}
 }
@@ -541,8 +552,8 @@ func TestASessionThatWeStoppedListeningTo(t *testing.T) {
 		at         time.Duration
 		joins      bool
 	}{
-		{"an hour after we stopped", true, time.Second + time.Hour, true},
-		{"later than that", true, time.Second + time.Hour + 1, false},
+		{"a quarter of an hour after we stopped", true, time.Second + 15*time.Minute, true},
+		{"later than that", true, time.Second + 15*time.Minute + 1, false},
 		{"a minute after it ended", false, time.Minute, false},
 	} {
 		for _, mail := range []bool{true, false} {
@@ -603,9 +614,9 @@ func TestPeopleCorrect(t *testing.T) {
 		{policy.Spam, policy.Verdict{}, true},
 		{policy.Ham, person(policy.Spam), false},
 	} {
-		c, known := d.Report(policy.Signal{QueueID: "Q1", Time: m.Time.Add(24 * time.Hour)}, person(step.class))
-		if !known || (c == nil) != step.again || c != nil && (c.Was != step.was || c.Verdict != person(step.class) || !c.Time.Equal(m.Time) || c.Client.Addr != client) {
-			t.Errorf("%s: %+v, %v", step.class, c, known)
+		c, found := d.Report(policy.Signal{QueueID: "Q1", Time: m.Time.Add(24 * time.Hour)}, person(step.class))
+		if want := map[bool]Found{true: Repeated, false: Corrected}[step.again]; found != want || (c == nil) != step.again || c != nil && (c.Was != step.was || c.Verdict != person(step.class) || !c.Time.Equal(m.Time) || c.Client.Addr != client) {
+			t.Errorf("%s: %+v, %v", step.class, c, found)
 		}
 	}
 	for name, stranger := range map[string]policy.Signal{
@@ -614,7 +625,7 @@ func TestPeopleCorrect(t *testing.T) {
 		"the queue id of another client's":          {QueueID: "Q1", Addr: other},
 		"the queue id of a message of another time": {QueueID: "Q1", Addr: client, Time: start.Add(time.Second + 24*time.Hour + 1)},
 	} {
-		if _, known := d.Report(stranger, person(policy.Spam)); known {
+		if _, found := d.Report(stranger, person(policy.Spam)); found != Unknown {
 			t.Errorf("%s is known", name)
 		}
 	}
@@ -630,10 +641,10 @@ func TestPeopleCorrect(t *testing.T) {
 	}
 	// A message that waits has the verdict when it is concluded.
 	d.signal(about(time.Minute, "Q5"), ham)
-	if c, known := d.Report(policy.Signal{QueueID: "Q5", FromDomain: "sender.example"}, person(policy.Spam)); c != nil || !known {
-		t.Errorf("%+v, %v", c, known)
+	if c, found := d.Report(policy.Signal{QueueID: "Q5", FromDomain: "sender.example"}, person(policy.Spam)); c != nil || found != Pending {
+		t.Errorf("%+v, %v", c, found)
 	}
-	if due := d.Due(true); len(due) != 1 || due[0].Verdict != person(policy.Spam) || due[0].FromDomain != "sender.example" {
+	if due := d.concluded(true); len(due) != 1 || due[0].Verdict != person(policy.Spam) || due[0].FromDomain != "sender.example" {
 		t.Errorf("%+v", due)
 	}
 }
@@ -667,6 +678,7 @@ func TestWhatWaitsIsNotForgotten(t *testing.T) {
 	}
 	d.clock = start.Add(Remember + 1)
 	d.Observe(&policy.Message{Time: d.clock, Client: policy.Client{Addr: other}})
+	d.clock = start.Add(HoldMost)
 	if d.due(false) != 1 {
 		t.Error("forgotten")
 	}
@@ -682,10 +694,10 @@ func TestTheCorrelatorIsBounded(t *testing.T) {
 		addr = addr.Next()
 		d.Signal(policy.Signal{Time: d.clock, Addr: addr}, spam(policy.FromDNSBL))
 	}
-	if due := d.Due(false); len(due) != 100 {
+	if due := d.concluded(false); len(due) != 100 {
 		t.Errorf("%d of %d pending concluded, want those beyond %d", len(due), mostPending+100, mostPending)
 	}
-	d.Due(true)
+	d.due(true)
 	for range mostMessages {
 		addr = addr.Next()
 		d.Observe(&policy.Message{Time: d.clock, Client: policy.Client{Addr: addr}, QueueID: addr.String()})
@@ -765,5 +777,124 @@ func BenchmarkABusyClient(b *testing.B) {
 	b.ResetTimer()
 	for i := range b.N {
 		observe(100_000 + i)
+	}
+}
+
+// TestWhatTheMilterHasNotToldOfAMessageIsAboutAnotherOne has a client whose one session sends ham while
+// a recipient is refused in the other, and whose log names no ports.
+func TestWhatTheMilterHasNotToldOfAMessageIsAboutAnotherOne(t *testing.T) {
+	refused := spam(policy.FromRecipient)
+	for _, c := range []struct {
+		name string
+		end  []string // the order in which the sessions end
+		late bool     // the log is read after both
+	}{
+		{"the refused one ends last", []string{"ham", "refused"}, false},
+		{"the refused one ends first", []string{"refused", "ham"}, false},
+		{"the log is read late", []string{"ham", "refused"}, true},
+		{"the log is read late, and the refused one ended first", []string{"refused", "ham"}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := newDesk()
+			for _, id := range c.end {
+				d.Begin(id, policy.Client{Addr: client, Port: 4711}, start)
+			}
+			tell := func() { d.signal(about(2*time.Second, ""), refused) }
+			for i, id := range c.end {
+				m := &policy.Message{Session: id, Client: policy.Client{Addr: client}, Began: start, Time: start.Add(time.Duration(4+4*i) * time.Second), Mail: true}
+				if id == "refused" {
+					m.Verdicts = policy.Verdicts{refused}
+				} else {
+					m.QueueID = "Q1"
+				}
+				d.observe(m)
+				if i == 0 && !c.late {
+					tell()
+				}
+				d.clock = start.Add(time.Duration(8+4*i) * time.Second)
+				d.due(false)
+				d.End(id)
+			}
+			if c.late {
+				tell()
+			}
+			d.clock = start.Add(time.Minute)
+			if d.due(true); d.observed != 2 || d.learnt[""] != 1 || d.learnt["Q1"] != 0 {
+				t.Errorf("%d observations, learnt %v", d.observed, d.learnt)
+			}
+		})
+	}
+}
+
+// TestASignalThatWaitedForAMessageThatNeverCame is about the message before.
+func TestASignalThatWaitedForAMessageThatNeverCame(t *testing.T) {
+	d := newDesk()
+	d.Begin("s1", policy.Client{Addr: client}, start)
+	d.observe(aborted())
+	if d.signal(about(500*time.Millisecond, ""), spam(policy.FromLimit)) {
+		t.Error("joined at once, although its session is open")
+	}
+	d.clock = start.Add(time.Minute)
+	d.End("s1")
+	if d.due(false) != 0 || d.observed != 1 || d.learnt["Q1"] != 1 {
+		t.Errorf("%d observations, learnt %v", d.observed, d.learnt)
+	}
+}
+
+// TestWhatHasAnotherQueueIDIsAnotherMessage also where the first of them came without one.
+func TestWhatHasAnotherQueueIDIsAnotherMessage(t *testing.T) {
+	for _, observed := range []bool{true, false} {
+		d := newDesk()
+		if observed {
+			m := aborted()
+			m.QueueID, m.Unfinished = "", true
+			d.observe(m)
+		} else {
+			d.signal(about(0, ""), spam(policy.FromDNSBL))
+		}
+		for i := range 5 {
+			d.signal(about(time.Second, fmt.Sprint("Q", i)), spam(policy.FromContent))
+		}
+		d.due(true)
+		if d.observed != 5 || d.learnt["Q0"] != 1 || d.learnt["Q4"] != 1 {
+			t.Errorf("observed before %v: %d observations, learnt %v", observed, d.observed, d.learnt)
+		}
+	}
+}
+
+// TestASecondMessagesQueueIDIsNotTheFirstOnes has a session with two messages.
+func TestASecondMessagesQueueIDIsNotTheFirstOnes(t *testing.T) {
+	d := newDesk()
+	d.Begin("s1", policy.Client{Addr: client}, start)
+	d.Queued("s1", "Q1")
+	d.observe(aborted())
+	d.signal(about(2*time.Second, "Q2"), spam(policy.FromMilterReject))
+	d.clock = start.Add(time.Minute)
+	if d.due(false) != 0 {
+		t.Error("concluded while its message is under way")
+	}
+	m := aborted()
+	m.QueueID, m.Time = "Q2", d.clock
+	d.observe(m)
+	if d.End("s1"); d.observed != 2 || d.learnt["Q2"] != 1 || len(d.sessions.byQueue) != 0 {
+		t.Errorf("%d observations, learnt %v", d.observed, d.learnt)
+	}
+}
+
+// TestWhatIsForgottenIsNotTakenBack drops the evidence of a client before its message is corrected.
+func TestWhatIsForgottenIsNotTakenBack(t *testing.T) {
+	d := newDesk()
+	m := aborted()
+	m.Verdicts = policy.Verdicts{spam(policy.FromHeader)}
+	d.observe(m)
+	d.Forgot(netip.MustParsePrefix("198.51.100.0/24"))
+	ham := policy.Verdict{Class: policy.Ham, Weight: 1, Source: policy.FromPerson}
+	again := policy.Verdict{Class: policy.Spam, Weight: 1, Source: policy.FromPerson}
+	if c, _ := d.Report(policy.Signal{QueueID: "Q1"}, ham); c == nil || c.Was.Class != policy.Spam {
+		t.Errorf("another network was forgotten, and %+v", c)
+	}
+	d.Forgot(netip.MustParsePrefix("192.0.2.0/24"))
+	if c, _ := d.Report(policy.Signal{QueueID: "Q1"}, again); c == nil || c.Was.Class != policy.None {
+		t.Errorf("taken back is %+v", c)
 	}
 }

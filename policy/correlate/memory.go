@@ -12,21 +12,42 @@ import (
 // another time is another message.
 const sameDay = 24 * time.Hour
 
+// Found is what became of a person's report.
+type Found int
+
+const (
+	// Unknown: there is no such message.
+	Unknown Found = iota
+	// Repeated: the same was reported before.
+	Repeated
+	// Pending: the message is pending, and will have the verdict when it is concluded.
+	Pending
+	// Corrected: the message was observed, and has the verdict now.
+	Corrected
+)
+
 // Report adds a person's verdict on a message of a time, which is zero where it is not known. It is
-// like Signal, but goes by the queue id alone, and nothing becomes pending.
-func (c *Correlator) Report(s policy.Signal, v policy.Verdict) (correction *policy.Correction, known bool) {
+// like Signal, but goes by the queue id alone, and nothing becomes pending. The correction is there
+// if it is Corrected.
+func (c *Correlator) Report(s policy.Signal, v policy.Verdict) (correction *policy.Correction, found Found) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.byQueue[s.QueueID]
 	if s.QueueID == "" || e == nil || !sameClient(e.Client, policy.Client{Addr: s.Addr}) {
-		return nil, false
+		return nil, Unknown
 	}
 	if !s.Time.IsZero() && s.Time.Sub(e.Time).Abs() > sameDay {
-		return nil, false
+		return nil, Unknown
 	}
-	// A message that is pending will be an observation with this verdict in it.
+	known := slices.Contains(e.Verdicts, v)
 	correction, _ = c.join(e, &policy.Signal{Time: e.Time, Mail: true, FromDomain: s.FromDomain}, v)
-	return correction, true
+	switch {
+	case correction != nil:
+		return correction, Corrected
+	case known:
+		return nil, Repeated
+	}
+	return nil, Pending
 }
 
 // Has reports whether a message with a queue id is remembered, or pending.
@@ -41,6 +62,18 @@ func (c *Correlator) Restore(m *policy.Message) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.enter(&entry{Message: *m, sessionBegan: m.Began, restored: true})
+}
+
+// Forgot takes note that the evidence of a network was dropped, and with it what was learnt of its
+// clients' messages: a later verdict on one of them counts anew.
+func (c *Correlator) Forgot(n netip.Prefix) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range c.order {
+		if n.Contains(e.Client.Addr) {
+			e.Verdict = policy.Verdict{Class: policy.None}
+		}
+	}
 }
 
 // enter remembers a message, and forgets what was entered too long ago, and what is too much.

@@ -42,9 +42,15 @@ func (c *Correlator) Queued(id, queueID string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if s := c.sessions.byID[id]; s != nil {
-		delete(c.sessions.byQueue, s.queueID)
-		s.queueID = queueID
-		c.sessions.byQueue[queueID] = s
+		c.sessions.queued(s, queueID)
+	}
+}
+
+// queued replaces the queue id of a session's message, by none when that is over.
+func (s *sessions) queued(open *session, queueID string) {
+	delete(s.byQueue, open.queueID)
+	if open.queueID = queueID; queueID != "" {
+		s.byQueue[queueID] = open
 	}
 }
 

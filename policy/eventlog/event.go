@@ -18,6 +18,8 @@ const (
 	KindMessage    Kind = "message"
 	KindSession    Kind = "session"
 	KindCorrection Kind = "correction"
+	// KindForget is that the operator dropped the evidence of a network, which stands for the client.
+	KindForget Kind = "forget"
 )
 
 // Event is a line of the event log; its shape is documented in the README. Of makes one of an
@@ -124,6 +126,11 @@ func OfCorrection(c *policy.Correction, at time.Time, node string) *Event {
 	e.Time, e.Kind = Stamp{at}, KindCorrection
 	e.Corrected = &Corrected{Of: Stamp{c.Time}, Was: plainVerdict(c.Was)}
 	return e
+}
+
+// OfForget is the event of the evidence of a network that was dropped at a time.
+func OfForget(n netip.Prefix, at time.Time, node string) *Event {
+	return &Event{Time: Stamp{at}, Node: node, Kind: KindForget, Client: Client{Addr: n.String()}, Verdict: policy.Verdict{Class: policy.None}}
 }
 
 // about is what events of both kinds say of a message.

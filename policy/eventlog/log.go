@@ -44,8 +44,10 @@ type Log struct {
 	done   chan struct{}
 
 	file *os.File
-	// days are those on which the file was written to, as the clock had it then.
-	days []string
+	// days are those on which the file was written to, as the clock had it then; no archive is removed
+	// before pruneAfter.
+	days       []string
+	pruneAfter time.Time
 }
 
 // line is a line on its way to the file, and who waits for it.
@@ -177,6 +179,10 @@ func (l *Log) openFile() error {
 	if err != nil {
 		return fmt.Errorf("eventlog: %w", err)
 	}
+	if halfLine(l.path) {
+		// The power went while it was written.
+		f.WriteString("\n")
+	}
 	if l.file != nil {
 		l.file.Close()
 	}
@@ -188,4 +194,20 @@ func (l *Log) openFile() error {
 		l.wroteOn(l.now())
 	}
 	return nil
+}
+
+// halfLine reports whether a file ends within a line.
+func halfLine(path string) bool {
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
+		return false
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	last := make([]byte, 1)
+	_, err = f.ReadAt(last, info.Size()-1)
+	return err == nil && last[0] != '\n'
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,15 +19,25 @@ import (
 )
 
 // Recent reads back messages from an event log as they were last corrected, in the order of their
-// lines: from the last bytes of its newest file, those of events later than a time. Lines that are
-// no events are passed over. A missing file has none.
+// lines: from the last bytes of each of its files that was written to later than a time, those of
+// events later than that. Lines that are not events are passed over. A missing file has none.
 func Recent(path string, after time.Time, bytes int64) ([]*policy.Message, error) {
 	r := reader{known: map[messageKey]int{}}
-	err := r.file(path, bytes, nil, func(e *Event) bool { return e.Time.After(after) })
-	if errors.Is(err, os.ErrNotExist) {
-		err = nil
+	files, err := archives(path)
+	if err != nil {
+		return nil, err
 	}
-	return r.found, err
+	files = slices.DeleteFunc(files, func(f string) bool {
+		info, err := os.Stat(f)
+		return err != nil || info.ModTime().Before(after)
+	})
+	for _, file := range append(files, path) {
+		err := r.file(file, bytes, nil, func(e *Event) bool { return e.Time.After(after) })
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+	}
+	return r.found, nil
 }
 
 // Find reads back the messages with these queue ids, as they were last corrected, from an event log
@@ -67,7 +78,7 @@ func archives(path string) ([]string, error) {
 	changed := map[string]time.Time{}
 	files = slices.DeleteFunc(append(files, more...), func(f string) bool {
 		info, err := os.Stat(f)
-		if err != nil || slices.Contains([]string{".gz", ".xz", ".zst"}, filepath.Ext(f)) {
+		if err != nil || !info.Mode().IsRegular() || slices.Contains([]string{".gz", ".xz", ".zst"}, filepath.Ext(f)) {
 			return true
 		}
 		changed[f] = info.ModTime()
@@ -92,18 +103,28 @@ type reader struct {
 	known map[messageKey]int
 }
 
-var queueIDKey = []byte(`"queue_id":"`)
+var queueIDKey, forgetEvent = []byte(`"queue_id":"`), []byte(`"event":"forget"`)
 
 // file reads the last bytes of a file: the events with a queue id that is wanted, or all, that are
 // kept.
 func (r *reader) file(path string, last int64, want map[string]bool, keep func(*Event) bool) error {
+	if special(path) {
+		return nil
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("eventlog: %w", err)
 	}
 	defer f.Close()
+	info, err := f.Stat()
+	if err == nil && info.IsDir() {
+		err = errors.New("is a directory")
+	}
+	if err != nil {
+		return fmt.Errorf("eventlog: %s: %w", path, err)
+	}
 	in := bufio.NewReaderSize(f, maxEvent)
-	if info, err := f.Stat(); err == nil && info.Size() > last {
+	if info.Size() > last {
 		if _, err := f.Seek(info.Size()-last, io.SeekStart); err != nil {
 			return fmt.Errorf("eventlog: %w", err)
 		}
@@ -126,25 +147,42 @@ func (r *reader) file(path string, last int64, want map[string]bool, keep func(*
 	}
 }
 
+// special reports whether a path is a pipe or a device: the log is written to it, and cannot be read
+// back.
+func special(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && !info.Mode().IsRegular() && !info.IsDir()
+}
+
 func wanted(line []byte, want map[string]bool) bool {
 	if want == nil {
 		return true
 	}
 	_, rest, ok := bytes.Cut(line, queueIDKey)
 	if !ok {
-		return false
+		return bytes.Contains(line, forgetEvent)
 	}
 	id, _, _ := bytes.Cut(rest, []byte(`"`))
 	return want[string(id)]
 }
 
 func (r *reader) add(e *Event) {
+	if e.Kind == KindForget {
+		r.forget(e)
+		return
+	}
 	m, ok := e.Message()
 	if !ok {
 		return
 	}
 	key := messageKey{m.Session, m.QueueID, e.Client.Addr, m.Time.UTC()}
 	i, seen := r.known[key]
+	if !seen && e.Kind == KindCorrection {
+		// The message may have got its queue id with it.
+		key.queueID = ""
+		i, seen = r.known[key]
+		key.queueID = m.QueueID
+	}
 	if !seen {
 		r.known[key] = len(r.found)
 		r.found = append(r.found, &m)
@@ -157,5 +195,18 @@ func (r *reader) add(e *Event) {
 		*old = m
 	} else {
 		old.Began, old.Mail, old.Unfinished = m.Began, m.Mail, m.Unfinished
+	}
+}
+
+// forget takes back what was learnt of messages whose clients' evidence was dropped after them.
+func (r *reader) forget(e *Event) {
+	n, err := netip.ParsePrefix(e.Client.Addr)
+	if err != nil {
+		return
+	}
+	for _, m := range r.found {
+		if n.Contains(m.Client.Addr) {
+			m.Verdict = policy.Verdict{Class: policy.None}
+		}
 	}
 }

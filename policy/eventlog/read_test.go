@@ -1,10 +1,12 @@
 package eventlog
 
 import (
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -109,6 +111,93 @@ func TestAFileThatCannotBeReadIsAnError(t *testing.T) {
 	}
 	if found, err := Find(filepath.Join(dir, "events.ndjson"), []string{"Q1"}); err != nil || len(found) != 0 {
 		t.Errorf("a file that is missing: %v, %v", found, err)
+	}
+}
+
+// TestRecentLooksInTheLastArchive just after the log was rotated.
+func TestRecentLooksInTheLastArchive(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "events.ndjson")
+	for name, text := range map[string]string{
+		"events.ndjson.2":          written(t, numbered("Q0", 0), nil), // of last week
+		"events.ndjson.1":          written(t, numbered("Q1", 0), nil),
+		"events-2026-11-24.ndjson": written(t, numbered("Q2", 0), nil),
+		"events.ndjson":            written(t, numbered("Q3", 0), nil),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		os.Chtimes(filepath.Join(dir, name), now, now)
+	}
+	os.Chtimes(path+".2", now.AddDate(0, 0, -7), now.AddDate(0, 0, -7))
+	known, err := Recent(path, now.Add(-time.Hour), 1<<20)
+	if err != nil || len(known) != 3 || known[2].QueueID != "Q3" {
+		t.Errorf("%d messages, %v", len(known), err)
+	}
+}
+
+// TestWhatWasForgottenIsReadBackSo has the evidence of a network dropped between two messages.
+func TestWhatWasForgottenIsReadBackSo(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "events.ndjson")
+	forget, err := OfForget(netip.MustParsePrefix("192.0.2.0/24"), now, "mx1").line()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := written(t, numbered("Q1", 0), nil) + string(forget) + "\n" + written(t, numbered("Q2", 0), nil)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	found, err := Find(path, []string{"Q1", "Q2"})
+	if err != nil || len(found) != 2 || found["Q1"].Verdict.Class != policy.None || found["Q2"].Verdict.Class != policy.Spam || len(found["Q1"].Verdicts) != 1 {
+		t.Errorf("%+v, %v", found, err)
+	}
+	for row, err := range Rows(strings.NewReader(text)) {
+		if err != nil || !row.Addr.IsValid() {
+			t.Errorf("%+v, %v", row, err)
+		}
+	}
+}
+
+// TestAQueueIDThatCameWithACorrection belongs to the message that had none.
+func TestAQueueIDThatCameWithACorrection(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "events.ndjson")
+	o := numbered("", 0)
+	text := written(t, o, nil)
+	was := o.Verdict
+	o.QueueID = "Q1"
+	text += written(t, o, &was)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if known, err := Recent(path, now.Add(-time.Hour), 1<<20); err != nil || len(known) != 1 || known[0].QueueID != "Q1" {
+		t.Errorf("%d messages, %v", len(known), err)
+	}
+}
+
+func TestAHalfLineIsEnded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "events.ndjson")
+	if err := os.WriteFile(path, []byte(written(t, numbered("Q1", 0), nil)+`{"time":"2026-11-24T13:2`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := Open(path, 0, time.Now, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-l.Append(Of(numbered("Q2", 0), "mx1"))
+	l.Close()
+	if known, err := Recent(path, now.Add(-time.Hour), 1<<20); err != nil || len(known) != 2 {
+		t.Errorf("%d messages, %v", len(known), err)
+	}
+}
+
+// TestAPipeIsNotReadBack: a log that is written to a pipe has nothing to be read.
+func TestAPipeIsNotReadBack(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "events.ndjson")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if known, err := Recent(path, now, 1<<20); err != nil || len(known) != 0 {
+		t.Errorf("%d messages, %v", len(known), err)
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 const (
 	day       = 24 * time.Hour
 	dayFormat = time.DateOnly
+	// distrust is for how long no archive is removed after the clock may have been stepped.
+	distrust = 2 * day
 )
 
 // wroteOn notes that the file is written to at a time. Of a file that was last written to longer
@@ -49,7 +51,12 @@ func (l *Log) rotate() {
 		return
 	case "":
 		// The clock was stepped back. The day is over when the next one begins.
+		l.pruneAfter = l.now().Add(distrust)
 	default:
+		if begun, err := time.Parse(dayFormat, last); err == nil && l.now().Sub(begun) > 3*day {
+			// The clock was stepped forth, or there was no mail for days.
+			l.pruneAfter = l.now().Add(distrust)
+		}
 		if err := l.archive(last); err != nil {
 			l.throttled.Do(func() { l.log.Error("the event log cannot be rotated", "file", l.path, "error", err) })
 		} else {
@@ -72,7 +79,11 @@ func (l *Log) archive(day string) error {
 	if err != nil {
 		return fmt.Errorf("eventlog: %w", err)
 	}
-	return l.openFile()
+	if err := l.openFile(); err != nil {
+		// The lines go on into the old file, under its old name.
+		return errors.Join(err, os.Rename(name, l.path))
+	}
+	return nil
 }
 
 // free is the name of an archive that does not exist yet.
@@ -95,12 +106,13 @@ func (l *Log) stem() (stem, ext string) {
 	return strings.TrimSuffix(l.path, ext), ext
 }
 
-// prune removes archives older than retain. When even the newest one is, the clock may be wrong,
-// and they are kept until the next day.
+// prune removes archives older than retain, but not shortly after the clock may have been stepped.
 func (l *Log) prune() {
+	if l.now().Before(l.pruneAfter) {
+		return
+	}
 	stem, ext := l.stem()
 	files, _ := filepath.Glob(stem + "-????-??-??*" + ext)
-	var old []string
 	for _, f := range files {
 		name := strings.TrimPrefix(f, stem+"-")
 		d, err := time.Parse(dayFormat, name[:len(dayFormat)])
@@ -108,14 +120,8 @@ func (l *Log) prune() {
 			continue
 		}
 		if l.now().Sub(l.dated(f, d)) > l.retain+day {
-			old = append(old, f)
+			os.Remove(f)
 		}
-	}
-	if len(old) == len(files) {
-		return
-	}
-	for _, f := range old {
-		os.Remove(f)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -62,8 +63,10 @@ func TestArchives(t *testing.T) {
 	}{
 		{"one a day, and the old ones go", []string{"2026-11-20", "2026-11-21", "2026-11-22", "2026-11-23", "2026-11-24"},
 			map[string]string{"events-2026-11-22": "2026-11-22", "events-2026-11-23": "2026-11-23", "events": "2026-11-24"}},
-		{"days without mail", []string{"2026-11-20", "2026-11-24"},
-			map[string]string{"events-2026-11-20": "2026-11-20", "events": "2026-11-24"}},
+		{"days without mail", []string{"2026-11-20", "2026-11-24", "2026-11-25", "2026-11-26"},
+			map[string]string{"events-2026-11-24": "2026-11-24", "events-2026-11-25": "2026-11-25", "events": "2026-11-26"}},
+		{"two days of the far future", []string{"2026-11-22", "2026-11-23", "2062-01-01", "2062-01-02", "2026-11-24", "2026-11-25"},
+			map[string]string{"events-2026-11-22": "2026-11-22", "events-2026-11-23": "2026-11-23", "events-2062-01-01": "2062-01-01", "events-2026-11-24": "2062-01-02 2026-11-24", "events": "2026-11-25"}},
 		{"the clock steps back and forth over midnight", []string{"2026-11-23", "2026-11-24", "2026-11-23", "2026-11-24", "2026-11-25"},
 			map[string]string{"events-2026-11-23": "2026-11-23", "events-2026-11-24": "2026-11-24 2026-11-23 2026-11-24", "events": "2026-11-25"}},
 		{"one line of long ago", []string{"2026-11-23", "2026-11-24", "1970-01-01", "2026-11-24", "2026-11-25"},
@@ -194,4 +197,41 @@ func TestAFileThatCannotBeSyncedIsNotRenamed(t *testing.T) {
 		t.Errorf("file %q", got)
 	}
 	w.Close()
+}
+
+// TestAFileThatCannotBeBegunIsTriedAgain lets the new file fail once, after the old one was renamed.
+// It needs root, as the other tests do, for a file system of its own.
+func TestAFileThatCannotBeBegunIsTriedAgain(t *testing.T) {
+	dir := t.TempDir()
+	mount := exec.Command("mount", "-t", "tmpfs", "-o", "nr_inodes=2", "tmpfs", dir)
+	if out, err := mount.CombinedOutput(); err != nil {
+		t.Fatalf("tmpfs: %v: %s", err, out)
+	}
+	defer exec.Command("umount", "-l", dir).Run()
+	clock := now
+	path := filepath.Join(dir, "events.ndjson")
+	l, err := Open(path, 72*time.Hour, func() time.Time { return clock }, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	// Two inodes are the directory's and the file's: the second day's file cannot be made.
+	for _, d := range []string{"one", "two"} {
+		if err := <-l.Append(event(d)); err != nil {
+			t.Fatal(err)
+		}
+		clock = clock.Add(24 * time.Hour)
+	}
+	if got := sessions(t, path); got != "one two" {
+		t.Errorf("file %q", got)
+	}
+	if out, err := exec.Command("mount", "-o", "remount,nr_inodes=100", dir).CombinedOutput(); err != nil {
+		t.Fatalf("tmpfs: %v: %s", err, out)
+	}
+	if err := <-l.Append(event("three")); err != nil {
+		t.Fatal(err)
+	}
+	if got := sessions(t, path); got != "three" {
+		t.Errorf("file %q, want a new one", got)
+	}
 }

@@ -154,6 +154,9 @@ func (b *batch) decode() {
 	b.rows = make([]Row, 0, len(b.lines))
 	for i, line := range b.lines {
 		r, err := parseRow(line)
+		if errors.Is(err, errForget) {
+			continue
+		}
 		if err != nil {
 			b.err = fmt.Errorf("line %d: %w", b.first+i, err)
 			return
@@ -166,6 +169,10 @@ func (b *batch) decode() {
 	}
 }
 
+// errForget is for the event of evidence that was dropped, by hand: what a policy would have done does
+// not depend on it.
+var errForget = errors.New("not a message")
+
 func parseRow(line []byte) (r Row, err error) {
 	var v row
 	if err := json.Unmarshal(line, &v); err != nil {
@@ -174,6 +181,8 @@ func parseRow(line []byte) (r Row, err error) {
 	switch {
 	case v.Time == nil:
 		return Row{}, errors.New(`no "time"; want RFC 3339, such as "2026-11-24T13:21:55.365Z"`)
+	case v.Event == KindForget:
+		return Row{}, errForget
 	case v.Client == nil || v.Client.Addr == nil:
 		return Row{}, errors.New(`no "client" with its "addr"`)
 	case v.Verdict == nil || v.Verdict.Class == "":

@@ -99,8 +99,7 @@ func (m *Memory) Recall(addr netip.Addr, k policy.Keys) policy.Known {
 	if k.ASN != 0 {
 		known.AS = m.get(key{asn: k.ASN}).Heal(now)
 	}
-	known.Override, _ = m.overrides.Load().Lookup(addr)
-	known.Exception, _ = m.exceptions.Load().Lookup(addr)
+	known.Override, known.Exception = lookup(m.overrides.Load(), addr, now), lookup(m.exceptions.Load(), addr, now)
 	return known
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync/atomic"
+	"time"
 
 	"github.com/gaissmai/bart"
 	bolt "go.etcd.io/bbolt"
@@ -43,6 +44,24 @@ func (e *Embedded) Exceptions() []policy.Exception { return sorted(e.exceptions.
 
 // ExceptionCount is how many exceptions there are.
 func (e *Embedded) ExceptionCount() int { return e.exceptions.Load().Size() }
+
+// ending is an override or an exception.
+type ending interface{ Ended(time.Time) bool }
+
+// lookup is the entry of the longest network around an address that has not ended, nil if there is
+// none.
+func lookup[V ending](table *bart.Table[*V], addr netip.Addr, now time.Time) *V {
+	v, ok := table.Lookup(addr)
+	if !ok || !(*v).Ended(now) {
+		return v
+	}
+	for _, v := range table.Supernets(netip.PrefixFrom(addr, addr.BitLen())) {
+		if !(*v).Ended(now) {
+			return v
+		}
+	}
+	return nil
+}
 
 func sorted[V any](table *bart.Table[*V]) (all []V) {
 	for _, v := range table.AllSorted() {

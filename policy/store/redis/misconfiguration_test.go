@@ -53,7 +53,7 @@ func arrives(t *testing.T, s *Store, network string, spam float64) {
 		if err != nil {
 			return err
 		}
-		e, err := parseRecord(record, time.Now())
+		e, err := parseRecord(record)
 		if n := s.Stats.Spooled.Load(); err != nil || e.Total().Spam != spam || n != 0 {
 			return fmt.Errorf("%v, %v, %d on disk, want %v spam", e.Total(), err, n, spam)
 		}

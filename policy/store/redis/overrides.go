@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/gaissmai/bart"
 	"github.com/redis/go-redis/v9"
@@ -70,6 +71,24 @@ func (s *Store) Exceptions() []policy.Exception { return sorted(s.exceptions.Loa
 // ExceptionCount is how many exceptions there are.
 func (s *Store) ExceptionCount() int { return s.exceptions.Load().Size() }
 
+// ending is an override or an exception.
+type ending interface{ Ended(time.Time) bool }
+
+// lookup is the entry of the longest network around an address that has not ended, nil if there is
+// none.
+func lookup[V ending](table *bart.Table[*V], addr netip.Addr, now time.Time) *V {
+	v, ok := table.Lookup(addr)
+	if !ok || !(*v).Ended(now) {
+		return v
+	}
+	for _, v := range table.Supernets(netip.PrefixFrom(addr, addr.BitLen())) {
+		if !(*v).Ended(now) {
+			return v
+		}
+	}
+	return nil
+}
+
 func sorted[V any](table *bart.Table[*V]) (all []V) {
 	for _, v := range table.AllSorted() {
 		all = append(all, *v)
@@ -125,11 +144,11 @@ func readOverrides(fields map[string]string) overrideReading {
 		var x policy.Exception
 		switch {
 		case strings.HasPrefix(field, exceptionField):
-			if json.Unmarshal([]byte(value), &x) == nil && x.Network.IsValid() {
+			if json.Unmarshal([]byte(value), &x) == nil && field == exceptionField+x.Network.String() {
 				r.exceptions.Insert(x.Network, &x)
 				continue
 			}
-		case json.Unmarshal([]byte(value), &o) == nil && o.Network.IsValid():
+		case json.Unmarshal([]byte(value), &o) == nil && field == o.Network.String():
 			r.overrides.Insert(o.Network, &o)
 			continue
 		}

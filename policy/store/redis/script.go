@@ -140,19 +140,21 @@ func (b *batch) parse(v any, now time.Time) (r reply, err error) {
 	return r, nil
 }
 
+// parseKept reads a record before and after a change, healed as the script does.
 func parseKept(v []any, now time.Time) (k kept, err error) {
-	if k.before, err = parseRecord(v[0].(string), now); err == nil {
-		k.after, err = parseRecord(v[1].(string), now)
+	if k.before, err = parseRecord(v[0].(string)); err == nil {
+		k.after, err = parseRecord(v[1].(string))
 	}
+	k.before, k.after = k.before.Heal(now), k.after.Heal(now)
 	return k, err
 }
 
-// parseRecord reads a record as Redis holds it, healed; one that is not there is empty.
-func parseRecord(s string, now time.Time) (e reputation.Evidence, err error) {
+// parseRecord reads a record as Redis holds it; one that is not there is empty.
+func parseRecord(s string) (e reputation.Evidence, err error) {
 	if s != "" {
 		err = e.UnmarshalBinary([]byte(s))
 	}
-	return e.Heal(now), err
+	return e, err
 }
 
 // parseMark reads the number of the last batch out of a mark; no mark is none.

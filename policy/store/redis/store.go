@@ -166,8 +166,8 @@ func (s *Store) Recall(addr netip.Addr, k policy.Keys) policy.Known {
 			known.Unavailable = f == guess
 		}
 	}
-	known.Override, _ = s.overrides.Load().Lookup(addr)
-	known.Exception, _ = s.exceptions.Load().Lookup(addr)
+	now := s.opt.Now()
+	known.Override, known.Exception = lookup(s.overrides.Load(), addr, now), lookup(s.exceptions.Load(), addr, now)
 	return known
 }
 
@@ -208,6 +208,9 @@ func (s *Store) ask(k policy.Keys) <-chan singleflight.Result {
 			known, err = s.fetch(k)
 			return err
 		})
+		if err == nil {
+			known = s.heal(k, known)
+		}
 		s.cache.end(k, known, err == nil, s.opt.Now())
 		if err != nil && !down(err) {
 			s.throttle.about("unreadable", func() {
@@ -235,7 +238,7 @@ func (s *Store) fetch(k policy.Keys) (known policy.Known, err error) {
 	}
 	record := func(v any) (reputation.Evidence, error) {
 		text, _ := v.(string)
-		return parseRecord(text, s.opt.Now())
+		return parseRecord(text)
 	}
 	if known.Network, err = record(values[0]); err != nil {
 		return known, err
@@ -244,9 +247,28 @@ func (s *Store) fetch(k policy.Keys) (known policy.Known, err error) {
 		return known, err
 	}
 	if system != nil && system.Err() == nil {
-		known.AS, err = parseRecord(system.Val(), s.opt.Now())
+		known.AS, err = parseRecord(system.Val())
 	}
 	return known, err
+}
+
+// heal heals what was read. What was of the future is healed in Redis, too, by a change that adds
+// nothing: otherwise it would be as of now for ever.
+func (s *Store) heal(k policy.Keys, read policy.Known) policy.Known {
+	now := s.opt.Now()
+	healed := read
+	healed.Host, healed.Network, healed.AS = read.Host.Heal(now), read.Network.Heal(now), read.AS.Heal(now)
+	slice := reputation.Slice(now)
+	switch {
+	case healed.Host != read.Host:
+		s.writer.add(change{Op: learn, Key: k.Network.String(), Host: k.Host, Slice: slice, Record: state(healed.Host)})
+	case healed.Network != read.Network:
+		s.writer.add(change{Op: move, Key: k.Network.String(), Slice: slice})
+	}
+	if healed.AS != read.AS {
+		s.writer.add(change{Op: move, Key: systemKey(k.ASN), Slice: slice})
+	}
+	return healed
 }
 
 // Learn adds a lesson; see policy.Store. The channel yields nil when it is in Redis, or on disk to

@@ -28,7 +28,7 @@ func newServer(t *testing.T) *Server {
 	}
 	t.Cleanup(func() { kept.Close() })
 	judge := policy.NewJudge(inForce, kept)
-	return &Server{Judge: judge, Store: kept, Now: time.Now, Token: token, Metrics: http.NotFoundHandler()}
+	return &Server{Judge: judge, Store: kept, Now: time.Now, Token: token, Metrics: http.NotFoundHandler(), Forgot: func(netip.Prefix) {}}
 }
 
 func client(t *testing.T, at, token string) *Client {

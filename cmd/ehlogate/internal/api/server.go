@@ -44,6 +44,8 @@ type Server struct {
 	Feed func(policy.Signal)
 	// Malformed is called for a post that cannot be read.
 	Malformed func()
+	// Forgot is called when the evidence of a network was dropped.
+	Forgot func(netip.Prefix)
 	// Learn takes the reports of people.
 	Learn func([]Report) ([]Learnt, error)
 }
@@ -200,13 +202,20 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 // in IPv6, and the override is on the address or the host.
 func (s *Server) forget(n netip.Prefix) (int, error) {
 	keysOf := s.Judge.Policy().Keys
-	removed, err := s.Store.Forget(n, keysOf)
-	if host := keysOf(n.Addr()).Host; n.IsSingleIP() && n != host && err == nil {
-		var more int
-		more, err = s.Store.Forget(host, keysOf)
-		removed += more
+	networks := []netip.Prefix{n}
+	if host := keysOf(n.Addr()).Host; n.IsSingleIP() && n != host {
+		networks = append(networks, host)
 	}
-	return removed, err
+	removed := 0
+	for _, n := range networks {
+		more, err := s.Store.Forget(n, keysOf)
+		removed += more
+		if err != nil {
+			return removed, err
+		}
+		s.Forgot(n)
+	}
+	return removed, nil
 }
 
 // export writes the cidr table of what would be withheld now; see table.WriteCIDR.

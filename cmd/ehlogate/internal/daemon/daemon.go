@@ -54,30 +54,36 @@ type Daemon struct {
 
 // New opens the store and the event log and listens on what the configuration names, or on what is
 // passed on in listeners. Nothing is served before Run.
-func New(cfg *config.Config, listeners *Listeners, log *slog.Logger) (d *Daemon, err error) {
-	d = &Daemon{log: log, listeners: listeners}
+func New(cfg *config.Config, listeners *Listeners, log *slog.Logger) (*Daemon, error) {
+	d := &Daemon{log: log, listeners: listeners}
 	d.cfg.Store(cfg)
-	defer func() {
-		if err != nil {
-			d.close()
-		}
-	}()
+	if err := d.open(cfg); err != nil {
+		d.close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// open opens and makes all that the daemon consists of.
+func (d *Daemon) open(cfg *config.Config) (err error) {
 	inForce := policy.NewInForce(d.policyOf(cfg), time.Now)
-	if d.store, err = openStore(cfg, inForce.Tier, log); err != nil {
-		return nil, err
+	store, err := openStore(cfg, inForce.Tier, d.log)
+	if err != nil {
+		return err
 	}
-	if d.events, err = eventlog.Open(cfg.Log.Events, cfg.Log.Retain, time.Now, log); err != nil {
-		return nil, err
+	d.store = store
+	if d.events, err = eventlog.Open(cfg.Log.Events, cfg.Log.Retain, time.Now, d.log); err != nil {
+		return err
 	}
-	if err = listeners.listen(cfg); err != nil {
-		return nil, err
+	if err = d.listeners.listen(cfg); err != nil {
+		return err
 	}
 	d.judge = policy.NewJudge(inForce, d.store)
 	if err = d.newIntake(cfg); err != nil {
-		return nil, err
+		return err
 	}
 	d.http, err = d.newHTTP(cfg)
-	return d, err
+	return err
 }
 
 // newIntake makes what hears: the milter, the follower of the MTA's log, and intake behind them.
@@ -109,7 +115,7 @@ func (d *Daemon) intakeSettings() intake.Settings {
 }
 
 func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
-	server := &api.Server{Judge: d.judge, Store: d.store, Now: time.Now, Heard: d.intake.Heard, Learn: d.intake.learn}
+	server := &api.Server{Judge: d.judge, Store: d.store, Now: time.Now, Heard: d.intake.Heard, Learn: d.intake.learn, Forgot: d.intake.forgot}
 	if cfg.Feed {
 		server.Feed, server.Malformed = d.intake.post, func() { d.intake.Refused.Add(1) }
 	}
@@ -223,8 +229,11 @@ func (d *Daemon) Reload(cfg *config.Config) error {
 			d.log.Warn("this key changes with the next restart", "key", c.key)
 		}
 	}
-	// What is in the store is cut so, and with Redis by the other nodes, too.
-	cfg.Policy.Layout = old.Policy.Layout
+	if cfg.Policy.Layout != old.Policy.Layout {
+		d.log.Error("the store holds evidence of other prefix lengths, which stay in force: put reputation.ipv4_network, ipv6_host and ipv6_network back, or the next start will be refused",
+			"store", old.Policy.Layout.Text(), "configuration", cfg.Policy.Layout.Text())
+		cfg.Policy.Layout = old.Policy.Layout
+	}
 	d.cfg.Store(cfg)
 	d.judge.Set(d.policyOf(cfg))
 	return d.events.Reopen()

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -128,6 +129,14 @@ func (b *inbox) learn(reports []api.Report) (done []api.Learnt, err error) {
 		done = append(done, api.Learnt{QueueID: reports[i].QueueID, Addr: l.Addr, Status: l.Status})
 	}
 	return done, err
+}
+
+// forgot takes note that the evidence of a network was dropped.
+func (b *inbox) forgot(n netip.Prefix) {
+	if err := <-b.Forgot(n); err != nil {
+		b.Late.Add(1)
+		b.Log.Error("that evidence was dropped is not in the event log", "network", n, "error", err)
+	}
 }
 
 // start works on posts, follows the MTA's log, and concludes what no session came for, until stop

@@ -39,6 +39,16 @@ type place struct {
 	at time.Time
 }
 
+// clone is the place with a position of its own: the follower goes on writing into its tail.
+func (p place) clone() place {
+	if p.File != nil {
+		file := *p.File
+		file.Tail = slices.Clone(file.Tail)
+		p.File = &file
+	}
+	return p
+}
+
 // follower follows the MTA's log, and keeps the place in it on disk, so that a restart goes on
 // where it was. Signals that are still pending would be lost with a kill -9; the place that is kept
 // is before them, and they are read again.
@@ -76,12 +86,14 @@ func (f *follower) follow(ctx context.Context, stdin io.Reader) {
 		if from.File != nil {
 			position = *from.File
 		}
+		begun := false
 		file := &maillog.File{Path: f.source, Log: f.log, Malformed: f.malformed}
 		file.Follow(ctx, position, func(line []byte, after maillog.Position) {
 			if line == nil {
 				// The place at which it begins is the first that it can come back to.
 				f.reached(place{File: &after})
-				f.keep(true)
+				f.keep(!begun)
+				begun = true
 				return
 			}
 			f.read(line)
@@ -180,12 +192,7 @@ func (f *follower) keep(latest bool) {
 	if f.latest.File == nil && f.latest.Cursor == "" {
 		return
 	}
-	p := f.latest
-	if p.File != nil {
-		file := *p.File
-		file.Tail = slices.Clone(file.Tail)
-		p.File = &file
-	}
+	p := f.latest.clone()
 	p.at = now
 	f.recent = append(f.recent, p)
 	if !latest {
@@ -220,6 +227,6 @@ func (f *follower) load() place {
 	if err != nil || json.Unmarshal(b, &p) != nil || p.Source != f.source {
 		return fresh
 	}
-	f.latest = p
+	f.latest = p.clone()
 	return p
 }

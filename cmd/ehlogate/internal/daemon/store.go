@@ -38,10 +38,9 @@ func RedisOptions(cfg *config.Config, log *slog.Logger) redis.Options {
 	}
 }
 
-// sameStore reports whether two configurations keep evidence in the same place. How
-// addresses are cut is part of that.
+// sameStore reports whether two configurations keep evidence in the same place.
 func sameStore(a, b *config.Config) bool {
 	x, y := a.Store, b.Store
 	x.Redis, y.Redis = nil, nil
-	return x == y && (a.Store.Redis == nil) == (b.Store.Redis == nil) && a.Policy.Layout == b.Policy.Layout
+	return x == y && (a.Store.Redis == nil) == (b.Store.Redis == nil)
 }

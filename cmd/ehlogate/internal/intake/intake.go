@@ -186,10 +186,14 @@ func (in *Intake) UnknownUser(client netip.Addr, recipient string, at time.Time)
 	return in.Clients.UnknownUser(client, recipient, in.bound(at))
 }
 
-// Conclude makes observations of the signals for which no session came, or of all that wait. A
-// signal that does not name its client teaches nothing.
+// Conclude learns and records what comes of the signals for which no session came, or of all that
+// wait. A signal that does not name its client teaches nothing.
 func (in *Intake) Conclude(all bool) (receipts []Receipt) {
-	for _, o := range in.Correlator.Due(all) {
+	due, corrections := in.Correlator.Due(all)
+	for _, c := range corrections {
+		receipts = append(receipts, in.correct(c))
+	}
+	for _, o := range due {
 		if !o.Client.Addr.IsValid() {
 			in.Stats.Orphaned.Add(1)
 			continue
@@ -198,6 +202,13 @@ func (in *Intake) Conclude(all bool) (receipts []Receipt) {
 		receipts = append(receipts, in.record(o))
 	}
 	return receipts
+}
+
+// Forgot takes note that the evidence of a network was dropped: nothing is taken back any more of what
+// was learnt of its clients before. The channel yields nil when that is in the event log.
+func (in *Intake) Forgot(n netip.Prefix) <-chan error {
+	in.Correlator.Forgot(n)
+	return in.EventLog.Append(eventlog.OfForget(n, in.Now(), in.Settings().Node))
 }
 
 // record learns an observation and writes it down.

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/correlate"
 	"github.com/ehlogate/ehlogate/policy/eventlog"
 )
 
@@ -23,7 +24,7 @@ const (
 type Learnt struct {
 	Status Status
 	Addr   netip.Addr
-	// Receipt is nil where nothing was learnt.
+	// Receipt is nil where nothing was learnt, or the message is still pending.
 	Receipt *Receipt
 }
 
@@ -61,13 +62,15 @@ func (in *Intake) find(reports []policy.Signal) error {
 
 func (in *Intake) learn(r policy.Signal) Learnt {
 	v := in.weigh(&r)
-	c, known := in.Correlator.Report(r, v)
+	c, found := in.Correlator.Report(r, v)
 	switch {
-	case known && c == nil:
+	case found == correlate.Repeated:
 		return Learnt{Status: Again, Addr: r.Addr}
-	case known && c.Authenticated:
+	case found == correlate.Pending:
+		return Learnt{Status: Corrected, Addr: r.Addr}
+	case found == correlate.Corrected && c.Authenticated:
 		return Learnt{Status: OwnUser, Addr: r.Addr}
-	case known:
+	case found == correlate.Corrected:
 		receipt := in.correct(c)
 		return Learnt{Status: Corrected, Addr: c.Client.Addr, Receipt: &receipt}
 	case !r.Addr.IsValid():
