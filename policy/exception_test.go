@@ -49,3 +49,14 @@ func evidence(spam, ham float64) reputation.Evidence {
 	e, _ := reputation.Evidence{}.Add(now, spam, ham)
 	return e
 }
+
+// TestAnExceptionMadeByAWrongClockEnds when the clock is right.
+func TestAnExceptionMadeByAWrongClockEnds(t *testing.T) {
+	for until, ended := range map[time.Duration]bool{
+		0: true, 1: false, LongestException: false, LongestException + 1: true, 36 * 365 * 24 * time.Hour: true, -time.Hour: true,
+	} {
+		if e := (Exception{Until: now.Add(until)}); e.Ended(now) != ended {
+			t.Errorf("until %s from now: ended %v", until, !ended)
+		}
+	}
+}

@@ -142,7 +142,10 @@ func (c *Correlator) pendingAbout(m *policy.Message, sessionBegan time.Time) (ab
 			if e.QueueID == m.QueueID {
 				about = append(about, e)
 			}
-		case !e.last.Before(began.Add(-e.early(m.Client.Port))) && !e.Began.After(m.Time.Add(slack)):
+		case e.last.Before(began.Add(-e.early(m.Client.Port))) || e.Began.After(m.Time.Add(slack)):
+		case !toldBy(m.Verdicts, e.Verdicts[0]) && c.sessions.about(e.Client, e.QueueID, e.last, e.early(e.Client.Port), m.Session):
+			// It may be about the other session that is open. If that does not take it, Due finds m.
+		default:
 			about = append(about, e)
 		}
 	}
@@ -202,7 +205,7 @@ func (c *Correlator) find(s *policy.Signal, v policy.Verdict) *entry {
 	}
 	// The milter tells of much that the log tells of, too. What it has not told of a message is rather
 	// about another one, of a session that is open.
-	if c.sessions.about(client, s.QueueID, s.Time, slack) {
+	if c.sessions.about(client, s.QueueID, s.Time, slack, "") {
 		return nil
 	}
 	return observed
@@ -252,7 +255,7 @@ func (e *entry) ended() time.Time {
 // matches tells how well a message that was observed fits a signal with a verdict.
 func (e *entry) matches(s *policy.Signal, v policy.Verdict) match {
 	samePort := s.Port != 0 && s.Port == e.Client.Port
-	has := slices.ContainsFunc(e.Verdicts, func(old policy.Verdict) bool { return old.Source == v.Source && old.Class == v.Class })
+	has := toldBy(e.Verdicts, v)
 	began, early := e.sessionBegan, slack
 	switch {
 	case s.Mail:
@@ -279,6 +282,11 @@ func (e *entry) matches(s *policy.Signal, v policy.Verdict) match {
 		return kind
 	}
 	return within
+}
+
+// toldBy reports whether the source of a verdict has said the same already.
+func toldBy(verdicts policy.Verdicts, v policy.Verdict) bool {
+	return slices.ContainsFunc(verdicts, func(old policy.Verdict) bool { return old.Source == v.Source && old.Class == v.Class })
 }
 
 // distinct reports whether a message and a signal have different queue ids.
@@ -404,7 +412,7 @@ func (c *Correlator) isDue(e *entry, now time.Time) bool {
 	if now.Before(e.due) {
 		return false
 	}
-	return !c.sessions.about(e.Client, e.QueueID, e.last, e.early(e.Client.Port)) || now.Sub(e.entered) >= HoldMost
+	return !c.sessions.about(e.Client, e.QueueID, e.last, e.early(e.Client.Port), "") || now.Sub(e.entered) >= HoldMost
 }
 
 // conclude makes an observation of a message that was pending.

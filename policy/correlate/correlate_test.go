@@ -787,19 +787,26 @@ func TestWhatTheMilterHasNotToldOfAMessageIsAboutAnotherOne(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		end  []string // the order in which the sessions end
-		late bool     // the log is read after both
+		read int      // after how many of them the log is read
 	}{
-		{"the refused one ends last", []string{"ham", "refused"}, false},
-		{"the refused one ends first", []string{"refused", "ham"}, false},
-		{"the log is read late", []string{"ham", "refused"}, true},
-		{"the log is read late, and the refused one ended first", []string{"refused", "ham"}, true},
+		{"the refused one ends last", []string{"ham", "refused"}, 0},
+		{"the refused one ends first", []string{"refused", "ham"}, 0},
+		{"the log is read in between, the refused one ends last", []string{"ham", "refused"}, 1},
+		{"the log is read in between, the refused one ends first", []string{"refused", "ham"}, 1},
+		{"the log is read late, the refused one ends last", []string{"ham", "refused"}, 2},
+		{"the log is read late, the refused one ends first", []string{"refused", "ham"}, 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := newDesk()
 			for _, id := range c.end {
 				d.Begin(id, policy.Client{Addr: client, Port: 4711}, start)
 			}
-			tell := func() { d.signal(about(2*time.Second, ""), refused) }
+			tell := func(ended int) {
+				if ended == c.read {
+					d.signal(about(2*time.Second, ""), refused)
+				}
+			}
+			tell(0)
 			for i, id := range c.end {
 				m := &policy.Message{Session: id, Client: policy.Client{Addr: client}, Began: start, Time: start.Add(time.Duration(4+4*i) * time.Second), Mail: true}
 				if id == "refused" {
@@ -808,16 +815,14 @@ func TestWhatTheMilterHasNotToldOfAMessageIsAboutAnotherOne(t *testing.T) {
 					m.QueueID = "Q1"
 				}
 				d.observe(m)
-				if i == 0 && !c.late {
-					tell()
+				if i == 0 {
+					tell(1)
 				}
 				d.clock = start.Add(time.Duration(8+4*i) * time.Second)
 				d.due(false)
 				d.End(id)
 			}
-			if c.late {
-				tell()
-			}
+			tell(2)
 			d.clock = start.Add(time.Minute)
 			if d.due(true); d.observed != 2 || d.learnt[""] != 1 || d.learnt["Q1"] != 0 {
 				t.Errorf("%d observations, learnt %v", d.observed, d.learnt)

@@ -67,17 +67,17 @@ func (c *Correlator) End(id string) {
 	drop(c.sessions.byClient, s.client.Addr, s)
 }
 
-// about reports whether a session is open that a signal can be about, one of a time that may lie so
-// early before the session.
-func (s *sessions) about(client policy.Client, queueID string, at time.Time, early time.Duration) bool {
-	if queueID != "" && s.byQueue[queueID] != nil {
-		return true
+// about reports whether a session is open, other than one, that a signal can be about. The signal's
+// time may lie so early before the session.
+func (s *sessions) about(client policy.Client, queueID string, at time.Time, early time.Duration, other string) bool {
+	if open := s.byQueue[queueID]; queueID != "" && open != nil {
+		return open.id != other
 	}
 	if !client.Addr.IsValid() {
 		return false
 	}
 	return slices.ContainsFunc(s.byClient[client.Addr], func(open *session) bool {
-		if queueID != "" && open.queueID != "" {
+		if open.id == other || queueID != "" && open.queueID != "" {
 			return false
 		}
 		return sameClient(client, open.client) && !at.Before(open.began.Add(-early))

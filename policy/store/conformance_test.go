@@ -271,6 +271,7 @@ func TestConformance(t *testing.T) {
 			open := f.start(t)
 			t.Run("what was learnt is there, also after reopening", func(t *testing.T) { keepsWhatWasLearnt(t, open) })
 			t.Run("overrides hold, the longest network first", func(t *testing.T) { overridesHold(t, open) })
+			t.Run("an override that has ended hides no other", func(t *testing.T) { endedOverridesHideNone(t, open) })
 			t.Run("exceptions hold beside overrides", func(t *testing.T) { exceptionsHold(t, open) })
 			t.Run("forget", func(t *testing.T) { forgets(t, open) })
 			t.Run("learners together leave what one leaves", func(t *testing.T) { commutes(t, open, f.shared) })
@@ -597,5 +598,32 @@ func tells(t *testing.T, open func(*testing.T) keeper) {
 		if time.Since(set) > atOnce {
 			t.Fatal("the operator's override has not come")
 		}
+	}
+}
+
+// endedOverridesHideNone has an override that has ended, within a network with one that holds.
+func endedOverridesHideNone(t *testing.T, open func(*testing.T) keeper) {
+	k := open(t)
+	defer k.Close()
+	now := time.Now().UTC().Truncate(time.Second)
+	wide := policy.Override{Network: netip.MustParsePrefix("198.18.0.0/16"), Allow: true, Set: now}
+	narrow := policy.Override{Network: netip.MustParsePrefix("198.18.1.0/24"), Set: now, Until: now.Add(-time.Minute)}
+	for _, o := range []policy.Override{wide, narrow} {
+		if err := k.SetOverride(o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	addr, keys := keysOf("198.18.1.7")
+	if known := k.Recall(addr, keys); known.Override == nil || *known.Override != wide {
+		t.Errorf("%+v holds, want %+v", known.Override, wide)
+	}
+	if _, err := k.LiftOverride(wide.Network); err != nil {
+		t.Fatal(err)
+	}
+	if known := k.Recall(addr, keys); known.Override != nil {
+		t.Errorf("%+v holds, want none", known.Override)
+	}
+	if _, err := k.LiftOverride(narrow.Network); err != nil {
+		t.Fatal(err)
 	}
 }

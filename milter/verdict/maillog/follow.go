@@ -128,6 +128,26 @@ func (w *File) start(from Position) error {
 	return nil
 }
 
+// Before calls f for each line among the last bytes before a position, wherever the file is now that
+// it is in.
+func (w *File) Before(p Position, last int64, f func(line []byte)) error {
+	candidates, _ := filepath.Glob(w.Path + "*")
+	i := slices.IndexFunc(candidates, func(path string) bool {
+		info, err := os.Stat(path)
+		return err == nil && is(info, p)
+	})
+	if i < 0 {
+		return nil
+	}
+	file, err := os.Open(candidates[i])
+	if err != nil {
+		return fmt.Errorf("maillog: %w", err)
+	}
+	defer file.Close()
+	from := max(0, p.Offset-last)
+	return Lines(context.Background(), io.NewSectionReader(file, from, p.Offset-from), func() {}, f)
+}
+
 // skipToEnd leaves what is there unread.
 func (w *File) skipToEnd() error {
 	info, err := w.file.Stat()

@@ -143,6 +143,31 @@ func TestAReadErrorGoesOnWhereItWas(t *testing.T) {
 	}
 }
 
+// TestWhatIsBeforeAPlace is read again, also where the file has another name now.
+func TestWhatIsBeforeAPlace(t *testing.T) {
+	f := newFollower(t)
+	f.write(f.path, "one\ntwo\nthree\nfour\n")
+	p := positionAtStart(t, f.path)
+	p.Offset = int64(len("one\ntwo\nthree\n"))
+	for _, c := range []struct {
+		last   int64
+		rename bool
+		want   string
+	}{{100, false, "one two three"}, {6, false, "three"}, {100, true, "one two three"}} {
+		if c.rename {
+			os.Rename(f.path, f.path+".1")
+		}
+		var got []string
+		err := (&File{Path: f.path}).Before(p, c.last, func(line []byte) { got = append(got, string(line)) })
+		if err != nil || strings.Join(got, " ") != c.want {
+			t.Errorf("%q, %v, want %q", got, err, c.want)
+		}
+	}
+	if err := (&File{Path: f.path}).Before(Position{}, 100, func(line []byte) { t.Errorf("read %q", line) }); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestFollowARotatedLog(t *testing.T) {
 	for _, c := range []struct {
 		name   string

@@ -85,6 +85,19 @@ func (r *Reader) Read(line []byte) (t policy.Signal, ok bool) {
 	return r.count(t, ok)
 }
 
+// Remember reads a line again that was read before a restart, for the client of a message that may
+// still be under way. It is not counted, and makes no signal.
+func (r *Reader) Remember(line []byte) {
+	head, text, ok := bytes.Cut(line, []byte("]: "))
+	if !ok || !bytes.Contains(text, []byte(": client=")) {
+		return
+	}
+	head = head[:max(0, bytes.LastIndexByte(head, '['))]
+	if daemon, ok := daemonOf(head[bytes.LastIndexByte(head, ' ')+1:]); ok {
+		r.read(daemon, text)
+	}
+}
+
 // ReadEntry reads an entry of the journal: the program, such as postfix/smtpd, and the text.
 func (r *Reader) ReadEntry(at time.Time, program string, text []byte) (t policy.Signal, ok bool) {
 	r.Stats.Lines.Add(1)

@@ -209,3 +209,31 @@ func BenchmarkRead(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "lines/s")
 }
+
+// TestAClientThatIsRememberedIsKnown has the daemon restarted between the client of a message and what
+// cleanup(8) says of it.
+func TestAClientThatIsRememberedIsKnown(t *testing.T) {
+	r := reader()
+	const stamp = "Nov 25 05:08:53 mx1 "
+	for _, line := range []string{
+		"postfix/smtpd[9]: 780D29842A2: client=v[192.0.2.7]", "postfix/submission/smtpd[9]: 780D29842A3: client=v[192.0.2.8]",
+		"postfix/smtpd[9]: NOQUEUE: reject: RCPT from v[192.0.2.7]: 554 5.7.1 no", "client=", "]: ", "x[9]: 780D29842A4: client=v[192.0.2.9]",
+	} {
+		r.Remember([]byte(stamp + line))
+	}
+	if n := r.Stats.Lines.Load(); n != 0 {
+		t.Errorf("%d lines counted", n)
+	}
+	reject := func(id string) policy.Signal {
+		s, _ := r.Read([]byte(stamp + "postfix/cleanup[9]: " + id + ": reject: header Subject: x from v[198.51.100.1]; from=<>: no"))
+		return s
+	}
+	if s := reject("780D29842A2"); s.Addr != netip.MustParseAddr("192.0.2.7") {
+		t.Errorf("%+v", s)
+	}
+	for _, id := range []string{"780D29842A3", "780D29842A4"} {
+		if s := reject(id); s.Addr.IsValid() {
+			t.Errorf("%+v", s)
+		}
+	}
+}

@@ -1,10 +1,12 @@
 package redis
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
 
+	"github.com/ehlogate/ehlogate/contrib/e2e/redisd"
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
@@ -54,5 +56,57 @@ func TestARedisThatHoldsTheFutureHeals(t *testing.T) {
 	must(t, err)
 	if known := recall(s, "192.0.2.7"); removed != 1 || known.Network.Total().Spam != 0 {
 		t.Errorf("removed %d, and %+v is left", removed, known)
+	}
+}
+
+// TestWhatIsOfTheFutureFadesWithoutAnotherMessage is only looked up: it is healed in Redis all the
+// same, or it would be as of now for ever.
+func TestWhatIsOfTheFutureFadesWithoutAnotherMessage(t *testing.T) {
+	s := openStore(t, "redis://"+startRedis(t).Addr(), t.TempDir(), &logBuffer{})
+	defer s.Close()
+	future := time.Now().AddDate(36, 0, 0)
+	host, moved := reputation.Evidence{}.Add(future, 5, 0)
+	k := keysOf(netip.MustParseAddr("192.0.2.7"))
+	key := redisKey(k.Network.String())
+	for name, e := range map[string]reputation.Evidence{"": reputation.Evidence{}.Apply(moved), field(k.Host, k.Network): host} {
+		record, _ := e.AppendBinary(nil)
+		must(t, s.server.client.HSet(t.Context(), key, name, record).Err())
+	}
+	// A neighbour of which nothing is known is not made known by being looked up.
+	recall(s, "192.0.2.200")
+	recall(s, "192.0.2.7")
+	newest := reputation.Slice(time.Now()) + 2
+	must(t, redisd.Until(func() error {
+		raw, err := s.server.client.HGetAll(t.Context(), key).Result()
+		if err != nil || len(raw) != 2 {
+			return fmt.Errorf("%d fields, %v", len(raw), err)
+		}
+		for name, record := range raw {
+			var e reputation.Evidence
+			if err := e.UnmarshalBinary([]byte(record)); err != nil || e.Newest > newest {
+				return fmt.Errorf("field %q: slice %d, %v", name, e.Newest, err)
+			}
+		}
+		return nil
+	}))
+	if known := recall(s, "192.0.2.7"); known.Host.Total().Spam != 5 {
+		t.Errorf("healed, but %+v", known)
+	}
+}
+
+// TestAFieldThatIsNotItsNetworks is not believed.
+func TestAFieldThatIsNotItsNetworks(t *testing.T) {
+	s := openStore(t, "redis://"+startRedis(t).Addr(), t.TempDir(), &logBuffer{})
+	defer s.Close()
+	until := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
+	for name, value := range map[string]string{
+		"192.0.2.7/32":      `{"network":"0.0.0.0/0","allow":true,"set":"2026-11-24T12:00:00Z"}`,
+		"mark 192.0.2.1/32": `{"network":"0.0.0.0/0","cause":"broken-tls","until":"` + until + `"}`,
+	} {
+		must(t, s.server.client.HSet(t.Context(), overridesKey, name, value).Err())
+	}
+	must(t, s.loadOverrides(t.Context()))
+	if known := recall(s, "203.0.113.7"); known.Override != nil || known.Exception != nil {
+		t.Errorf("%+v", known)
 	}
 }

@@ -26,6 +26,9 @@ const (
 	keepEvery = time.Second
 	// durableAfter is how long it takes at most until what was read and is not pending is on disk.
 	durableAfter = 2 * time.Second
+	// underWay is how much of the log before the place is read again at the start, in bytes, for the
+	// clients of messages that are still under way.
+	underWay = 4 << 20
 	// journalRetry is the pause after journalctl has ended.
 	journalRetry = 5 * time.Second
 )
@@ -88,6 +91,9 @@ func (f *follower) follow(ctx context.Context, stdin io.Reader) {
 		}
 		begun := false
 		file := &maillog.File{Path: f.source, Log: f.log, Malformed: f.malformed}
+		if err := file.Before(position, underWay, f.reader.Remember); err != nil {
+			f.log.Error("the clients of messages that are under way are not known from the mail log", "file", f.source, "error", err)
+		}
 		file.Follow(ctx, position, func(line []byte, after maillog.Position) {
 			if line == nil {
 				// The place at which it begins is the first that it can come back to.

@@ -59,3 +59,21 @@ func TestThePlaceThatIsKeptIsBeforeWhatIsPending(t *testing.T) {
 		t.Errorf("the place in another log: %+v", p)
 	}
 }
+
+// TestThePlaceThatIsReadFromIsNotTheOneThatIsKept, because the reader goes on writing into its tail.
+func TestThePlaceThatIsReadFromIsNotTheOneThatIsKept(t *testing.T) {
+	path := filepath.Join(t.TempDir(), positionFile)
+	f := &follower{
+		source: "/var/log/mail.log", path: path, now: time.Now, log: slog.New(slog.DiscardHandler),
+		oldestPending: func() (at time.Time, ok bool) { return at, false },
+	}
+	f.load()
+	f.reached(place{File: &maillog.Position{Inode: 1, Offset: 3, Tail: []byte("abc")}})
+	f.keep(true)
+	g := &follower{source: f.source, path: path}
+	from := g.load()
+	copy(from.File.Tail, "xyz")
+	if got := string(g.latest.File.Tail); got != "abc" {
+		t.Errorf("the tail that is kept is %q", got)
+	}
+}

@@ -768,3 +768,65 @@ func TestUnknownUsersAreCountedByTheLogsTime(t *testing.T) {
 		t.Errorf("%v, want two ninths", sum)
 	}
 }
+
+// TestWhatWasForgottenIsNotTakenBack drops a client's evidence, and corrects its messages then, with and
+// without a restart between.
+func TestWhatWasForgottenIsNotTakenBack(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		n := newNode(t, t.TempDir())
+		for i := range 3 {
+			n.observe(&policy.Observation{Message: policy.Message{Time: start, Began: start, QueueID: fmt.Sprint("Q", i), Client: client, Mail: true}}, spam(policy.FromHeader))
+		}
+		host := n.in.Judge.Policy().Keys(client.Addr).Host
+		// As the store forgets.
+		n.memory.Expire(start.AddDate(1, 0, 0))
+		n.must(<-n.in.Forgot(host))
+		if restart {
+			n.boot()
+		}
+		for i, class := range []policy.Class{policy.Ham, policy.Spam, policy.Ham} {
+			a := policy.Assessment{Class: class, Confidence: policy.Certain, Source: policy.FromPerson}
+			done, err := n.in.Learn([]policy.Signal{{QueueID: fmt.Sprint("Q", i), Mail: true, Assessment: a}})
+			n.must(err)
+			if done[0].Status != Corrected {
+				t.Fatalf("%+v", done[0])
+			}
+			n.await(*done[0].Receipt)
+		}
+		if got := n.learnt(); got != (reputation.Mass{Spam: 1, Ham: 2}) {
+			t.Errorf("restart %v: learnt %+v", restart, got)
+		}
+		n.observe(&policy.Observation{Message: policy.Message{Time: start, QueueID: "Q9", Client: client, Mail: true}}, spam(policy.FromHeader))
+		if got := n.learnt(); got.Spam != 2 {
+			t.Errorf("restart %v: what comes in afterwards does not count: %+v", restart, got)
+		}
+	}
+}
+
+// TestAReportOnAMessageThatIsPending counts, and says so.
+func TestAReportOnAMessageThatIsPending(t *testing.T) {
+	n := newNode(t, t.TempDir())
+	n.signal(policy.Signal{Time: start, QueueID: "Q1", Addr: client.Addr, Mail: true, Assessment: spam(policy.FromFeed)})
+	ham := policy.Assessment{Class: policy.Ham, Confidence: policy.Certain, Source: policy.FromPerson}
+	for _, want := range []Status{Corrected, Again} {
+		if done, err := n.in.Learn([]policy.Signal{{QueueID: "Q1", Mail: true, Assessment: ham}}); err != nil || done[0].Status != want || done[0].Receipt != nil {
+			t.Errorf("%+v, %v, want %s", done, err, want)
+		}
+	}
+	n.until(start.Add(time.Minute))
+	if got := n.learnt(); got != (reputation.Mass{Ham: 1}) {
+		t.Errorf("learnt %+v", got)
+	}
+}
+
+// TestAQueueIDAtAnotherTimeIsTheSameMessage, at the time of the first signal.
+func TestAQueueIDAtAnotherTimeIsTheSameMessage(t *testing.T) {
+	n := newNode(t, t.TempDir())
+	for _, at := range []time.Duration{-time.Hour, -24 * time.Hour, time.Hour, 0} {
+		n.signal(policy.Signal{Time: start.Add(at), QueueID: "Q1", Addr: client.Addr, Mail: true, Assessment: spam(policy.FromFeed)})
+	}
+	n.until(start.Add(time.Minute))
+	if lines := n.lines(); len(lines) != 1 || !lines[0].Time.Equal(start.Add(-time.Hour)) {
+		t.Errorf("%+v", lines)
+	}
+}
