@@ -99,8 +99,8 @@ func (s *Server) init() {
 
 // want is what we ask of the MTA: rejected recipients, no body, and few waits for a reply. Postfix
 // sends a command to which it awaits no reply only with the next one to which it does. So CONNECT,
-// MAIL and RCPT are replied to: what a client does before it pauses has to be known at once, so that
-// what the log tells of it can be joined to it.
+// MAIL and RCPT are replied to: what a client does before it pauses has to be known at once, so
+// that what the log tells of it can be joined to it.
 const want = gomilter.OptNoBody | gomilter.OptNoUnknown | gomilter.OptRcptRej |
 	gomilter.OptNoReplies&^(gomilter.OptNoConnReply|gomilter.OptNoMailReply|gomilter.OptNoRcptReply)
 

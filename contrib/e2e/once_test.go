@@ -124,8 +124,8 @@ func play(t *testing.T, x *exchanger, scenes []scene) {
 	}
 }
 
-// TestAMessageCountsOnceHoweverSlowItsClient has clients that pause within their sessions, while the
-// log tells of them at once.
+// TestAMessageCountsOnceHoweverSlowItsClient has clients that pause within their sessions, while
+// the log tells of them at once.
 func TestAMessageCountsOnceHoweverSlowItsClient(t *testing.T) {
 	x := slowExchanger(t)
 	play(t, x, []scene{
@@ -224,8 +224,8 @@ func TestAMessageCountsOnceHoweverSlowItsClient(t *testing.T) {
 	})
 }
 
-// TestAMessageCountsOnceOverARestart stops and starts the daemon, and kills it, while clients are in
-// their sessions. Postfix goes on without it.
+// TestAMessageCountsOnceOverARestart stops and starts the daemon, and kills it, while clients are
+// in their sessions. Postfix goes on without it.
 func TestAMessageCountsOnceOverARestart(t *testing.T) {
 	x := slowExchanger(t)
 	again := make(chan struct{})

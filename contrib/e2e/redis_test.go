@@ -144,7 +144,8 @@ func TestThreeExchangersShareACluster(t *testing.T) {
 			start := time.Now()
 			for i, x := range xs[1:] {
 				for x.offered(spammer) {
-					// It is milliseconds, but for a busy machine. Each node reads all anew every ten seconds.
+					// It is milliseconds, but for a busy machine. Each node reads all anew every
+					// ten seconds.
 					if time.Since(start) > 5*time.Second {
 						t.Fatalf("mx%d still offers STARTTLS", i+2)
 					}

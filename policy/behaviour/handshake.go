@@ -21,8 +21,8 @@ const (
 	// requiresFor is how long a host that left without STARTTLS is offered it. MTA-STS policies
 	// live for weeks (RFC 8461 section 3.2).
 	requiresFor = policy.LongestException
-	// sameFailure is how far apart two lines of the MTA's log are that are about two failures: it has
-	// two lines of each.
+	// sameFailure is how far apart two lines of the MTA's log are that are about two failures: it
+	// has two lines of each.
 	sameFailure = 2 * time.Second
 	// mostFailing bounds the hosts whose failures are counted.
 	mostFailing = 100_000

@@ -34,8 +34,8 @@ const (
 	// ScreenWait is the same for what postscreen(8) says of a client: it holds the client for up to
 	// postscreen_greet_wait, six seconds by default, before smtpd(8) and the milter see it.
 	ScreenWait = 10 * time.Second
-	// HoldMost is how long a signal is pending while its session is open: as long as the milter waits
-	// for a session.
+	// HoldMost is how long a signal is pending while its session is open: as long as the milter
+	// waits for a session.
 	HoldMost = 4 * time.Hour
 	// Remember is how long a message can be joined.
 	Remember = 2 * time.Hour
@@ -45,8 +45,8 @@ const (
 	slack = 2 * time.Second
 	// unfinishedFor is how long a session may have gone on after we stopped listening.
 	unfinishedFor = 15 * time.Minute
-	// outOfOrder is how many messages of a client that are too old are passed over before the rest is
-	// taken for older still, mostExamined how many are looked at in all.
+	// outOfOrder is how many messages of a client that are too old are passed over before the rest
+	// is taken for older still, mostExamined how many are looked at in all.
 	outOfOrder   = 64
 	mostExamined = 2000
 	// mostMessages bounds the messages remembered, mostPending those of them that are pending.
@@ -71,8 +71,8 @@ type Correlator struct {
 	// order has all messages, the one that was entered first first.
 	order   []*entry
 	byQueue map[string]*entry
-	// byClient has those that were observed, pendingByClient those that wait for their session. A busy
-	// client has many of the former.
+	// byClient has those that were observed, pendingByClient those that wait for their session. A
+	// busy client has many of the former.
 	byClient, pendingByClient map[netip.Addr][]*entry
 	// pending are those that wait, in the order in which they came, and some that do no longer.
 	pending []*entry
@@ -144,7 +144,8 @@ func (c *Correlator) pendingAbout(m *policy.Message, sessionBegan time.Time) (ab
 			}
 		case e.last.Before(began.Add(-e.early(m.Client.Port))) || e.Began.After(m.Time.Add(slack)):
 		case !toldBy(m.Verdicts, e.Verdicts[0]) && c.sessions.about(e.Client, e.QueueID, e.last, e.early(e.Client.Port), m.Session):
-			// It may be about the other session that is open. If that does not take it, Due finds m.
+			// It may be about the other session that is open. If that does not take it, Due finds
+			// m.
 		default:
 			about = append(about, e)
 		}
@@ -203,8 +204,8 @@ func (c *Correlator) find(s *policy.Signal, v policy.Verdict) *entry {
 			return e
 		}
 	}
-	// The milter tells of much that the log tells of, too. What it has not told of a message is rather
-	// about another one, of a session that is open.
+	// The milter tells of much that the log tells of, too. What it has not told of a message is
+	// rather about another one, of a session that is open.
 	if c.sessions.about(client, s.QueueID, s.Time, slack, "") {
 		return nil
 	}
@@ -296,11 +297,7 @@ func (e *entry) distinct(s *policy.Signal) bool {
 
 // join adds a signal to a message.
 func (c *Correlator) join(e *entry, s *policy.Signal, v policy.Verdict) (correction *policy.Correction, known bool) {
-	if e.QueueID == "" && s.QueueID != "" {
-		// From now on, what has another queue id is another message.
-		e.QueueID = s.QueueID
-		c.byQueue[e.QueueID] = e
-	}
+	c.adopt(e, s.QueueID)
 	if e.observation != nil {
 		e.extend(s, v)
 	} else if e.Session == "" && s.Time.After(e.last) {
@@ -308,6 +305,15 @@ func (c *Correlator) join(e *entry, s *policy.Signal, v policy.Verdict) (correct
 		e.last = s.Time
 	}
 	return c.add(e, policy.Verdicts{v}, s.Trouble), e.observation == nil
+}
+
+// adopt gives a message its queue id, if it has none yet. From then on, what has another queue id is
+// another message.
+func (c *Correlator) adopt(e *entry, queueID string) {
+	if e.QueueID == "" && queueID != "" {
+		e.QueueID = queueID
+		c.byQueue[queueID] = e
+	}
 }
 
 // add adds verdicts and trouble to a message, and returns a correction if it was observed and that
@@ -388,6 +394,7 @@ func (c *Correlator) Due(all bool) (due []*policy.Observation, corrections []*po
 			}
 			c.remove(e)
 			e.observation = nil
+			c.adopt(observed, e.QueueID)
 			if correction := c.add(observed, e.Verdicts, e.Trouble); correction != nil {
 				corrections = append(corrections, correction)
 			}
@@ -398,8 +405,8 @@ func (c *Correlator) Due(all bool) (due []*policy.Observation, corrections []*po
 	return due, corrections
 }
 
-// observedSince is a message that was under way when what is pending was said: the signal waited for
-// a further message of the session, and none came.
+// observedSince is a message that was under way when what is pending was said: the signal waited
+// for a further message of the session, and none came.
 func (c *Correlator) observedSince(e *entry) *entry {
 	s := policy.Signal{Time: e.Time, Addr: e.Client.Addr, Port: e.Client.Port, QueueID: e.QueueID, Mail: e.Mail}
 	observed, _ := c.findObserved(&s, e.Verdict)

@@ -448,6 +448,9 @@ func TestASessionThatNobodyHeardLastsAsLongAsTheLogTellsOfIt(t *testing.T) {
 	if d.observed != 1 || d.learnt[""] != 1 {
 		t.Errorf("%d observations, learnt %v", d.observed, d.learnt)
 	}
+	if len(d.byQueue) != 0 {
+		t.Errorf("queue ids out of nothing: %v", d.byQueue)
+	}
 	d.signal(about(41*time.Second, ""), spam(policy.FromDNSBL))
 	if d.due(true) != 1 {
 		t.Error("another session is not another one")
@@ -465,8 +468,8 @@ func TestASessionThatWasHeardEndsWhenItEnds(t *testing.T) {
 	}
 }
 
-// TestWhatWasConcludedIsRemembered also when it was pending for so long that its turn to be forgotten
-// had come.
+// TestWhatWasConcludedIsRemembered also when it was pending for so long that its turn to be
+// forgotten had come.
 func TestWhatWasConcludedIsRemembered(t *testing.T) {
 	d := newDesk()
 	d.signal(about(0, ""), spam(policy.FromDNSBL))
@@ -505,8 +508,18 @@ func TestSignalsThatWaitTogether(t *testing.T) {
 			s := about(0, "")
 			c.change(&s)
 			d.signal(s, spam(policy.FromRelay))
-			if n := len(d.concluded(true)); n != c.cases {
-				t.Errorf("%d observations, want %d", n, c.cases)
+			due := d.concluded(true)
+			if len(due) != c.cases {
+				t.Fatalf("%d observations, want %d", len(due), c.cases)
+			}
+			from, to := start, start
+			if c.cases == 1 && s.Time.Before(from) {
+				from = s.Time
+			} else if c.cases == 1 {
+				to = s.Time
+			}
+			if o := due[0]; !o.Began.Equal(from) || !o.Time.Equal(to) {
+				t.Errorf("from %s to %s, want from %s to %s", o.Began, o.Time, from, to)
 			}
 		})
 	}
@@ -780,8 +793,8 @@ func BenchmarkABusyClient(b *testing.B) {
 	}
 }
 
-// TestWhatTheMilterHasNotToldOfAMessageIsAboutAnotherOne has a client whose one session sends ham while
-// a recipient is refused in the other, and whose log names no ports.
+// TestWhatTheMilterHasNotToldOfAMessageIsAboutAnotherOne has a client whose one session sends ham
+// while a recipient is refused in the other, and whose log names no ports.
 func TestWhatTheMilterHasNotToldOfAMessageIsAboutAnotherOne(t *testing.T) {
 	refused := spam(policy.FromRecipient)
 	for _, c := range []struct {
@@ -844,6 +857,18 @@ func TestASignalThatWaitedForAMessageThatNeverCame(t *testing.T) {
 	if d.due(false) != 0 || d.observed != 1 || d.learnt["Q1"] != 1 {
 		t.Errorf("%d observations, learnt %v", d.observed, d.learnt)
 	}
+	// What is said again of it, or of one that had no queue id, is known as well.
+	d.Begin("s2", policy.Client{Addr: other}, start)
+	m := aborted()
+	m.Client.Addr, m.QueueID, m.Session = other, "", "s2"
+	d.observe(m)
+	for _, source := range []policy.Source{policy.FromContent, policy.FromContent} {
+		d.signal(policy.Signal{Time: start.Add(500 * time.Millisecond), Addr: other, QueueID: "Q7", Mail: true}, spam(source))
+	}
+	d.End("s2")
+	if d.clock = start.Add(2 * time.Minute); d.due(false) != 0 || !d.Has("Q7") || d.learnt["Q7"] != 1 {
+		t.Errorf("%d observations, learnt %v", d.observed, d.learnt)
+	}
 }
 
 // TestWhatHasAnotherQueueIDIsAnotherMessage also where the first of them came without one.
@@ -901,5 +926,17 @@ func TestWhatIsForgottenIsNotTakenBack(t *testing.T) {
 	d.Forgot(netip.MustParsePrefix("192.0.2.0/24"))
 	if c, _ := d.Report(policy.Signal{QueueID: "Q1"}, again); c == nil || c.Was.Class != policy.None {
 		t.Errorf("taken back is %+v", c)
+	}
+}
+
+// TestAQueueIDAtAnotherTimeMovesNothing: the time of a message that is pending is the first signal's.
+func TestAQueueIDAtAnotherTimeMovesNothing(t *testing.T) {
+	for _, at := range []time.Duration{-24 * time.Hour, -slack - 1, slack + 1, 24 * time.Hour} {
+		d := newDesk()
+		d.signal(about(0, "Q1"), spam(policy.FromFeed))
+		d.signal(about(at, "Q1"), spam(policy.FromRspamd))
+		if due := d.concluded(true); len(due) != 1 || !due[0].Time.Equal(start) || !due[0].Began.Equal(start) {
+			t.Errorf("%s: %+v", at, due)
+		}
 	}
 }

@@ -96,8 +96,8 @@ func (c *Correlator) enter(e *entry) {
 	}
 }
 
-// forgettable reports whether the oldest message may be forgotten: it is in no index any more, there
-// are too many, or it was entered too long ago and does not wait.
+// forgettable reports whether the oldest message may be forgotten: it is in no index any more,
+// there are too many, or it was entered too long ago and does not wait.
 func (c *Correlator) forgettable(oldest *entry, forget time.Time) bool {
 	return oldest.gone || len(c.order) > mostMessages || oldest.observation == nil && oldest.entered.Before(forget)
 }

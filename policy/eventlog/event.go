@@ -18,7 +18,8 @@ const (
 	KindMessage    Kind = "message"
 	KindSession    Kind = "session"
 	KindCorrection Kind = "correction"
-	// KindForget is that the operator dropped the evidence of a network, which stands for the client.
+	// KindForget is that the operator dropped the evidence of a network, which stands for the
+	// client.
 	KindForget Kind = "forget"
 )
 

@@ -44,8 +44,8 @@ type Log struct {
 	done   chan struct{}
 
 	file *os.File
-	// days are those on which the file was written to, as the clock had it then; no archive is removed
-	// before pruneAfter.
+	// days are those on which the file was written to, as the clock had it then; no archive is
+	// removed before pruneAfter.
 	days       []string
 	pruneAfter time.Time
 }

@@ -117,8 +117,8 @@ func TestAFullDiskDropsWholeLinesAndIsCounted(t *testing.T) {
 	}
 }
 
-// TestADiskThatFillsUpWithinALine runs this test program with a limit on the size of files, which lets
-// a part of a write through.
+// TestADiskThatFillsUpWithinALine runs this test program with a limit on the size of files, which
+// lets a part of a write through.
 func TestADiskThatFillsUpWithinALine(t *testing.T) {
 	if path := os.Getenv("EHLOGATE_TEST_LIMITED"); path != "" {
 		signal.Ignore(syscall.SIGXFSZ)

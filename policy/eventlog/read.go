@@ -147,8 +147,8 @@ func (r *reader) file(path string, last int64, want map[string]bool, keep func(*
 	}
 }
 
-// special reports whether a path is a pipe or a device: the log is written to it, and cannot be read
-// back.
+// special reports whether a path is a pipe or a device: the log is written to it, and cannot be
+// read back.
 func special(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && !info.Mode().IsRegular() && !info.IsDir()

@@ -73,6 +73,8 @@ func TestArchives(t *testing.T) {
 			map[string]string{"events-2026-11-23": "2026-11-23", "events-2026-11-24": "2026-11-24 1970-01-01 2026-11-24", "events": "2026-11-25"}},
 		{"one line of the far future", []string{"2026-11-23", "2026-11-24", "2062-01-01", "2026-11-24", "2026-11-25"},
 			map[string]string{"events-2026-11-23": "2026-11-23", "events-2026-11-24": "2026-11-24", "events-2026-11-24.1": "2062-01-01 2026-11-24", "events": "2026-11-25"}},
+		{"two days of next week", []string{"2026-11-22", "2026-11-23", "2026-11-30", "2026-12-01", "2026-11-24", "2026-11-25"},
+			map[string]string{"events-2026-11-22": "2026-11-22", "events-2026-11-23": "2026-11-23", "events-2026-11-30": "2026-11-30", "events-2026-11-24": "2026-12-01 2026-11-24", "events": "2026-11-25"}},
 		{"a restart while the clock is wrong", []string{"2026-11-23", "2026-11-24", "!1970-01-01", "!2026-11-24", "2026-11-25"},
 			map[string]string{"events-2026-11-23": "2026-11-23", "events-2026-11-24": "2026-11-24 1970-01-01 2026-11-24", "events": "2026-11-25"}},
 		{"a restart on the same day", []string{"2026-11-24", "!2026-11-24", "!2026-11-25"},
@@ -199,8 +201,8 @@ func TestAFileThatCannotBeSyncedIsNotRenamed(t *testing.T) {
 	w.Close()
 }
 
-// TestAFileThatCannotBeBegunIsTriedAgain lets the new file fail once, after the old one was renamed.
-// It needs root, as the other tests do, for a file system of its own.
+// TestAFileThatCannotBeBegunIsTriedAgain lets the new file fail once, after the old one was
+// renamed. It needs root, as the other tests do, for a file system of its own.
 func TestAFileThatCannotBeBegunIsTriedAgain(t *testing.T) {
 	dir := t.TempDir()
 	mount := exec.Command("mount", "-t", "tmpfs", "-o", "nr_inodes=2", "tmpfs", dir)

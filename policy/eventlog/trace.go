@@ -169,8 +169,8 @@ func (b *batch) decode() {
 	}
 }
 
-// errForget is for the event of evidence that was dropped, by hand: what a policy would have done does
-// not depend on it.
+// errForget is for the event of evidence that was dropped, by hand: what a policy would have done
+// does not depend on it.
 var errForget = errors.New("not a message")
 
 func parseRow(line []byte) (r Row, err error) {

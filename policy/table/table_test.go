@@ -153,7 +153,8 @@ func TestUnixListenerAndWhatWasAnswered(t *testing.T) {
 }
 
 // TestAnswersComeWithinAMillisecond takes the median over a real connection, which noise of the
-// machine moves little. Where the machine itself takes longer for a byte there and back, that counts.
+// machine moves little. Where the machine itself takes longer for a byte there and back, that
+// counts.
 func TestAnswersComeWithinAMillisecond(t *testing.T) {
 	for name, c := range map[string]struct {
 		speak           Protocol

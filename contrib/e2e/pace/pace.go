@@ -1,5 +1,5 @@
-// Package pace tells how far a machine lags behind, so that a test of a promise about time holds the
-// program to it, and not the machine that runs the test.
+// Package pace tells how far a machine lags behind, so that a test of a promise about time holds
+// the program to it, and not the machine that runs the test.
 package pace
 
 import (

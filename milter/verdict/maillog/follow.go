@@ -128,8 +128,8 @@ func (w *File) start(from Position) error {
 	return nil
 }
 
-// Before calls f for each line among the last bytes before a position, wherever the file is now that
-// it is in.
+// Before calls f for each line among the last bytes before a position, wherever the file is now
+// that it is in.
 func (w *File) Before(p Position, last int64, f func(line []byte)) error {
 	candidates, _ := filepath.Glob(w.Path + "*")
 	i := slices.IndexFunc(candidates, func(path string) bool {

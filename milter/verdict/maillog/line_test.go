@@ -210,8 +210,8 @@ func BenchmarkRead(b *testing.B) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "lines/s")
 }
 
-// TestAClientThatIsRememberedIsKnown has the daemon restarted between the client of a message and what
-// cleanup(8) says of it.
+// TestAClientThatIsRememberedIsKnown has the daemon restarted between the client of a message and
+// what cleanup(8) says of it.
 func TestAClientThatIsRememberedIsKnown(t *testing.T) {
 	r := reader()
 	const stamp = "Nov 25 05:08:53 mx1 "

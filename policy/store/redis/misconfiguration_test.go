@@ -362,7 +362,8 @@ func TestALookupWaitsTwentyMilliseconds(t *testing.T) {
 	}
 	server.Pause()
 	defer server.Resume()
-	// A busy machine may hold up any lookup for a while; none waits for Redis longer than the 20 ms.
+	// A busy machine may hold up any lookup for a while; none waits for Redis longer than the 20
+	// ms.
 	lag := pace.Start()
 	defer lag.Stop()
 	busy := func() time.Duration { return 150*time.Millisecond + 2*lag.Most() }

@@ -129,6 +129,8 @@ func Load(src Source) (*Config, error) {
 			faults = append(faults, at("--"+s.Key, "", s.set(c, value{text: text, isText: true})))
 		}
 	}
+	env := func(key string) (string, bool) { return src.Env(EnvName(key)) }
+	faults = append(faults, bothNames(EnvName(trustedNetworks), env), bothNames("--"+trustedNetworks, src.Flag))
 	faults = slices.DeleteFunc(faults, func(err error) bool { return err == nil })
 	if len(faults) == 0 {
 		faults = c.checkTogether()
@@ -136,6 +138,17 @@ func Load(src Source) (*Config, error) {
 	c.derive()
 	return c, errors.Join(faults...)
 }
+
+// bothNames finds a setting that is given by both of its names.
+func bothNames(where string, given func(key string) (string, bool)) error {
+	_, own := given(ownNetworks)
+	if _, trusted := given(trustedNetworks); own && trusted {
+		return at(where, "", errBothNames)
+	}
+	return nil
+}
+
+var errBothNames = fmt.Errorf("is another name for %s, which is there, too; leave one of them out", ownNetworks)
 
 func fileOf(src Source) string {
 	if src.File != "" {

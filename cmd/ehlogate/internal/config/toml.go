@@ -63,7 +63,7 @@ func (c *Config) readTOML(file string, b []byte) (faults []error) {
 				continue
 			}
 			if key == trustedNetworks && table["own_networks"] != nil {
-				fault(key, fmt.Errorf("is another name for %s, which is there, too; leave one of them out", ownNetworks))
+				fault(key, errBothNames)
 				continue
 			}
 			fault(key, c.setKey(key, value{toml: table[name]}))

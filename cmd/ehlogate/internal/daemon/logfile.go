@@ -26,8 +26,8 @@ const (
 	keepEvery = time.Second
 	// durableAfter is how long it takes at most until what was read and is not pending is on disk.
 	durableAfter = 2 * time.Second
-	// underWay is how much of the log before the place is read again at the start, in bytes, for the
-	// clients of messages that are still under way.
+	// underWay is how much of the log before the place is read again at the start, in bytes, for
+	// the clients of messages that are still under way.
 	underWay = 4 << 20
 	// journalRetry is the pause after journalctl has ended.
 	journalRetry = 5 * time.Second

@@ -60,7 +60,8 @@ func TestThePlaceThatIsKeptIsBeforeWhatIsPending(t *testing.T) {
 	}
 }
 
-// TestThePlaceThatIsReadFromIsNotTheOneThatIsKept, because the reader goes on writing into its tail.
+// TestThePlaceThatIsReadFromIsNotTheOneThatIsKept, because the reader goes on writing into its
+// tail.
 func TestThePlaceThatIsReadFromIsNotTheOneThatIsKept(t *testing.T) {
 	path := filepath.Join(t.TempDir(), positionFile)
 	f := &follower{

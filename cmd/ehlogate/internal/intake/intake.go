@@ -204,8 +204,8 @@ func (in *Intake) Conclude(all bool) (receipts []Receipt) {
 	return receipts
 }
 
-// Forgot takes note that the evidence of a network was dropped: nothing is taken back any more of what
-// was learnt of its clients before. The channel yields nil when that is in the event log.
+// Forgot takes note that the evidence of a network was dropped: nothing is taken back any more of
+// what was learnt of its clients before. The channel yields nil when that is in the event log.
 func (in *Intake) Forgot(n netip.Prefix) <-chan error {
 	in.Correlator.Forgot(n)
 	return in.EventLog.Append(eventlog.OfForget(n, in.Now(), in.Settings().Node))

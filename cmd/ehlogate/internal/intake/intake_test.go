@@ -586,6 +586,13 @@ func TestAnAnonymizedLogIsNotReadBack(t *testing.T) {
 	if done, err := n.in.Learn([]policy.Signal{report}); err != nil || done[0].Status != Unknown {
 		t.Errorf("%+v, %v", done, err)
 	}
+	// With its client it is a new verdict, which is remembered.
+	report.Addr = client.Addr
+	for _, want := range []Status{New, Again} {
+		if done, err := n.in.Learn([]policy.Signal{report}); err != nil || done[0].Status != want {
+			t.Errorf("%+v, %v, want %s", done, err, want)
+		}
+	}
 }
 
 func TestAnEventLogThatCannotBeReadIsSaid(t *testing.T) {
@@ -596,6 +603,10 @@ func TestAnEventLogThatCannotBeReadIsSaid(t *testing.T) {
 	}
 	if _, err := n.in.Learn([]policy.Signal{{QueueID: "Q1", Assessment: spam(policy.FromPerson)}}); err == nil {
 		t.Error("a directory is looked in")
+	}
+	// Who names no message needs no event log.
+	if done, err := n.in.Learn([]policy.Signal{{Addr: client.Addr, Assessment: spam(policy.FromPerson)}}); err != nil || done[0].Status != New {
+		t.Errorf("%+v, %v", done, err)
 	}
 }
 
@@ -641,7 +652,7 @@ func TestSpamOfSomeAndHamOfNoneIsSaidOnce(t *testing.T) {
 		ham        bool
 		said       bool
 	}{
-		{"enough messages", 1, 20, false, true},
+		{"enough messages", 1, 19, false, true},
 		{"too few messages", 1, 18, false, false},
 		{"there is ham", 1, 30, true, false},
 		{"there is no spam", 0, 30, false, false},
@@ -769,8 +780,8 @@ func TestUnknownUsersAreCountedByTheLogsTime(t *testing.T) {
 	}
 }
 
-// TestWhatWasForgottenIsNotTakenBack drops a client's evidence, and corrects its messages then, with and
-// without a restart between.
+// TestWhatWasForgottenIsNotTakenBack drops a client's evidence, and corrects its messages then,
+// with and without a restart between.
 func TestWhatWasForgottenIsNotTakenBack(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		n := newNode(t, t.TempDir())
