@@ -307,8 +307,8 @@ func (c *Correlator) join(e *entry, s *policy.Signal, v policy.Verdict) (correct
 	return c.add(e, policy.Verdicts{v}, s.Trouble), e.observation == nil
 }
 
-// adopt gives a message its queue id, if it has none yet. From then on, what has another queue id is
-// another message.
+// adopt gives a message its queue id, if it has none yet. From then on, what has another queue id
+// is another message.
 func (c *Correlator) adopt(e *entry, queueID string) {
 	if e.QueueID == "" && queueID != "" {
 		e.QueueID = queueID

@@ -929,7 +929,8 @@ func TestWhatIsForgottenIsNotTakenBack(t *testing.T) {
 	}
 }
 
-// TestAQueueIDAtAnotherTimeMovesNothing: the time of a message that is pending is the first signal's.
+// TestAQueueIDAtAnotherTimeMovesNothing: the time of a message that is pending is the first
+// signal's.
 func TestAQueueIDAtAnotherTimeMovesNothing(t *testing.T) {
 	for _, at := range []time.Duration{-24 * time.Hour, -slack - 1, slack + 1, 24 * time.Hour} {
 		d := newDesk()

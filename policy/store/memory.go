@@ -12,8 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/gaissmai/bart"
-
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
@@ -27,8 +25,8 @@ type Memory struct {
 	seed   maphash.Seed
 	shards [shards]shard
 	// Both tables are replaced whole by writers, one at a time.
-	overrides  atomic.Pointer[bart.Table[*policy.Override]]
-	exceptions atomic.Pointer[bart.Table[*policy.Exception]]
+	overrides  atomic.Pointer[policy.Networks[policy.Override]]
+	exceptions atomic.Pointer[policy.Networks[policy.Exception]]
 }
 
 const shards = 64
@@ -85,8 +83,8 @@ func NewMemory(tier policy.Tiering, now func() time.Time) *Memory {
 	for i := range m.shards {
 		m.shards[i].evidence = map[key]reputation.Evidence{}
 	}
-	m.overrides.Store(new(bart.Table[*policy.Override]))
-	m.exceptions.Store(new(bart.Table[*policy.Exception]))
+	m.overrides.Store(policy.NewNetworks[policy.Override]())
+	m.exceptions.Store(policy.NewNetworks[policy.Exception]())
 	return m
 }
 
@@ -99,7 +97,7 @@ func (m *Memory) Recall(addr netip.Addr, k policy.Keys) policy.Known {
 	if k.ASN != 0 {
 		known.AS = m.get(key{asn: k.ASN}).Heal(now)
 	}
-	known.Override, known.Exception = lookup(m.overrides.Load(), addr, now), lookup(m.exceptions.Load(), addr, now)
+	known.Override, known.Exception = m.overrides.Load().Holds(addr, now), m.exceptions.Load().Holds(addr, now)
 	return known
 }
 

@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/gaissmai/bart"
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/ehlogate/ehlogate/policy"
@@ -37,38 +36,13 @@ func (e *Embedded) LiftOverride(n netip.Prefix) (lifted bool, err error) {
 }
 
 // Overrides are all overrides in the order of their networks.
-func (e *Embedded) Overrides() []policy.Override { return sorted(e.overrides.Load()) }
+func (e *Embedded) Overrides() []policy.Override { return e.overrides.Load().List() }
 
 // Exceptions are all exceptions in the order of their hosts.
-func (e *Embedded) Exceptions() []policy.Exception { return sorted(e.exceptions.Load()) }
+func (e *Embedded) Exceptions() []policy.Exception { return e.exceptions.Load().List() }
 
 // ExceptionCount is how many exceptions there are.
 func (e *Embedded) ExceptionCount() int { return e.exceptions.Load().Size() }
-
-// ending is an override or an exception.
-type ending interface{ Ended(time.Time) bool }
-
-// lookup is the entry of the longest network around an address that has not ended, nil if there is
-// none.
-func lookup[V ending](table *bart.Table[*V], addr netip.Addr, now time.Time) *V {
-	v, ok := table.Lookup(addr)
-	if !ok || !(*v).Ended(now) {
-		return v
-	}
-	for _, v := range table.Supernets(netip.PrefixFrom(addr, addr.BitLen())) {
-		if !(*v).Ended(now) {
-			return v
-		}
-	}
-	return nil
-}
-
-func sorted[V any](table *bart.Table[*V]) (all []V) {
-	for _, v := range table.AllSorted() {
-		all = append(all, *v)
-	}
-	return all
-}
 
 // exceptionTag ends the stored key of an exception.
 const exceptionTag = 'm'
@@ -85,10 +59,13 @@ func exceptionKey(n netip.Prefix) []byte { return append(overrideKey(n), excepti
 func isException(key []byte) bool { return len(key) == 6 || len(key) == 18 }
 
 // table is where overrides, or exceptions, are kept in memory.
-type table[V any] = atomic.Pointer[bart.Table[*V]]
+type table[V ending] = atomic.Pointer[policy.Networks[V]]
+
+// ending is an override or an exception.
+type ending interface{ Ended(time.Time) bool }
 
 // set writes an override or exception to disk and then to memory.
-func set[V any](e *Embedded, t *table[V], n netip.Prefix, key func(netip.Prefix) []byte, v V) error {
+func set[V ending](e *Embedded, t *table[V], n netip.Prefix, key func(netip.Prefix) []byte, v V) error {
 	e.writing.Lock()
 	defer e.writing.Unlock()
 	value, err := json.Marshal(v)
@@ -98,13 +75,13 @@ func set[V any](e *Embedded, t *table[V], n netip.Prefix, key func(netip.Prefix)
 	if err != nil {
 		return fmt.Errorf("store: override of %s: %w", n, err)
 	}
-	t.Store(t.Load().InsertPersist(n, &v))
+	t.Store(t.Load().With(n, &v))
 	return nil
 }
 
 // lift removes an override or exception, if there is one that matches, from disk and then from
 // memory.
-func lift[V any](e *Embedded, t *table[V], n netip.Prefix, key func(netip.Prefix) []byte, match func(V) bool) (bool, error) {
+func lift[V ending](e *Embedded, t *table[V], n netip.Prefix, key func(netip.Prefix) []byte, match func(V) bool) (bool, error) {
 	e.writing.Lock()
 	defer e.writing.Unlock()
 	if v, ok := t.Load().Get(n); !ok || !match(*v) {
@@ -113,6 +90,6 @@ func lift[V any](e *Embedded, t *table[V], n netip.Prefix, key func(netip.Prefix
 	if err := e.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketOverrides).Delete(key(n)) }); err != nil {
 		return false, fmt.Errorf("store: override of %s: %w", n, err)
 	}
-	t.Store(t.Load().DeletePersist(n))
+	t.Store(t.Load().Without(n))
 	return true, nil
 }

@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
-	"time"
 
-	"github.com/gaissmai/bart"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/ehlogate/ehlogate/policy"
@@ -63,38 +61,13 @@ func (s *Store) changeOverrides(change func(context.Context) error) error {
 }
 
 // Overrides are all overrides in the order of their networks.
-func (s *Store) Overrides() []policy.Override { return sorted(s.overrides.Load()) }
+func (s *Store) Overrides() []policy.Override { return s.overrides.Load().List() }
 
 // Exceptions are all exceptions in the order of their hosts.
-func (s *Store) Exceptions() []policy.Exception { return sorted(s.exceptions.Load()) }
+func (s *Store) Exceptions() []policy.Exception { return s.exceptions.Load().List() }
 
 // ExceptionCount is how many exceptions there are.
 func (s *Store) ExceptionCount() int { return s.exceptions.Load().Size() }
-
-// ending is an override or an exception.
-type ending interface{ Ended(time.Time) bool }
-
-// lookup is the entry of the longest network around an address that has not ended, nil if there is
-// none.
-func lookup[V ending](table *bart.Table[*V], addr netip.Addr, now time.Time) *V {
-	v, ok := table.Lookup(addr)
-	if !ok || !(*v).Ended(now) {
-		return v
-	}
-	for _, v := range table.Supernets(netip.PrefixFrom(addr, addr.BitLen())) {
-		if !(*v).Ended(now) {
-			return v
-		}
-	}
-	return nil
-}
-
-func sorted[V any](table *bart.Table[*V]) (all []V) {
-	for _, v := range table.AllSorted() {
-		all = append(all, *v)
-	}
-	return all
-}
 
 // loadOverrides reads all overrides and exceptions, and removes exceptions that have ended. What
 // cannot be read leaves them as they were. Readings do not overlap: an older one never replaces a
@@ -118,7 +91,7 @@ func (s *Store) loadOverrides(ctx context.Context) error {
 		})
 	}
 	ended := map[string]string{}
-	for _, x := range sorted(r.exceptions) {
+	for _, x := range r.exceptions.List() {
 		if x.Ended(s.opt.Now()) {
 			r.exceptions.Delete(x.Network)
 			field := exceptionField + x.Network.String()
@@ -132,13 +105,13 @@ func (s *Store) loadOverrides(ctx context.Context) error {
 
 // overrideReading is what a reading of overridesKey found.
 type overrideReading struct {
-	overrides  *bart.Table[*policy.Override]
-	exceptions *bart.Table[*policy.Exception]
+	overrides  *policy.Networks[policy.Override]
+	exceptions *policy.Networks[policy.Exception]
 	unreadable []string
 }
 
 func readOverrides(fields map[string]string) overrideReading {
-	r := overrideReading{overrides: new(bart.Table[*policy.Override]), exceptions: new(bart.Table[*policy.Exception])}
+	r := overrideReading{overrides: policy.NewNetworks[policy.Override](), exceptions: policy.NewNetworks[policy.Exception]()}
 	for field, value := range fields {
 		var o policy.Override
 		var x policy.Exception

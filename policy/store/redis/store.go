@@ -27,7 +27,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/gaissmai/bart"
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/singleflight"
 
@@ -73,8 +72,8 @@ type Store struct {
 	schema atomic.Int32
 	// loading is held by a reading of overrides and exceptions, which are replaced whole.
 	loading    sync.Mutex
-	overrides  atomic.Pointer[bart.Table[*policy.Override]]
-	exceptions atomic.Pointer[bart.Table[*policy.Exception]]
+	overrides  atomic.Pointer[policy.Networks[policy.Override]]
+	exceptions atomic.Pointer[policy.Networks[policy.Exception]]
 
 	invalidations invalidations
 
@@ -89,8 +88,8 @@ func Open(o Options) (*Store, error) {
 		return nil, fmt.Errorf("store: %s: %w", o.Target, err)
 	}
 	s := &Store{opt: o, cache: newCache()}
-	s.overrides.Store(new(bart.Table[*policy.Override]))
-	s.exceptions.Store(new(bart.Table[*policy.Exception]))
+	s.overrides.Store(policy.NewNetworks[policy.Override]())
+	s.exceptions.Store(policy.NewNetworks[policy.Exception]())
 	s.invalidations.wake = make(chan struct{}, 1)
 	s.server = newServer(client, o.Log, &s.throttle, s.back)
 	sender := make([]byte, 8)
@@ -167,7 +166,7 @@ func (s *Store) Recall(addr netip.Addr, k policy.Keys) policy.Known {
 		}
 	}
 	now := s.opt.Now()
-	known.Override, known.Exception = lookup(s.overrides.Load(), addr, now), lookup(s.exceptions.Load(), addr, now)
+	known.Override, known.Exception = s.overrides.Load().Holds(addr, now), s.exceptions.Load().Holds(addr, now)
 	return known
 }
 
