@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/ehlogate/ehlogate/policy"
@@ -69,7 +68,7 @@ func Find(path string, queueIDs []string) (map[string]*policy.Message, error) {
 // archives are the files that an event log was rotated to, by us or by logrotate(8), the oldest
 // first.
 func archives(path string) ([]string, error) {
-	stem, ext := strings.TrimSuffix(path, filepath.Ext(path)), filepath.Ext(path)
+	stem, ext := stem(path)
 	files, err := filepath.Glob(stem + "-*" + ext)
 	if err != nil {
 		return nil, fmt.Errorf("eventlog: %w", err)

@@ -88,7 +88,7 @@ func (l *Log) archive(day string) error {
 
 // free is the name of an archive that does not exist yet.
 func (l *Log) free(day string) (string, error) {
-	stem, ext := l.stem()
+	stem, ext := stem(l.path)
 	name := stem + "-" + day + ext
 	for n := 1; ; n++ {
 		_, err := os.Lstat(name)
@@ -101,9 +101,10 @@ func (l *Log) free(day string) (string, error) {
 	}
 }
 
-func (l *Log) stem() (stem, ext string) {
-	ext = filepath.Ext(l.path)
-	return strings.TrimSuffix(l.path, ext), ext
+// stem is a path without its extension, and that: archives have their day between the two.
+func stem(path string) (stem, ext string) {
+	ext = filepath.Ext(path)
+	return strings.TrimSuffix(path, ext), ext
 }
 
 // prune removes archives older than retain, but not shortly after the clock may have been stepped.
@@ -111,7 +112,7 @@ func (l *Log) prune() {
 	if l.now().Before(l.pruneAfter) {
 		return
 	}
-	stem, ext := l.stem()
+	stem, ext := stem(l.path)
 	files, _ := filepath.Glob(stem + "-????-??-??*" + ext)
 	for _, f := range files {
 		name := strings.TrimPrefix(f, stem+"-")

@@ -94,18 +94,19 @@ func (in *Intake) Restore() error {
 		return nil
 	}
 	known, err := eventlog.Recent(set.Events, in.Now().Add(-correlate.Remember), recentMost)
-	in.restore(known)
+	for _, m := range known {
+		in.restore(m)
+	}
 	return err
 }
 
-func (in *Intake) restore(known []*policy.Message) {
-	for _, m := range known {
-		if m.Time.After(in.Now()) {
-			// The clock was wrong when it was written.
-			m.Time = in.bound(m.Time)
-		}
-		in.Correlator.Restore(m)
+// restore takes a message of the event log into the correlator.
+func (in *Intake) restore(m *policy.Message) {
+	if m.Time.After(in.Now()) {
+		// The clock was wrong when it was written.
+		m.Time = in.bound(m.Time)
 	}
+	in.Correlator.Restore(m)
 }
 
 // bound is a time that others told, no later than a little ahead of our clock, and no older than

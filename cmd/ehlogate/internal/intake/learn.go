@@ -55,7 +55,7 @@ func (in *Intake) find(reports []policy.Signal) error {
 	}
 	found, err := eventlog.Find(set.Events, missing)
 	for _, m := range found {
-		in.restore([]*policy.Message{m})
+		in.restore(m)
 	}
 	return err
 }
