@@ -117,8 +117,7 @@ func (c *Correlator) Observe(m *policy.Message) {
 		if m.Trouble == "" {
 			m.Trouble = e.Trouble
 		}
-		c.remove(e)
-		e.observation = nil
+		c.take(e)
 		c.Stats.Joined.Add(1)
 	}
 	m.Verdict = m.Verdicts.Resolve()
@@ -392,8 +391,7 @@ func (c *Correlator) Due(all bool) (due []*policy.Observation, corrections []*po
 				due = append(due, c.conclude(e))
 				continue
 			}
-			c.remove(e)
-			e.observation = nil
+			c.take(e)
 			c.adopt(observed, e.QueueID)
 			if correction := c.add(observed, e.Verdicts, e.Trouble); correction != nil {
 				corrections = append(corrections, correction)

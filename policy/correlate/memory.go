@@ -126,6 +126,13 @@ func (c *Correlator) remove(e *entry) {
 	drop(c.clientIndex(e), e.Client.Addr, e)
 }
 
+// take ends the wait of a message that became part of one that was observed. It leaves the indices
+// first: which one it is in goes by whether it is pending.
+func (c *Correlator) take(e *entry) {
+	c.remove(e)
+	e.observation = nil
+}
+
 // drop takes an item out of an index by clients.
 func drop[T comparable](index map[netip.Addr][]T, client netip.Addr, item T) {
 	if list := without(index[client], item); len(list) == 0 {
