@@ -15,6 +15,7 @@ import (
 
 	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/behaviour"
 )
 
 // session is one milter connection, that is one SMTP session. It implements gomilter.Milter; the
@@ -41,6 +42,7 @@ type message struct {
 	began         time.Time
 	queueID       string
 	fromDomain    string
+	nullSender    bool
 	authenticated bool
 	rcpts         int
 	rejected      int
@@ -127,7 +129,7 @@ func (s *session) MailFrom(from, _ string, m gomilter.Modifier) (*gomilter.Respo
 		s.hearTLS(m)
 		s.mails++
 		s.mail = &message{
-			began: s.server.Now(), fromDomain: domain(from), authenticated: m.Get(gomilter.MacroAuthAuthen) != "",
+			began: s.server.Now(), fromDomain: domain(from), nullSender: strings.Trim(from, "<>") == "", authenticated: m.Get(gomilter.MacroAuthAuthen) != "",
 			rules: s.server.Rules(), decision: s.decide(),
 		}
 		s.hearQueueID(m)
@@ -144,7 +146,7 @@ func (s *session) RcptTo(rcpt, _ string, m gomilter.Modifier) (*gomilter.Respons
 			s.mail.traps = append(s.mail.traps, a)
 		}
 		if m.Get(gomilter.MacroRcptMailer) == verdict.RejectedMailer {
-			s.refused(verdict.Rejection{Status: m.Get(gomilter.MacroRcptHost), Text: m.Get(gomilter.MacroRcptAddr)}, rcpt)
+			s.refused(verdict.Rejection{Status: m.Get(gomilter.MacroRcptHost), Text: m.Get(gomilter.MacroRcptAddr), NullSender: s.mail.nullSender}, rcpt)
 		}
 	})
 }
@@ -153,8 +155,8 @@ func (s *session) RcptTo(rcpt, _ string, m gomilter.Modifier) (*gomilter.Respons
 func (s *session) refused(r verdict.Rejection, rcpt string) {
 	s.mail.rejected++
 	var harvest policy.Confidence
-	if r.Assessment().Source == policy.FromUnknownUser {
-		harvest = s.server.Clients.UnknownUser(s.client.Addr, rcpt, s.server.Now())
+	if r.Assessment().Source == policy.FromUnknownUser && !r.NullSender {
+		harvest = s.server.Clients.UnknownUser(s.client.Addr, rcpt, s.server.Now(), behaviour.ByMilter)
 	}
 	s.mail.rejections.Add(r, harvest)
 }

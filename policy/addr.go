@@ -27,3 +27,9 @@ func ParseAddr(s string) (netip.Addr, error) {
 
 // PlainAddr is an address unmapped and without its zone, as all of ehlogate takes addresses.
 func PlainAddr(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
+
+// IsHere reports the address of this host itself, 127.0.0.1 or ::1. Mail comes from it that filters
+// put back and that programs submit: it is no client, and nothing is learnt of it.
+func IsHere(addr netip.Addr) bool {
+	return addr == netip.AddrFrom4([4]byte{127, 0, 0, 1}) || addr == netip.IPv6Loopback()
+}

@@ -131,7 +131,9 @@ func (m *Message) Lesson() (l Lesson, ok bool) {
 }
 
 // teachable reports whether anything may be learnt of the client.
-func (m *Message) teachable() bool { return !m.Authenticated && m.Client.Addr.IsValid() }
+func (m *Message) teachable() bool {
+	return !m.Authenticated && m.Client.Addr.IsValid() && !IsHere(m.Client.Addr)
+}
 
 // Correction is a message as it is now, and the verdict that was learnt of it before. Nothing
 // depends on which of the two verdicts comes in first.

@@ -43,3 +43,12 @@ func (s Signal) Observation(v Verdict) *Observation {
 	}
 	return o
 }
+
+// Reinjection is a message that an after-queue filter has put back into the MTA, as the MTA's log
+// tells: QueueID is what it is called then, Original what it was called when its client, Addr, sent
+// it. What is said of the one is said of the other.
+type Reinjection struct {
+	QueueID, Original string
+	Addr              netip.Addr
+	Port              uint16
+}

@@ -17,6 +17,7 @@ const (
 	FromGreylist       Source = "greylist"
 	FromTempfail       Source = "tempfail"
 	FromLimit          Source = "limit"
+	FromLogin          Source = "login"
 	FromPipelining     Source = "pipelining"
 	FromMilterReject   Source = "milter-reject"
 	FromMilterDiscard  Source = "milter-discard"
@@ -48,18 +49,19 @@ type SourceInfo struct {
 func Sources() []SourceInfo {
 	return []SourceInfo{
 		{FromHeader, 1, "the verdict header of a filter before us, by its score: half where it begins to call it spam, whole at twice that"},
-		{FromAuthentication, 0, "DMARC failed, in the Authentication-Results of verdict.authserv_id; mailing lists and forwarders fail it, too"},
+		{FromAuthentication, 0, "SPF or DMARC failed, as a refusal says, or DMARC in the Authentication-Results of verdict.authserv_id; mailing lists and forwarders fail them, too"},
 		{FromSilence, 1, "an accepted message without a verdict header, where verdict.silence is ham"},
 		{FromRspamd, 1, "rspamd's metadata exporter at /feed/rspamd, by its score"},
 		{FromFeed, 1, "another program at /feed/verdict"},
 		{FromDNSBL, 1, "a recipient or client refused by a DNS block list, in smtpd or postscreen"},
-		{FromRecipient, 1, "a recipient refused by the MTA's own rules, 5.7.x"},
+		{FromRecipient, 1, "a client, its HELO name, its sender or a recipient refused by the MTA's own rules, and clients on postscreen's deny list"},
 		{FromUnknownUser, 1, "unknown users: one of a client within an hour counts nothing, ten count whole"},
 		{FromRelay, 0.25, "relaying refused: a probe, or a client that has lost its way"},
 		{FromGreylist, 0, "greylisted"},
 		{FromTempfail, 0, "any other temporary refusal"},
-		{FromLimit, 0.25, "over one of the MTA's limits: connections, messages, recipients, errors"},
-		{FromPipelining, 0.5, "commands sent before they may be, as seen by smtpd or postscreen"},
+		{FromLimit, 0.25, "over one of the MTA's limits: connections, messages, recipients, errors, time"},
+		{FromLogin, 0.25, "logins that failed: ten count whole, one a tenth"},
+		{FromPipelining, 0.5, "commands sent before they may be, commands that are not SMTP, and bare newlines, as seen by smtpd or postscreen"},
 		{FromMilterReject, 1, "refused by a filter before us"},
 		{FromMilterDiscard, 1, "discarded by a filter before us"},
 		{FromMilterHold, 0.5, "put on hold by a filter before us"},

@@ -5,14 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 	server "github.com/ehlogate/ehlogate/cmd/ehlogate/internal/daemon"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/postfix"
+	"github.com/ehlogate/ehlogate/milter/verdict/maillog"
 	"github.com/ehlogate/ehlogate/policy/asn"
 	"github.com/ehlogate/ehlogate/policy/store"
 	"github.com/ehlogate/ehlogate/policy/store/redis"
@@ -55,6 +56,12 @@ func check(c *cli.Context) error {
 				Fix:  `verdict.silence = "ham", where the filter marks only spam`,
 			})
 		}
+		if h.ResolverRefused > 0 {
+			found = append(found, postfix.Finding{
+				What: fmt.Sprintf("a DNS block list does not serve this host's resolver: %d refusals say so, and the MTA refuses mail because of it", h.ResolverRefused),
+				Fix:  "ask the list through a resolver of your own, or restrict its answers, as in reject_rbl_client LIST=127.0.0.[2..11]",
+			})
+		}
 	} else {
 		found = append(found, postfix.Finding{What: "the daemon does not answer", Fix: "ehlogate serve (" + running.Error() + ")"})
 	}
@@ -83,11 +90,13 @@ func logFindings(cfg *config.Config) []postfix.Finding {
 	if !filepath.IsAbs(cfg.LogFile) {
 		return nil
 	}
-	f, err := os.Open(cfg.LogFile)
+	sample, err := maillog.Inspect(cfg.LogFile, time.Now(), time.Local)
 	if err != nil {
 		return []postfix.Finding{{What: "the MTA's log cannot be read: what filters refuse is not heard", Fix: "let the daemon's user read the file of verdict.log_file, by group adm on Debian: " + err.Error()}}
 	}
-	f.Close()
+	if fault := sample.Fault(); fault != "" {
+		return []postfix.Finding{{What: "the MTA's log tells nothing: " + fault, Fix: "name the log that Postfix writes in verdict.log_file, in a format with a time and the program, such as syslog's"}}
+	}
 	return []postfix.Finding{{OK: true, What: "the MTA's log can be read"}}
 }
 

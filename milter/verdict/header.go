@@ -214,10 +214,23 @@ func Clip(s string) string {
 	if len(s) > maxReason {
 		s = s[:maxReason] + "..."
 	}
+	if isPlain(s) {
+		return s
+	}
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r == 0xfffd {
 			return '?'
 		}
 		return r
 	}, s)
+}
+
+// isPlain reports whether a text is printable ASCII.
+func isPlain(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] >= 0x7f {
+			return false
+		}
+	}
+	return true
 }

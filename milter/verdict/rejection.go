@@ -7,64 +7,285 @@ import (
 	"github.com/ehlogate/ehlogate/policy"
 )
 
-// Rejection is a recipient that the MTA refused, as Postfix tells of it to milters that ask for
-// rejected recipients: the macros {rcpt_host} and {rcpt_addr} beside an {rcpt_mailer} of "error";
-// or as it is in the log.
+// Rejection is what the MTA refused, as Postfix tells of it to milters that ask for rejected
+// recipients: the macros {rcpt_host} and {rcpt_addr} beside an {rcpt_mailer} of "error"; or as it
+// is in the log.
 type Rejection struct {
-	// Status is the enhanced status code, RFC 3463, such as 5.1.1.
+	// Status is the enhanced status code, RFC 3463, such as 5.1.1, else the reply code.
 	Status string
-	// Text is the MTA's reply without the address.
+	// Text is the MTA's reply without the address, such as "Recipient address rejected: User
+	// unknown in local recipient table".
 	Text string
+	// NullSender says that the message had the null sender. Unknown users of a bounce count nothing:
+	// others can cause it with a forged sender.
+	NullSender bool
 }
 
 // RejectedMailer is the {rcpt_mailer} of a rejected recipient.
 const RejectedMailer = "error"
 
-// Assessment is what a refused recipient says of its client. An unknown user says nothing by
-// itself; behaviour.Clients counts them.
+// Assessment is what a refusal says of its client. An unknown user says nothing by itself;
+// behaviour.Clients counts them.
+//
+// A refusal is read by position. Its first words are Postfix's own; then come those of a table, a
+// policy service, a block list or another server, which can quote the client. Of these only what
+// comes before the first quotation counts.
 func (r Rejection) Assessment() policy.Assessment {
-	a := policy.Assessment{Class: policy.Spam, Confidence: policy.Certain, Source: r.source(), Reason: Clip(r.Status + " " + r.Text)}
-	switch a.Source {
-	case policy.FromUnknownUser, policy.FromGreylist, policy.FromTempfail:
-		a.Class = policy.None
+	class, source := r.judge()
+	if class == "" {
+		class = r.refused()
 	}
-	if a.Source == policy.FromRecipient && !strings.HasPrefix(r.Status, "5.7.") {
+	return policy.Assessment{Class: class, Confidence: policy.Certain, Source: source, Reason: Clip(strings.TrimSpace(r.Status + " " + r.Text))}
+}
+
+// ByFilter is what a refusal by a filter before us says: unless it gives another reason, the filter
+// found spam.
+func (r Rejection) ByFilter(filter policy.Source) policy.Assessment {
+	class, source := r.judge()
+	if class == "" {
+		class, source = policy.Spam, filter
+	}
+	return policy.Assessment{Class: class, Confidence: policy.Certain, Source: source, Reason: Clip(strings.TrimSpace(r.Status + " " + r.Text))}
+}
+
+// Discarded is what it says of a client that an access table has its mail discarded: "Sender address
+// triggers DISCARD action". One of a recipient is for the recipient's sake.
+func (r Rejection) Discarded() policy.Assessment {
+	a := policy.Assessment{Class: policy.Spam, Confidence: policy.Certain, Source: policy.FromRecipient, Reason: Clip(r.Text)}
+	if starts(strings.ToLower(r.Text), aboutRecipient) {
 		a.Class = policy.None
 	}
 	return a
 }
 
-func (r Rejection) source() policy.Source {
-	text := strings.ToLower(r.Text)
-	has := func(words ...string) bool {
-		for _, w := range words {
-			if strings.Contains(text, w) {
-				return true
-			}
+// What a refusal is about, in Postfix's words (smtpd_check.c).
+const (
+	aboutClient    = "client host"
+	aboutReverse   = "unverified client host"
+	aboutHELO      = "helo command"
+	aboutSender    = "sender address"
+	aboutRecipient = "recipient address"
+	aboutData      = "data command"
+	aboutEnd       = "end-of-data"
+	aboutETRN      = "etrn command"
+)
+
+// judge tells whose refusal it is and what that says; an empty class is one that depends on who
+// refused.
+func (r Rejection) judge() (policy.Class, policy.Source) {
+	subject, text := r.subject()
+	said := statement(text)
+	if list, ok := parseBlockList(text); ok {
+		if list.refusedResolver() {
+			return policy.None, policy.FromDNSBL
 		}
-		return false
+		return policy.Spam, policy.FromDNSBL
 	}
 	switch {
-	case has("greylist", "graylist"):
-		return policy.FromGreylist
-	case has("relay access denied", "relaying denied"):
-		return policy.FromRelay
-	case has("improper use of smtp command pipelining"):
-		return policy.FromPipelining
-	case has("too many recipients", "too many connections", "too many errors", "too much mail", "too many messages", "rate limit"):
-		return policy.FromLimit
-	case strings.HasPrefix(r.Status, "4"):
+	case subject == aboutETRN,
+		contains(said, "encryption is required", "encryption required", "tls is required", "tls required", "requires tls", "must use tls", "starttls"),
+		contains(said, "not owned by user", "not same as smtp authenticate", "smtp auth is required", "authentication required"):
+		return policy.None, policy.FromRecipient
+	case starts(said, "undeliverable address", "unverified address", "address verification", "unverified"):
+		return policy.None, r.verified(text)
+	case starts(said, "server configuration", "temporary lookup failure", "local data error"):
+		return policy.None, policy.FromTempfail
+	case starts(said, "relay access denied", "relaying denied"):
+		return policy.Spam, policy.FromRelay
+	case starts(said, "improper use of smtp command pipelining"), starts(strings.ToLower(text), "bare <lf>", "bare newline"):
+		return policy.Spam, policy.FromPipelining
+	case r.authentication(said):
+		return policy.Spam, policy.FromAuthentication
+	case r.unknownUser(subject, said):
+		return policy.None, policy.FromUnknownUser
+	case r.noMailbox(said):
+		return policy.None, policy.FromRecipient
+	case r.temporary() && contains(said, "greylist", "graylist", "grey-list", "gray-list", "grey list", "postgrey"):
+		return policy.None, policy.FromGreylist
+	case contains(said, "too many recipients", "too many connections", "too many errors", "too much mail", "too many messages",
+		"rate limit", "ratelimit", "rate-limit", "rate exceeded", "throttl", "sender quota"):
+		return policy.Spam, policy.FromLimit
+	case r.temporary():
+		return policy.None, policy.FromTempfail
+	}
+	return "", policy.FromRecipient
+}
+
+// refused is what a permanent refusal by the MTA's own rules says. One of a recipient can be for
+// the recipient's sake, unless it is a matter of policy (RFC 3463, x.7.x).
+func (r Rejection) refused() policy.Class {
+	switch subject, _ := r.subject(); subject {
+	case aboutClient, aboutReverse, aboutHELO, aboutSender:
+		return policy.Spam
+	}
+	if strings.HasPrefix(r.Status, "5.7.") {
+		return policy.Spam
+	}
+	return policy.None
+}
+
+// subject parts "Helo command rejected: TEXT".
+func (r Rejection) subject() (subject, text string) {
+	const rejected = " rejected: "
+	i := strings.Index(r.Text[:min(len(r.Text), 40)], rejected)
+	if i < 0 {
+		return "", r.Text
+	}
+	for _, s := range []string{aboutRecipient, aboutClient, aboutSender, aboutHELO, aboutReverse, aboutData, aboutEnd, aboutETRN} {
+		if strings.EqualFold(r.Text[:i], s) {
+			return s, r.Text[i+len(rejected):]
+		}
+	}
+	return "", r.Text
+}
+
+// statement is what a text says before it quotes anybody, in lower case: an address, a name in
+// quotes, the reply of another server.
+func statement(text string) string {
+	if i := strings.IndexAny(text, `;<="@?[({`); i > 0 {
+		text = text[:i]
+	}
+	text, _, _ = strings.Cut(text, " '")
+	return strings.ToLower(text)
+}
+
+func starts(s string, words ...string) bool {
+	for _, w := range words {
+		if strings.HasPrefix(s, w) {
+			return true
+		}
+	}
+	return false
+}
+
+func contains(s string, words ...string) bool {
+	for _, w := range words {
+		if strings.Contains(s, w) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r Rejection) temporary() bool { return strings.HasPrefix(r.Status, "4") }
+
+// noMailbox reports a recipient that takes no mail now, or any more, or none of this size: RFC 3463
+// section 3.3.
+func (r Rejection) noMailbox(said string) bool {
+	switch r.Status {
+	case "4.2.1", "4.2.2", "4.2.3", "5.2.1", "5.2.2", "5.2.3", "5.3.4":
+		return true
+	}
+	return contains(said, "mailbox is full", "mailbox full", "inbox is full", "over quota", "overquota", "quota exceeded", "exceeded quota",
+		"exceeded its quota", "exceeds quota", "insufficient storage", "insufficient disk", "out of storage", "not enough space", "message size exceeds", "message too large",
+		"no longer receiv", "no longer accept", "no longer active", "no longer valid", "no longer in use", "no longer here", "mail to this address bounces",
+		"is disabled", "account disabled", "mailbox disabled", "is inactive", "is suspended", "has expired")
+}
+
+// authentication reports a refusal because SPF, DKIM or DMARC failed, or because the sender was to
+// log in: forwarders and mailing lists meet with it, too.
+func (r Rejection) authentication(said string) bool {
+	if len(r.Status) == len("5.7.20") {
+		switch r.Status[1:] {
+		case ".7.20", ".7.21", ".7.22", ".7.23", ".7.24", ".7.26": // RFC 7372
+			return true
+		}
+	}
+	if starts(said, "not logged in") || strings.Contains(said, "openspf") {
+		return true
+	}
+	for _, word := range []string{"spf", "dmarc", "dkim"} {
+		if strings.Contains(said, word) && hasWord(said, word) {
+			return true
+		}
+	}
+	return false
+}
+
+// hasWord reports whether a text has a word that is not part of a name, such as spf.sender.example.
+func hasWord(s, word string) bool {
+	for field := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == ' ' || r == ':' || r == ',' }) {
+		if field == word || strings.TrimSuffix(field, ".") == word {
+			return true
+		}
+	}
+	return false
+}
+
+// unknownUsers are the words for a recipient that does not exist.
+var unknownUsers = []string{
+	"user unknown", "unknown user", "address unknown", "unknown address", "unknown recipient", "recipient unknown", "unknown local",
+	"no such user", "no such recipient", "no such mailbox", "no such address", "no such account", "no such local",
+	"user not found", "recipient not found", "mailbox not found", "account not found", "address not found",
+	"does not exist", "doesn't exist", "not exist", "mailbox unavailable", "invalid recipient", "invalid user", "invalid mailbox", "no mailbox",
+	"unrouteable address", "unroutable address",
+}
+
+// unknownUser reports a recipient that does not exist, whatever the code: a policy service and a
+// milter have no other than 5.7.1.
+func (r Rejection) unknownUser(subject, said string) bool {
+	switch subject {
+	case "", aboutRecipient:
+		return strings.HasSuffix(r.Status, ".1.1") && len(r.Status) == len("5.1.1") || contains(said, unknownUsers...)
+	}
+	return false
+}
+
+// verified is the source of a recipient that address verification refused: an unknown user where
+// the server that was asked says so, in its status code. Whatever else it says is about us, not
+// about the client.
+func (r Rejection) verified(text string) policy.Source {
+	if r.temporary() {
 		return policy.FromTempfail
-	case has("blocked using"):
-		return policy.FromDNSBL
-	case strings.HasPrefix(r.Status, "5.1."):
+	}
+	_, reply, ok := strings.Cut(text, " said: 550")
+	if subject, _ := r.subject(); ok && subject == aboutRecipient && starts(reply, " 5.1.1 ", "-5.1.1 ") {
 		return policy.FromUnknownUser
 	}
 	return policy.FromRecipient
 }
 
+// blockList is a refusal by a DNS block list, postconf(5) default_rbl_reply: "Service unavailable;
+// Client host [192.0.2.7] blocked using LIST; REASON".
+type blockList struct {
+	// what was looked up; answer is the list's name and its own text.
+	what, answer string
+}
+
+func parseBlockList(text string) (b blockList, ok bool) {
+	text = strings.TrimPrefix(text, "Service unavailable; ")
+	i := strings.IndexByte(text, '[')
+	if i < 0 {
+		return b, false
+	}
+	switch strings.ToLower(strings.TrimSuffix(text[:i], " ")) {
+	case "", "client", aboutClient, aboutReverse, aboutHELO, aboutSender, aboutRecipient, "your ip", "host", "ip", "address":
+	default:
+		return b, false
+	}
+	// The sender and the HELO name are the client's, and can look like all that follows.
+	for _, words := range []string{"] blocked using ", "] blocked by ", "] listed by ", "] listed in ", "] is listed ", "] is blocked ", "] found in "} {
+		if end := strings.LastIndex(text, words); end > i {
+			return blockList{what: text[i+1 : end], answer: text[end+len(words):]}, true
+		}
+	}
+	return b, false
+}
+
+// resolverRefused are the words, and the addresses, with which block lists answer a resolver that
+// they do not serve. They then answer so for every client.
+var resolverRefused = []string{
+	"127.255.255.", "open resolver", "open/public resolver", "public resolver", "public dns", "excessive number", "excessive quer", "query refused", "queries refused",
+	"query limit", "query volume", "returnc/pub", "returnc/vol", "uribl.com/refused", "rate limited",
+	"; error",
+}
+
+func (b blockList) refusedResolver() bool {
+	return !strings.Contains(b.what, "]") && contains(strings.ToLower(b.answer), resolverRefused...)
+}
+
 // Rejections collects the refused recipients of a message: one assessment for each source, the
-// first.
+// first that says anything.
 type Rejections struct {
 	all     []policy.Assessment
 	unknown int
@@ -78,8 +299,11 @@ func (r *Rejections) Add(of Rejection, harvest policy.Confidence) {
 		r.unknown++
 		r.harvest += harvest
 	}
-	for _, old := range r.all {
+	for i, old := range r.all {
 		if old.Source == a.Source {
+			if old.Class == policy.None && a.Class == policy.Spam {
+				r.all[i] = a
+			}
 			return
 		}
 	}

@@ -122,7 +122,7 @@ func TestAuthenticationResults(t *testing.T) {
 }
 
 func TestRejections(t *testing.T) {
-	unknown := Rejection{"5.1.1", "Recipient address rejected: User unknown in local recipient table"}
+	unknown := Rejection{Status: "5.1.1", Text: "Recipient address rejected: User unknown in local recipient table"}
 	for _, c := range []struct {
 		name     string
 		of       []Rejection
@@ -134,15 +134,15 @@ func TestRejections(t *testing.T) {
 		{"one unknown user is a typo", []Rejection{unknown}, policy.None, policy.FromUnknownUser, 0},
 		{"four are suspicious", []Rejection{unknown, unknown, unknown, unknown}, policy.Spam, policy.FromUnknownUser, 1.0 / 3},
 		{"ten are a harvest", slicesRepeat(unknown, 10), policy.Spam, policy.FromUnknownUser, 1},
-		{"a DNSBL", []Rejection{{"5.7.1", "Client host rejected: Service unavailable; Client host [192.0.2.1] blocked using zen.example"}}, policy.Spam, policy.FromDNSBL, 1},
-		{"greylisting is no verdict", []Rejection{{"4.2.0", "Client host rejected: Greylisted"}}, policy.None, policy.FromGreylist, 0},
-		{"greylisting by policy is no verdict", []Rejection{{"4.7.1", "Recipient address rejected: Greylisted, see ..."}}, policy.None, policy.FromGreylist, 0},
-		{"any other temporary refusal", []Rejection{{"4.3.0", "Server configuration error"}}, policy.None, policy.FromTempfail, 0},
-		{"a mailbox that is full", []Rejection{{"5.2.2", "Mailbox full"}}, policy.None, policy.FromRecipient, 0},
-		{"relaying", []Rejection{{"5.7.1", "Relay access denied"}}, policy.Spam, policy.FromRelay, 0.25},
-		{"the operator's access table", []Rejection{{"5.7.1", "Client host rejected: Access denied"}}, policy.Spam, policy.FromRecipient, 1},
-		{"a limit", []Rejection{{"4.7.1", "Error: too many recipients from 192.0.2.7"}}, policy.Spam, policy.FromLimit, 0.25},
-		{"the worst of several", []Rejection{unknown, {"5.7.1", "Client host rejected: Access denied"}}, policy.Spam, policy.FromRecipient, 1},
+		{"a DNSBL", []Rejection{{Status: "5.7.1", Text: "Client host rejected: Service unavailable; Client host [192.0.2.1] blocked using zen.example"}}, policy.Spam, policy.FromDNSBL, 1},
+		{"greylisting is no verdict", []Rejection{{Status: "4.2.0", Text: "Client host rejected: Greylisted"}}, policy.None, policy.FromGreylist, 0},
+		{"greylisting by policy is no verdict", []Rejection{{Status: "4.7.1", Text: "Recipient address rejected: Greylisted, see ..."}}, policy.None, policy.FromGreylist, 0},
+		{"any other temporary refusal", []Rejection{{Status: "4.3.0", Text: "Server configuration error"}}, policy.None, policy.FromTempfail, 0},
+		{"a mailbox that is full", []Rejection{{Status: "5.2.2", Text: "Mailbox full"}}, policy.None, policy.FromRecipient, 0},
+		{"relaying", []Rejection{{Status: "5.7.1", Text: "Relay access denied"}}, policy.Spam, policy.FromRelay, 0.25},
+		{"the operator's access table", []Rejection{{Status: "5.7.1", Text: "Client host rejected: Access denied"}}, policy.Spam, policy.FromRecipient, 1},
+		{"a limit", []Rejection{{Status: "4.7.1", Text: "Error: too many recipients from 192.0.2.7"}}, policy.Spam, policy.FromLimit, 0.25},
+		{"the worst of several", []Rejection{unknown, {Status: "5.7.1", Text: "Client host rejected: Access denied"}}, policy.Spam, policy.FromRecipient, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var r Rejections

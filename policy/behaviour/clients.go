@@ -25,6 +25,16 @@ const (
 	mostRcpts   = 64
 )
 
+// Witness is who saw what a client did. The milter and the MTA's log both tell of most of it, in
+// any order.
+type Witness uint8
+
+// The witnesses.
+const (
+	ByMilter Witness = 1 << iota
+	ByLog
+)
+
 // Clients counts the unknown users that clients ask for, and their sessions without a message.
 type Clients struct {
 	seed     maphash.Seed
@@ -36,7 +46,13 @@ type Clients struct {
 type harvest struct {
 	sync.Mutex
 	since time.Time
-	rcpts map[uint64]struct{}
+	rcpts map[uint64]asked
+}
+
+// asked is an unknown user that was asked for: what it counts, and who has told of it.
+type asked struct {
+	counts policy.Confidence
+	by     Witness
 }
 
 // flood is the number of sessions without a message since a time.
@@ -55,31 +71,34 @@ func NewClients() *Clients {
 	}
 }
 
-// UnknownUser takes an unknown user that a client asked for at a time and returns what that adds to
-// the confidence that the client harvests addresses: nothing for the first one of an hour, which
-// may be a typo, and for one that was asked for already; a ninth for each further one, so that ten
-// count whole.
-func (c *Clients) UnknownUser(client netip.Addr, recipient string, at time.Time) policy.Confidence {
+// UnknownUser takes an unknown user that a client asked for at a time, as a witness tells, and
+// returns what that adds to the confidence that the client harvests addresses: nothing for the
+// first one of an hour, which may be a typo; a ninth for each further one, so that ten count whole.
+// What one witness tells again adds nothing. What the other one tells, too, adds the same to what
+// that one says of the session, so that it does not matter who is first.
+func (c *Clients) UnknownUser(client netip.Addr, recipient string, at time.Time, by Witness) policy.Confidence {
 	if !client.IsValid() {
 		return 0
 	}
-	h, _ := c.harvests.SetIfAbsent(client, &harvest{since: at, rcpts: map[uint64]struct{}{}})
+	h, _ := c.harvests.SetIfAbsent(client, &harvest{since: at, rcpts: map[uint64]asked{}})
 	h.Lock()
 	defer h.Unlock()
 	if !within(at, h.since, harvestWithin) {
-		h.since, h.rcpts = at, map[uint64]struct{}{}
+		h.since, h.rcpts = at, map[uint64]asked{}
 	}
-	rcpt := maphash.String(c.seed, strings.ToLower(recipient))
-	if _, again := h.rcpts[rcpt]; again {
+	rcpt := maphash.String(c.seed, strings.ToLower(strings.Trim(recipient, "<>")))
+	known, again := h.rcpts[rcpt]
+	switch {
+	case again && known.by&by != 0:
 		return 0
+	case !again && len(h.rcpts) > 0:
+		known.counts = 1.0 / (harvestWhole - 1)
 	}
-	if len(h.rcpts) < mostRcpts {
-		h.rcpts[rcpt] = struct{}{}
+	known.by |= by
+	if again || len(h.rcpts) < mostRcpts {
+		h.rcpts[rcpt] = known
 	}
-	if len(h.rcpts) == 1 {
-		return 0
-	}
-	return 1.0 / (harvestWhole - 1)
+	return known.counts
 }
 
 // Idle takes a session without a message that ended at a time and reports whether it is the last of

@@ -15,7 +15,7 @@ var client = netip.MustParseAddr("192.0.2.7")
 // ask asks for unknown users, one every so often from a time on, and returns what that adds up to.
 func ask(c *Clients, users int, from time.Time, every time.Duration) (sum policy.Confidence) {
 	for i := range users {
-		sum += c.UnknownUser(client, fmt.Sprintf("user%d@mx.example", i), from.Add(time.Duration(i)*every))
+		sum += c.UnknownUser(client, fmt.Sprintf("user%d@mx.example", i), from.Add(time.Duration(i)*every), ByMilter)
 	}
 	return sum
 }
@@ -48,18 +48,36 @@ func TestUnknownUsersOfAnHourAreCountedTogether(t *testing.T) {
 func TestAnUnknownUserCountsOnce(t *testing.T) {
 	c := NewClients()
 	ask(c, 2, now, 0)
-	if got := c.UnknownUser(client, "USER1@mx.example", now); got != 0 {
+	if got := c.UnknownUser(client, "USER1@mx.example", now, ByMilter); got != 0 {
 		t.Errorf("asked for again: %v", got)
 	}
-	if got := c.UnknownUser(netip.MustParseAddr("192.0.2.8"), "another@mx.example", now); got != 0 {
+	if got := c.UnknownUser(netip.MustParseAddr("192.0.2.8"), "another@mx.example", now, ByMilter); got != 0 {
 		t.Errorf("the neighbour's first: %v", got)
 	}
-	if got := c.UnknownUser(netip.Addr{}, "another@mx.example", now); got != 0 {
+	if got := c.UnknownUser(netip.Addr{}, "another@mx.example", now, ByMilter); got != 0 {
 		t.Errorf("of no client: %v", got)
 	}
 	// In the next hour all is new.
 	if got := ask(c, 2, now.Add(2*time.Hour), 0); !same(got, 1.0/9) {
 		t.Errorf("in another hour: %v", got)
+	}
+}
+
+// Whoever tells of a recipient first, milter and log come to the same sum.
+func TestBothWitnessesComeToTheSameSum(t *testing.T) {
+	for _, order := range [][]Witness{{ByMilter, ByLog}, {ByLog, ByMilter}} {
+		c := NewClients()
+		var sum [ByLog + 1]policy.Confidence
+		for i := range 20 {
+			for _, by := range order {
+				for range 2 {
+					sum[by] += c.UnknownUser(client, fmt.Sprint(i), now, by)
+				}
+			}
+		}
+		if !same(sum[ByMilter], 19.0/9) || !same(sum[ByLog], 19.0/9) {
+			t.Errorf("%v: the milter %v, the log %v; want %v", order, sum[ByMilter], sum[ByLog], 19.0/9)
+		}
 	}
 }
 
@@ -70,7 +88,7 @@ func TestAClientsUnknownUsersAreBounded(t *testing.T) {
 	if len(h.rcpts) != mostRcpts {
 		t.Fatalf("%d remembered of %d", len(h.rcpts), mostRcpts)
 	}
-	c.UnknownUser(client, "one.more@mx.example", now)
+	c.UnknownUser(client, "one.more@mx.example", now, ByMilter)
 	if len(h.rcpts) != mostRcpts {
 		t.Errorf("%d remembered, %d is the most", len(h.rcpts), mostRcpts)
 	}

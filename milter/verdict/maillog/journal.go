@@ -22,9 +22,10 @@ type Journal struct {
 
 // Entry is what is read of an entry of the journal.
 type Entry struct {
-	At      time.Time
-	Program string
-	Text    []byte
+	At time.Time
+	// Program is its name, such as postfix/smtpd, PID its process id.
+	Program, PID string
+	Text         []byte
 	// Cursor is its place in the journal.
 	Cursor string
 }
@@ -32,7 +33,7 @@ type Entry struct {
 // Follow calls f for each entry of the facility mail after a cursor, or from now on if that is
 // empty, until the context ends or journalctl does.
 func (j *Journal) Follow(ctx context.Context, cursor string, f func(Entry)) error {
-	args := []string{"--follow", "--output=json", "--output-fields=SYSLOG_IDENTIFIER,MESSAGE", "--quiet", "--no-pager", "SYSLOG_FACILITY=2"}
+	args := []string{"--follow", "--output=json", "--output-fields=SYSLOG_IDENTIFIER,SYSLOG_PID,MESSAGE", "--quiet", "--no-pager", "SYSLOG_FACILITY=2"}
 	if cursor == "" {
 		args = append(args, "--lines=0")
 	} else {
@@ -88,6 +89,7 @@ func ParseEntry(line []byte) (e Entry, err error) {
 		Cursor  string          `json:"__CURSOR"`
 		At      string          `json:"__REALTIME_TIMESTAMP"`
 		Program string          `json:"SYSLOG_IDENTIFIER"`
+		PID     string          `json:"SYSLOG_PID"`
 		Message json.RawMessage `json:"MESSAGE"`
 	}
 	if err := json.Unmarshal(line, &v); err != nil {
@@ -97,7 +99,7 @@ func ParseEntry(line []byte) (e Entry, err error) {
 	if err != nil {
 		return e, fmt.Errorf("maillog: entry: __REALTIME_TIMESTAMP: %w", err)
 	}
-	e = Entry{At: time.UnixMicro(micros), Program: v.Program, Cursor: v.Cursor}
+	e = Entry{At: time.UnixMicro(micros), Program: v.Program, PID: v.PID, Cursor: v.Cursor}
 	if len(v.Message) > 0 && v.Message[0] == '[' {
 		var numbers []uint8
 		var wide []uint16

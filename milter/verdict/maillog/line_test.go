@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -14,7 +15,7 @@ import (
 var now = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 
 func reader() *Reader {
-	return NewReader(func() time.Time { return now }, time.UTC, func(netip.Addr, string, time.Time) policy.Confidence { return 0 })
+	return NewReader(Options{Now: func() time.Time { return now }, Zone: time.UTC, UnknownUser: func(netip.Addr, string, time.Time) policy.Confidence { return 0 }})
 }
 
 func TestLines(t *testing.T) {
@@ -35,8 +36,8 @@ func TestLines(t *testing.T) {
 		{"pipelining refused", "postfix/smtpd[9]: NOQUEUE: reject: DATA from unknown[192.0.2.7]: 503 5.5.0 <DATA>: Data command rejected: Improper use of SMTP command pipelining; from=<a@b> proto=ESMTP helo=<c>", "192.0.2.7 0  true spam pipelining"},
 		{"pipelining noticed", "postfix/smtpd[9]: improper command pipelining after EHLO from unknown[192.0.2.7]: MAIL FROM:<x>\\r\\n", "192.0.2.7 0  false spam pipelining"},
 		{"a rate limit", "postfix/smtpd[9]: warning: Connection rate limit exceeded: 31 from unknown[192.0.2.7] for service smtp", "192.0.2.7 0  false spam limit"},
-		{"header_checks", "postfix/cleanup[9]: 780D29842A2: reject: header Subject: pills from c.example[192.0.2.7]; from=<a@b> to=<bob@mx.example> proto=ESMTP helo=<c>: no pills", "invalid IP 0 780D29842A2 true spam content"},
-		{"body_checks", "postfix/cleanup[9]: 780D29842A2: discard: body pills from c.example[192.0.2.7]; from=<a@b> to=<bob@mx.example> proto=ESMTP helo=<c>: no pills", "invalid IP 0 780D29842A2 true spam content"},
+		{"header_checks", "postfix/cleanup[9]: 780D29842A2: reject: header Subject: pills from c.example[192.0.2.7]; from=<a@b> to=<bob@mx.example> proto=ESMTP helo=<c>: no pills", "192.0.2.7 0 780D29842A2 true spam content"},
+		{"body_checks", "postfix/cleanup[9]: 780D29842A2: discard: body pills from c.example[192.0.2.7]; from=<a@b> to=<bob@mx.example> proto=ESMTP helo=<c>: no pills", "192.0.2.7 0 780D29842A2 true spam content"},
 		{"postscreen: PREGREET", `postfix/postscreen[9]: PREGREET 14 after 0.05 from [192.0.2.7]:4711: EHLO c.example\r\n`, "192.0.2.7 4711  false spam pregreet"},
 		{"postscreen: DNSBL", "postfix/postscreen[9]: DNSBL rank 3 for [192.0.2.7]:4711", "192.0.2.7 4711  false spam dnsbl"},
 		{"postscreen: HANGUP", "postfix/postscreen[9]: HANGUP after 0.3 from [2001:db8::7]:4711 in tests before SMTP handshake", "2001:db8::7 4711  false spam hangup"},
@@ -135,7 +136,7 @@ func TestEntriesOfTheJournal(t *testing.T) {
 	if err != nil || e.Cursor != "s=1" || e.At.UnixMicro() != 1795583333123456 {
 		t.Fatalf("%+v, %v", e, err)
 	}
-	if signal, ok := reader().ReadEntry(e.At, e.Program, e.Text); !ok || signal.Addr.String() != "192.0.2.7" || !signal.Time.Equal(e.At) {
+	if signal, ok := reader().ReadEntry(e); !ok || signal.Addr.String() != "192.0.2.7" || !signal.Time.Equal(e.At) {
 		t.Errorf("%+v", signal)
 	}
 	if e, err = ParseEntry([]byte(`{"__REALTIME_TIMESTAMP":"1","MESSAGE":[72,105,255]}`)); err != nil || string(e.Text) != "Hi\xff" {
@@ -145,6 +146,40 @@ func TestEntriesOfTheJournal(t *testing.T) {
 		if _, err := ParseEntry([]byte(bad)); err == nil {
 			t.Errorf("%q is an entry", bad)
 		}
+	}
+}
+
+// TestTheLinesOfTheWorld reads lines in the shapes in which others publish theirs: testdata/lines.tsv
+// has a name, what is read of the line, and the line.
+func TestTheLinesOfTheWorld(t *testing.T) {
+	lines, err := os.ReadFile("testdata/lines.tsv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(lines)) {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		field := strings.SplitN(strings.TrimSuffix(line, "\n"), "\t", 3)
+		if len(field) != 3 {
+			t.Fatalf("%q has %d fields", line, len(field))
+		}
+		t.Run(field[0], func(t *testing.T) {
+			r := reader()
+			if strings.Contains(field[2], "proxy-reject: ") {
+				r.Read([]byte("2026-11-25T08:59:59+00:00 mx1 postfix/smtpd[9]: connect from mail.sender.example[192.0.2.99]"))
+			}
+			got := "nothing"
+			if s, ok := r.Read([]byte(field[2])); ok {
+				got = fmt.Sprint(s.Addr, " ", s.Assessment.Class, " ", s.Assessment.Source)
+				if s.Trouble != "" {
+					got += " " + string(s.Trouble)
+				}
+			}
+			if got != field[1] {
+				t.Errorf("%s\nis read as %q, want %q", field[2], got, field[1])
+			}
+		})
 	}
 }
 
@@ -178,7 +213,7 @@ func FuzzEntry(f *testing.F) {
 	r := reader()
 	f.Fuzz(func(t *testing.T, line []byte) {
 		if e, err := ParseEntry(line); err == nil {
-			r.ReadEntry(e.At, e.Program, e.Text)
+			r.ReadEntry(e)
 		}
 	})
 }
@@ -225,7 +260,7 @@ func TestAClientThatIsRememberedIsKnown(t *testing.T) {
 		t.Errorf("%d lines counted", n)
 	}
 	reject := func(id string) policy.Signal {
-		s, _ := r.Read([]byte(stamp + "postfix/cleanup[9]: " + id + ": reject: header Subject: x from v[198.51.100.1]; from=<>: no"))
+		s, _ := r.Read([]byte(stamp + "postfix/cleanup[9]: " + id + ": reject: header Subject: x from v[198.51.100.1]; from=<> from w[192.0.2.9]; from=<>: no"))
 		return s
 	}
 	if s := reject("780D29842A2"); s.Addr != netip.MustParseAddr("192.0.2.7") {

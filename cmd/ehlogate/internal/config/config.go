@@ -54,6 +54,9 @@ type Config struct {
 	Weights policy.Weights
 	// LogFile is the MTA's log: a path, Journal, Journal:DIRECTORY or Stdin; empty for none.
 	LogFile string
+	// Services are the names under which the mail exchanger's smtpd(8) logs; empty for all that are
+	// not known for those of the operator's own users.
+	Services []string
 	// Feed says that other programs may post verdicts.
 	Feed bool
 	// OwnNetworks are the hosts that pass mail on inside.

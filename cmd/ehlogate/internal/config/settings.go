@@ -74,6 +74,7 @@ var settings = []Setting{
 	{"verdict.authserv_id", "whose Authentication-Results (RFC 8601) are recorded: the authserv-id of this host's own filters", func(c *Config, v value) error { return c.setAuthservID(v) }},
 	{"verdict.traps", "recipients that are spam traps: addresses, domains, and files with one of these a line", func(c *Config, v value) error { return c.setTraps(v) }},
 	{"verdict.log_file", "the MTA's log that is followed: a file, journal, journal:DIRECTORY, or - for standard input", func(c *Config, v value) error { return c.setLogFile(v) }},
+	{"verdict.services", "names under which the mail exchanger's smtpd logs, such as postfix or postfix/mx, where its users' services have others", func(c *Config, v value) error { return c.setServices(v) }},
 	{"verdict.rspamd_feed", "take verdicts at /feed/rspamd and /feed/verdict: from this host, or with the token", boolean(func(c *Config) *bool { return &c.Feed })},
 	{ownNetworks, "hosts that pass mail on inside: learn takes the first other one in the Received lines for the client", networks(func(c *Config) *[]netip.Prefix { return &c.OwnNetworks })},
 	{trustedNetworks, "another name for " + ownNetworks + ", that of SpamAssassin", networks(func(c *Config) *[]netip.Prefix { return &c.OwnNetworks })},
@@ -359,6 +360,21 @@ func (c *Config) setLogFile(v value) error {
 		err = fmt.Errorf("%q is not a log; want the absolute path of a file, such as /var/log/mail.log, or journal, or - for standard input", s)
 	}
 	c.LogFile = s
+	return err
+}
+
+// serviceName is a syslog_name of postconf(5).
+var serviceName = regexp.MustCompile(`^[!-~]{1,100}$`)
+
+func (c *Config) setServices(v value) error {
+	names, err := v.strs()
+	for i, n := range names {
+		names[i] = strings.TrimSuffix(n, "/smtpd")
+		if !serviceName.MatchString(names[i]) {
+			return fmt.Errorf("%q is not a name under which smtpd logs; want what stands before /smtpd in the log, such as postfix or postfix/mx", n)
+		}
+	}
+	c.Services = names
 	return err
 }
 

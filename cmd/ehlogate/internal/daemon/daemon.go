@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/intake"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/postfix"
 	"github.com/ehlogate/ehlogate/milter"
 	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/milter/verdict/maillog"
@@ -103,10 +105,35 @@ func (d *Daemon) newIntake(cfg *config.Config) error {
 	}
 	d.follower = &follower{
 		source: cfg.LogFile, path: filepath.Join(cfg.Store.Dir, positionFile), log: d.log,
-		reader: maillog.NewReader(time.Now, time.Local, in.UnknownUser), signal: d.intake.signal,
+		reader: maillog.NewReader(maillog.Options{
+			Now: time.Now, Zone: time.Local, UnknownUser: in.UnknownUser, Reinjected: in.Reinjected,
+			Services: cfg.Services, UserServices: userServices(cfg, d.log),
+		}), signal: d.intake.signal,
 		oldestPending: in.Correlator.OldestPending, now: time.Now, throttled: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
 	return in.Restore()
+}
+
+// postconfWait is how long Postfix may take to tell its services.
+const postconfWait = 5 * time.Second
+
+// userServices are the names under which the services of the operator's own users log, as far as
+// there is a log to follow and a Postfix to ask.
+func userServices(cfg *config.Config, log *slog.Logger) []string {
+	if cfg.LogFile == "" || len(cfg.Services) > 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), postconfWait)
+	defer cancel()
+	p, err := postfix.Find(ctx, "", cfg)
+	if err != nil {
+		return nil
+	}
+	names, err := p.UserServices(ctx)
+	if err != nil {
+		log.Warn("the services of this host's own users are known by their names alone: Postfix does not tell them", "error", err)
+	}
+	return names
 }
 
 func (d *Daemon) intakeSettings() intake.Settings {
@@ -223,7 +250,7 @@ func (d *Daemon) Reload(cfg *config.Config) error {
 	}{
 		{"milter.listen", cfg.Milter != old.Milter}, {"table", cfg.Table != old.Table}, {"http", cfg.HTTP != old.HTTP},
 		{"store", !sameStore(cfg, old)}, {"log.events", cfg.Log.Events != old.Log.Events}, {"log.retain", cfg.Log.Retain != old.Log.Retain},
-		{"verdict.log_file", cfg.LogFile != old.LogFile}, {"verdict.rspamd_feed", cfg.Feed != old.Feed},
+		{"verdict.log_file", cfg.LogFile != old.LogFile}, {"verdict.services", !slices.Equal(cfg.Services, old.Services)}, {"verdict.rspamd_feed", cfg.Feed != old.Feed},
 	} {
 		if c.changed {
 			d.log.Warn("this key changes with the next restart", "key", c.key)

@@ -89,6 +89,7 @@ func (f *follower) follow(ctx context.Context, stdin io.Reader) {
 		if from.File != nil {
 			position = *from.File
 		}
+		f.inspect()
 		begun := false
 		file := &maillog.File{Path: f.source, Log: f.log, Malformed: f.malformed}
 		if err := file.Before(position, underWay, f.reader.Remember); err != nil {
@@ -131,7 +132,7 @@ func (f *follower) followJournal(ctx context.Context, dir, cursor string) {
 	}
 	for ctx.Err() == nil {
 		err := j.Follow(ctx, cursor, func(e maillog.Entry) {
-			if s, ok := f.reader.ReadEntry(e.At, e.Program, e.Text); ok {
+			if s, ok := f.reader.ReadEntry(e); ok {
 				f.signal(s)
 			}
 			cursor = e.Cursor
@@ -148,7 +149,22 @@ func (f *follower) followJournal(ctx context.Context, dir, cursor string) {
 	}
 }
 
+// inspect says at once what is wrong with a log of which nothing can be read. One that is not there
+// is waited for, and said by whoever waits.
+func (f *follower) inspect() {
+	sample, err := maillog.Inspect(f.source, f.now(), time.Local)
+	if fault := sample.Fault(); err == nil && fault != "" {
+		f.log.Error("the mail log tells nothing", "file", f.source, "fault", fault)
+	}
+}
+
+// enough is how many lines without one of Postfix's are said.
+const enough = 100
+
 func (f *follower) read(line []byte) {
+	if stats := &f.reader.Stats; stats.Postfix.Load() == 0 && stats.Lines.Load() == enough {
+		f.log.Error("the mail log tells nothing: none of its lines is Postfix's", "file", f.source, "lines", enough, "line", string(line[:min(len(line), 200)]))
+	}
 	if s, ok := f.reader.Read(line); ok {
 		f.signal(s)
 	}

@@ -42,6 +42,8 @@ func (d *Daemon) register(r prometheus.Registerer) {
 	counter("signals_alone_total", "Signals that became an observation of their own.", "", "", &joined.Alone)
 	counter("signals_repeated_total", "Signals that said nothing new.", "", "", &joined.Repeated)
 	counter("signals_orphaned_total", "Signals about an unknown message that did not name its client.", "", "", &in.Orphaned)
+	counter("messages_reinjected_total", "Messages that an after-queue filter has put back, as the MTA's log tells.", "", "", &in.Reinjected)
+	counter("dnsbl_resolver_refused_total", "Refusals by DNS block lists that are about our resolver: the MTA refuses all mail.", "", "", &in.ResolverRefused)
 	counter("headers_malformed_total", "Verdict headers and Authentication-Results that could not be read.", "", "", &m.MalformedHeaders)
 	counter("feed_refused_total", "Posts of other programs that could not be read.", "", "", &d.intake.Refused)
 	counter("feed_posts_total", "Verdicts posted by other programs.", "", "", &d.intake.Posts)
@@ -50,6 +52,7 @@ func (d *Daemon) register(r prometheus.Registerer) {
 	counter("tls_exceptions_total", "Exceptions for hosts that may require TLS, or whose TLS is broken.", "", "", &in.Exceptions)
 	log := &d.follower.reader.Stats
 	counter("log_lines_total", "Lines of the MTA's log.", "", "", &log.Lines)
+	counter("log_postfix_lines_total", "Lines of the MTA's log that are Postfix's.", "", "", &log.Postfix)
 	counter("log_signals_total", "Lines that said something of a client.", "", "", &log.Signals)
 	counter("log_lines_malformed_total", "Lines that were too long, or could not be read.", "", "", &log.Malformed)
 	counter("actions_total", "Messages to which a tier's action was applied.", "", "", &m.Actions)

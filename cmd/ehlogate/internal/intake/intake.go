@@ -53,6 +53,9 @@ type Stats struct {
 	// FailedHandshakes counts TLS handshakes that failed, Exceptions what was made of them and of
 	// clients that left.
 	FailedHandshakes, Exceptions atomic.Uint64
+	// Reinjected counts messages that an after-queue filter has put back, ResolverRefused refusals by
+	// DNS block lists that are about our resolver.
+	Reinjected, ResolverRefused atomic.Uint64
 }
 
 // Intake takes in all that is told of messages. Its exported fields are set before use.
@@ -69,7 +72,8 @@ type Intake struct {
 
 	Stats Stats
 
-	unstored, oneSided throttle
+	reinjections                reinjections
+	unstored, oneSided, refused throttle
 }
 
 // throttle lets a kind of log line through once in a while.
@@ -125,8 +129,13 @@ func (in *Intake) bound(t time.Time) time.Time {
 // Observe takes an observation of the milter's, with the assessments of its session. The signals
 // that came before it are added.
 func (in *Intake) Observe(o *policy.Observation, assessments []policy.Assessment) Receipt {
+	if policy.IsHere(o.Client.Addr) && o.Mail {
+		in.putBack(o, assessments)
+		assessments = nil
+	}
 	weights := in.Settings().Weights
 	for _, a := range assessments {
+		in.hearResolver(a)
 		o.Verdicts = o.Verdicts.With(weights.Weigh(a))
 	}
 	in.Correlator.Observe(&o.Message)
@@ -149,11 +158,13 @@ type Heard struct {
 	Messages uint64 `json:"messages"`
 	Spam     uint64 `json:"spam"`
 	Ham      uint64 `json:"ham"`
+	// ResolverRefused counts refusals by DNS block lists that are about our resolver.
+	ResolverRefused uint64 `json:"resolver_refused"`
 }
 
 // Heard is what was heard since the start.
 func (in *Intake) Heard() Heard {
-	return Heard{in.Stats.Messages.Load(), in.Stats.Spam.Load(), in.Stats.Ham.Load()}
+	return Heard{in.Stats.Messages.Load(), in.Stats.Spam.Load(), in.Stats.Ham.Load(), in.Stats.ResolverRefused.Load()}
 }
 
 // enoughMessages is how many messages it takes until no ham among them is not by chance.
@@ -169,6 +180,7 @@ func (in *Intake) Signal(s policy.Signal) *Receipt {
 	if s.Trouble == policy.HandshakeFailed {
 		in.handshakeFailed(s.Addr, s.Time)
 	}
+	in.hearResolver(s.Assessment)
 	c, _ := in.Correlator.Signal(s, in.weigh(&s))
 	if c == nil {
 		return nil
@@ -184,7 +196,7 @@ func (in *Intake) weigh(s *policy.Signal) policy.Verdict {
 // UnknownUser takes an unknown user that a client asked for, as a log tells; see
 // behaviour.Clients.UnknownUser.
 func (in *Intake) UnknownUser(client netip.Addr, recipient string, at time.Time) policy.Confidence {
-	return in.Clients.UnknownUser(client, recipient, in.bound(at))
+	return in.Clients.UnknownUser(client, recipient, in.bound(at), behaviour.ByLog)
 }
 
 // Conclude learns and records what comes of the signals for which no session came, or of all that

@@ -115,6 +115,42 @@ func (p *Postfix) services(ctx context.Context) ([]service, error) {
 	return list, err
 }
 
+// UserServices are the names under which smtpd(8) logs where it serves the operator's own users:
+// the syslog_name of each such service, if it has one of its own.
+func (p *Postfix) UserServices(ctx context.Context) (names []string, err error) {
+	services, err := p.services(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out, err := p.run(ctx, "postconf", "-c", p.Dir, "-P")
+	if err != nil {
+		return nil, err
+	}
+	set := map[string]map[string]string{}
+	for line := range strings.Lines(out) {
+		// submission/inet/syslog_name = postfix/submission
+		name, value, _ := strings.Cut(line, "=")
+		i := strings.LastIndexByte(name, '/')
+		if i < 0 {
+			continue
+		}
+		if set[name[:i]] == nil {
+			set[name[:i]] = map[string]string{}
+		}
+		set[name[:i]][strings.TrimSpace(name[i+1:])] = strings.TrimSpace(value)
+	}
+	for _, s := range services {
+		own := set[s.key()]
+		if s.kind != "inet" || !strings.HasPrefix(s.command, "smtpd") || own["syslog_name"] == "" {
+			continue
+		}
+		if s.submission() || own["smtpd_sasl_auth_enable"] == "yes" || own["smtpd_tls_wrappermode"] == "yes" || own["smtpd_tls_security_level"] == "encrypt" {
+			names = append(names, strings.NewReplacer("$service_name", s.name, "${service_name}", s.name).Replace(own["syslog_name"]))
+		}
+	}
+	return names, nil
+}
+
 // ownValue is what a service sets for a parameter with -o; ok is false where it sets nothing.
 func (p *Postfix) ownValue(ctx context.Context, s service, name string) (value string, ok bool) {
 	out, err := p.run(ctx, "postconf", "-c", p.Dir, "-P", s.key()+"/"+name)

@@ -1,0 +1,84 @@
+package maillog
+
+import (
+	"bytes"
+	"strings"
+
+	"github.com/ehlogate/ehlogate/policy"
+)
+
+// cleanup reads a line of cleanup(8): what milters say of a message at its end, and what
+// header_checks and body_checks find.
+func (r *Reader) cleanup(text []byte) (s policy.Signal, ok bool) {
+	queueID, rest, ok := cutQueueID(text)
+	if !ok || queueID == "" || r.isUsers(queueID) {
+		return s, false
+	}
+	action, rest, ok := bytes.Cut(rest[:min(len(rest), 4096)], []byte(": "))
+	if !ok {
+		return s, false
+	}
+	switch string(action) {
+	case "milter-reject", "milter-discard", "milter-hold":
+		stage, c, rest, ok := parseStage(rest)
+		if !ok {
+			return s, false
+		}
+		return r.refusal(&session{}, string(action), stage, c, queueID, parseRefusal(rest, c.text)), true
+	case "reject", "discard":
+		return r.content(queueID, string(action), policy.FromContent, rest)
+	case "milter-header-reject", "milter-body-reject":
+		return r.content(queueID, string(action), policy.FromMilterReject, rest)
+	case "milter-header-discard", "milter-body-discard":
+		return r.content(queueID, string(action), policy.FromMilterDiscard, rest)
+	case "milter-header-hold", "milter-body-hold":
+		return r.content(queueID, string(action), policy.FromMilterHold, rest)
+	}
+	return s, false
+}
+
+// content reads "header Subject: TEXT from name[addr]; from=<> ...: WHY". The text is the client's,
+// and may look like anything.
+func (r *Reader) content(queueID, action string, source policy.Source, rest []byte) (s policy.Signal, ok bool) {
+	place, _, _ := bytes.Cut(rest, []byte(" "))
+	switch string(place) {
+	case "header", "body", "content", "mime-error":
+	default:
+		return s, false
+	}
+	c := r.contentClient(queueID, string(rest))
+	s = about(c, policy.Spam, source, action+" by a rule about the "+string(place))
+	s.QueueID, s.Mail, s.Outcome = queueID, true, policy.Rejected
+	if strings.HasSuffix(action, "hold") {
+		s.Outcome = policy.Accepted
+	}
+	r.attribute(&s)
+	return s, true
+}
+
+// contentClient is the client of a message with a queue id, else the one that the line names, if it
+// names only one.
+func (r *Reader) contentClient(queueID, rest string) (c peer) {
+	if o, ok := r.originOf(queueID); ok {
+		return peer{addr: o.client, port: o.port}
+	}
+	n := 0
+	for after := rest; ; {
+		var ok bool
+		if _, after, ok = strings.Cut(after, " from "); !ok {
+			break
+		}
+		found, tail, isPeer := parsePeer([]byte(after))
+		switch {
+		case isPeer && bytes.HasPrefix(tail, []byte("; from=<")):
+			c = found
+			n++
+		case strings.HasPrefix(after, "local; from=<"), strings.HasPrefix(after, "unknown; from=<"):
+			n += 2
+		}
+	}
+	if n != 1 {
+		return peer{}
+	}
+	return c
+}

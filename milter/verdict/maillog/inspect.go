@@ -1,0 +1,93 @@
+package maillog
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"time"
+)
+
+// inspected is how much of the end of a log is inspected, in bytes.
+const inspected = 256 << 10
+
+// Sample is what the end of a log shows of how well it can be read.
+type Sample struct {
+	// Lines counts all lines, Postfix those of Postfix's programs that have a time.
+	Lines, Postfix int
+	// Unread is the first line that could not be read: without a program or, where that is one of
+	// Postfix's, without a time. Other is the first line of another program.
+	Unread, Other string
+}
+
+// Fault says what is wrong with a log of which nothing can be read, or in which nothing is
+// Postfix's, with the first such line. It is empty where nothing is wrong, or there is no line yet.
+func (s Sample) Fault() string {
+	switch {
+	case s.Lines == 0 || s.Postfix > 0:
+		return ""
+	case s.Unread != "":
+		return fmt.Sprintf("no line of %d can be read as Postfix's; the first that cannot be read is %q", s.Lines, s.Unread)
+	}
+	return fmt.Sprintf("no line of %d is Postfix's; the first is %q", s.Lines, s.Other)
+}
+
+// Inspect reads the end of a log.
+func Inspect(path string, now time.Time, zone *time.Location) (s Sample, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return s, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return s, err
+	}
+	from := max(0, info.Size()-inspected)
+	if from > 0 {
+		// Not within a line.
+		from--
+	}
+	if _, err := f.Seek(from, io.SeekStart); err != nil {
+		return s, err
+	}
+	in := bufio.NewReaderSize(f, maxLine)
+	if from > 0 {
+		in.ReadSlice('\n')
+	}
+	r := NewReader(Options{Now: func() time.Time { return now }, Zone: zone})
+	for {
+		line, err := in.ReadSlice('\n')
+		if len(line) > 0 && err == nil {
+			s.take(r, line[:len(line)-1])
+		}
+		if err != nil {
+			return s, nil
+		}
+	}
+}
+
+// take inspects a line.
+func (s *Sample) take(r *Reader, line []byte) {
+	s.Lines++
+	p, ok := split(line)
+	switch {
+	case ok && r.programOf(p.tag) == another:
+		note(&s.Other, line)
+		return
+	case ok:
+		r.when = when{stamp: p.head, outer: p.outer}
+		if _, ok = r.time(); ok {
+			s.Postfix++
+			return
+		}
+	}
+	note(&s.Unread, line)
+}
+
+// note keeps a line, if it is the first.
+func note(first *string, line []byte) {
+	if *first == "" {
+		*first = string(line[:min(len(line), 200)])
+	}
+}

@@ -1,0 +1,86 @@
+package maillog
+
+import (
+	"net/netip"
+
+	"github.com/ehlogate/ehlogate/policy"
+)
+
+// session is what a process of smtpd(8) has told of the client that it serves. It serves one after
+// another.
+type session struct {
+	client peer
+	// user says that the client has logged in.
+	user bool
+	// sender is that of the message whose unknown users are counted.
+	sender          string
+	unknown, failed policy.Confidence
+}
+
+// session is that of a process.
+func (r *Reader) session(process []byte) *session {
+	if s := r.sessions[string(process)]; s != nil {
+		return s
+	}
+	if len(r.sessions) >= processesMost {
+		// Processes end without a word; those that go on are entered again.
+		clear(r.sessions)
+	}
+	s := &session{}
+	r.sessions[string(process)] = s
+	return s
+}
+
+// connected begins a session.
+func (r *Reader) connected(process []byte, c peer) {
+	c.text = nil
+	*r.session(process) = session{client: c}
+}
+
+// disconnected ends a session.
+func (r *Reader) disconnected(process []byte) {
+	if s := r.sessions[string(process)]; s != nil {
+		*s = session{}
+	}
+}
+
+// isOf reports whether a session is a client's, and makes it one if nothing was heard of it before.
+func (s *session) isOf(c peer) bool {
+	if !s.client.addr.IsValid() {
+		s.client = peer{addr: c.addr, port: c.port}
+	}
+	return s.client.addr == c.addr
+}
+
+// askedFor adds an unknown user that the client asked for, and returns what all of the message
+// count.
+func (s *session) askedFor(sender string, counts policy.Confidence) policy.Confidence {
+	if sender != s.sender {
+		s.sender, s.unknown = sender, 0
+	}
+	s.unknown += counts
+	return min(s.unknown, policy.Certain)
+}
+
+// loginCounts is what a failed login counts: ten count whole.
+const loginCounts policy.Confidence = 0.1
+
+// loginFailed adds a login that failed, and returns what all of the session count.
+func (s *session) loginFailed() policy.Confidence {
+	s.failed += loginCounts
+	return min(s.failed, policy.Certain)
+}
+
+// originOf is where a message came from, as far as that is known.
+func (r *Reader) originOf(queueID string) (o origin, ok bool) {
+	if queueID == "" {
+		return o, false
+	}
+	return r.messages.GetIfPresent(queueID)
+}
+
+// isUsers reports whether a message is one of the operator's own users'.
+func (r *Reader) isUsers(queueID string) bool {
+	o, ok := r.originOf(queueID)
+	return ok && o.client == netip.Addr{}
+}
