@@ -203,7 +203,7 @@ func (s *session) EndOfMessage(m gomilter.Modifier) (resp *gomilter.Response, er
 	if refuses(mail.decision.Action) && !mail.authenticated {
 		outcome = policy.Rejected
 	}
-	s.finish(mail.headers.Assessments(mail.rules.Silence), outcome)
+	s.finish(mail.headers.Assessments(&mail.rules), outcome)
 	if mail.authenticated {
 		return resp, nil
 	}

@@ -41,7 +41,8 @@ func (n *number) UnmarshalJSON(b []byte) error {
 func Feed(body []byte, now time.Time) (s policy.Signal, err error) {
 	var v struct {
 		IP, QID, Class, Action, Reason string
-		Score, Limit                   number
+		Score                          *number
+		Limit                          number
 		Time                           *time.Time
 	}
 	if err := json.Unmarshal(body, &v); err != nil {
@@ -58,10 +59,16 @@ func Feed(body []byte, now time.Time) (s policy.Signal, err error) {
 	if !known {
 		return s, fmt.Errorf("class %q, action %q: want class spam, ham or none, or an action of rspamd's", Clip(v.Class), Clip(v.Action))
 	}
-	a := grade(policy.Assessment{Class: class, Score: float64(v.Score)}, float64(v.Limit))
+	a := policy.Assessment{Class: class, Confidence: policy.Certain}
+	if v.Score != nil {
+		a.Score = float64(*v.Score)
+	}
+	if v.Score != nil && strings.ToLower(v.Action) != "reject" {
+		a = grade(a, float64(v.Limit))
+	}
 	a.Source, a.Reason = policy.FromFeed, Clip(oneLine(v.Reason))
 	if a.Reason == "" {
-		a.Reason = fmt.Sprintf("%s, score %.2f", class, v.Score)
+		a.Reason = fmt.Sprintf("%s, score %.2f", class, a.Score)
 	}
 	s = policy.Signal{Time: now, Mail: true, QueueID: v.QID, Assessment: a}
 	if v.Time != nil {

@@ -3,24 +3,16 @@ package verdict
 import (
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/ehlogate/ehlogate/policy"
 )
 
-const (
-	// addHeaderScore is the score from which on rspamd adds a header by default (actions.conf), and
-	// addHeaderShare the same as a share of its reject score: 6 of 15.
-	addHeaderScore = 6
-	addHeaderShare = 0.4
-)
-
 // Action is the class that an action of rspamd stands for. One that puts the message off says
 // nothing yet.
 func Action(action string) (class policy.Class, known bool) {
-	switch strings.ToLower(action) {
+	switch strings.ReplaceAll(strings.ToLower(action), "_", " ") {
 	case "reject", "add header", "rewrite subject", "quarantine", "discard":
 		return policy.Spam, true
 	case "no action":
@@ -31,34 +23,33 @@ func Action(action string) (class policy.Class, known bool) {
 	return policy.None, false
 }
 
-// parseSpamdResult reads "default: False [11.00 / 15.00]; ...". The flag says whether the message
-// would be rejected, so a spam header at 11 of 15 stands beside False: the numbers decide.
-func parseSpamdResult(value string) (a policy.Assessment, d detail, ok bool) {
+// readAction reads X-Rspamd-Action: what rspamd does with the message decides.
+func readAction(value string) (got reading, ok bool) {
+	class, known := Action(value)
+	return reading{filter: rspamd, decided: true, class: class, detail: acted}, known
+}
+
+// readSpamdResult reads "default: False [11.00 / 15.00]; ...". The flag says whether the message
+// would be rejected, so a spam header at 11 stands beside False. The second number is the reject
+// score, or that of another action, as the site has set it: only the score is read.
+func readSpamdResult(value string) (got reading, ok bool) {
 	head, _, _ := strings.Cut(value, "]")
 	flag, numbers, ok := strings.Cut(head, "[")
 	if !ok {
-		return a, plain, false
+		return got, false
 	}
-	left, right, ok := strings.Cut(numbers, "/")
-	score, errScore := strconv.ParseFloat(strings.TrimSpace(left), 64)
-	limit, errLimit := strconv.ParseFloat(strings.TrimSpace(right), 64)
-	if !ok || errScore != nil || errLimit != nil || !finite(score) || !finite(limit) {
-		return a, plain, false
+	left, _, ok := strings.Cut(numbers, "/")
+	got = reading{filter: rspamd, detail: numeric}
+	got.score, got.hasScore = parseNumber(strings.TrimSpace(left))
+	if strings.Contains(flag, "True") {
+		got.decided, got.class, got.detail = true, policy.Spam, full
 	}
-	a = policy.Assessment{Class: policy.Ham, Confidence: policy.Certain, Score: score}
-	spam := addHeaderShare * limit
-	if strings.Contains(flag, "True") || limit > 0 && score >= spam {
-		a.Class = policy.Spam
-	}
-	if spam > 0 {
-		return grade(a, spam), graded, true
-	}
-	return a, scored, true
+	return got, ok && got.hasScore
 }
 
 // Rspamd reads what rspamd's metadata_exporter posts with its formatter "json", one message in each
 // post: ip, qid, action, score. What is missing there is the string "unknown".
-func Rspamd(body []byte, now time.Time) (s policy.Signal, err error) {
+func (t Thresholds) Rspamd(body []byte, now time.Time) (s policy.Signal, err error) {
 	var v struct {
 		IP     string          `json:"ip"`
 		QID    string          `json:"qid"`
@@ -79,7 +70,11 @@ func Rspamd(body []byte, now time.Time) (s policy.Signal, err error) {
 		// Its client had logged in: the mail is its user's, and says nothing of the address.
 		class = policy.None
 	}
-	a := grade(policy.Assessment{Class: class, Score: float64(v.Score)}, addHeaderScore)
+	a := policy.Assessment{Class: class, Confidence: policy.Certain, Score: float64(v.Score)}
+	if action := strings.ToLower(v.Action); action != "reject" && action != "discard" {
+		// What is rejected below the score for it has a virus, or matches a rule of its own.
+		a = t.grade(a)
+	}
 	a.Source, a.Reason = policy.FromRspamd, fmt.Sprintf("%s, score %.2f", v.Action, v.Score)
 	s = policy.Signal{Time: now, Mail: true, QueueID: given(v.QID), Assessment: a}
 	if s.Addr, err = address(given(v.IP)); err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/ehlogate/ehlogate/policy"
 )
 
-var rules = Rules{Headers: DefaultHeaders, AuthservID: "mx.example", Silence: policy.None}
+var rules = Rules{Headers: DefaultHeaders, Thresholds: DefaultThresholds, AuthservID: "mx.example", Silence: policy.None}
 
 // hear reads headers, each "Name: value".
 func hear(r *Rules, headers ...string) *Headers {
@@ -54,16 +54,17 @@ func TestHeaders(t *testing.T) {
 		{"a status so near the limit that it says nothing", []string{"X-Spam-Status: No, score=4.9 required=5.0"}, policy.None, 4.9, 0},
 		{"flag and status give one verdict with a score", []string{"X-Spam-Flag: YES", "X-Spam-Status: Yes, score=7.5 required=5"}, policy.Spam, 7.5, 0.75},
 		{"flag and level give one verdict with a score", []string{"X-Spam-Flag: YES", "X-Spam-Level: *******"}, policy.Spam, 7, 1},
-		{"a level alone", []string{"X-Spam-Level: *******"}, policy.None, 0, 0},
+		{"a level alone", []string{"X-Spam-Level: *******"}, policy.Spam, 7, 0.5 + 0.5/9},
+		{"a level alone, of a message with little", []string{"X-Spam-Level: *"}, policy.Ham, 1, 5.0 / 6},
 		{"rspamd's plain header", []string{"X-Spam: Yes"}, policy.Spam, 0, 1},
-		{"rspamd's result below its reject score", []string{"X-Spamd-Result: default: False [9.00 / 15.00]; A(1)[x]"}, policy.Spam, 9, 0.75},
+		{"rspamd's result below its reject score", []string{"X-Spamd-Result: default: False [9.00 / 15.00]; A(1)[x]"}, policy.Spam, 9, 2.0 / 3},
 		{"rspamd's clean result", []string{"X-Spamd-Result: default: False [-0.50 / 15.00]; A(1)"}, policy.Ham, -0.5, 1},
 		{"rspamd's reject", []string{"X-Spamd-Result: default: True [16.00 / 15.00]"}, policy.Spam, 16, 1},
 		{"rspamd's action beside its result", []string{"X-Rspamd-Action: add header", "X-Spamd-Result: default: False [6.00 / 15.00]"}, policy.Spam, 6, 0.5},
-		{"rspamd's status before its result", []string{"X-Spam-Status: Yes, score=9.00", "X-Spamd-Result: default: False [9.00 / 15.00]"}, policy.Spam, 9, 0.75},
-		{"rspamd's status after its result", []string{"X-Spamd-Result: default: False [3.00 / 15.00]", "X-Spam-Status: No, score=3.00"}, policy.Ham, 3, 0.5},
-		{"rspamd is in two minds, its action first", []string{"X-Rspamd-Action: no action", "X-Spamd-Result: default: False [5.90 / 15.00]"}, policy.None, 5.9, 0},
-		{"rspamd is in two minds, its action last", []string{"X-Spamd-Result: default: False [5.90 / 15.00]", "X-Rspamd-Action: no action"}, policy.None, 5.9, 0},
+		{"rspamd's status before its result", []string{"X-Spam-Status: Yes, score=9.00", "X-Spamd-Result: default: False [9.00 / 15.00]"}, policy.Spam, 9, 2.0 / 3},
+		{"rspamd's status after its result", []string{"X-Spamd-Result: default: False [3.00 / 15.00]", "X-Spam-Status: No, score=3.00"}, policy.Ham, 3, 0.8},
+		{"rspamd is in two minds, its action first", []string{"X-Rspamd-Action: no action", "X-Spamd-Result: default: False [6.90 / 15.00]"}, policy.Ham, 6.9, 1 - 6.9/15},
+		{"rspamd is in two minds, its action last", []string{"X-Spamd-Result: default: False [6.90 / 15.00]", "X-Rspamd-Action: no action"}, policy.Ham, 6.9, 1 - 6.9/15},
 		{"rspamd puts off", []string{"X-Rspamd-Action: greylist"}, policy.None, 0, 0},
 		{"a forged No before the filter's Yes", []string{"X-Spam-Status: No, score=-9 required=5", "X-Spam-Flag: YES"}, policy.Spam, 0, 1},
 		{"a forged No after the filter's Yes", []string{"X-Spam-Flag: YES", "X-Spam-Flag: NO"}, policy.Spam, 0, 1},
@@ -75,13 +76,13 @@ func TestHeaders(t *testing.T) {
 		{"a header that nobody owns", []string{"X-Other-Spam: YES"}, policy.None, 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			v := resolve(hear(&rules, c.headers...).Assessments(policy.None))
+			v := resolve(hear(&rules, c.headers...).Assessments(&rules))
 			if v.Class != c.class || v.Score != c.score || !near(v.Weight, c.messages) {
 				t.Errorf("%+v, want %s with %v, weighing %v", v, c.class, c.score, c.messages)
 			}
 		})
 	}
-	if v := resolve(new(Headers).Assessments(policy.Ham)); v.Class != policy.Ham || v.Source != policy.FromSilence {
+	if v := resolve(new(Headers).Assessments(&Rules{Silence: policy.Ham})); v.Class != policy.Ham || v.Source != policy.FromSilence {
 		t.Errorf("silence that is ham: %+v", v)
 	}
 }
@@ -110,7 +111,7 @@ func TestAuthenticationResults(t *testing.T) {
 			if got := h.Auth(); got != c.want {
 				t.Errorf("%+v, want %+v", got, c.want)
 			}
-			all := h.Assessments(policy.None)
+			all := h.Assessments(&rules)
 			if failed := c.want.DMARC == "fail"; failed != (len(all) == 1) {
 				t.Errorf("assessments %+v", all)
 			}
@@ -197,7 +198,7 @@ func TestTraps(t *testing.T) {
 
 func TestFeeds(t *testing.T) {
 	now := time.Now()
-	rspamd, feed := Rspamd, Feed
+	rspamd, feed := DefaultThresholds.Rspamd, Feed
 	for _, c := range []struct {
 		name, body string
 		read       func([]byte, time.Time) (policy.Signal, error)
@@ -206,15 +207,18 @@ func TestFeeds(t *testing.T) {
 		messages   float64
 		wrong      string
 	}{
-		{"rspamd adds a header", `{"ip":"192.0.2.7","qid":"4XyZ","action":"add header","score":9.0,"from":"a@Sender.example","rcpt":["x"]}`, rspamd, policy.Spam, 9, 0.75, ""},
+		{"rspamd adds a header", `{"ip":"192.0.2.7","qid":"4XyZ","action":"add header","score":9.0,"from":"a@Sender.example","rcpt":["x"]}`, rspamd, policy.Spam, 9, 2.0 / 3, ""},
+		{"rspamd rejects a virus, without a score", `{"ip":"192.0.2.7","qid":"4XyZ","action":"reject","score":0}`, rspamd, policy.Spam, 0, 1, ""},
 		{"rspamd rejects", `{"ip":"192.0.2.7","qid":"4XyZ","action":"reject","score":16.2,"from":"unknown","rcpt":"unknown"}`, rspamd, policy.Spam, 16.2, 1, ""},
-		{"rspamd finds nothing", `{"ip":"192.0.2.7","qid":"unknown","action":"no action","score":1.5}`, rspamd, policy.Ham, 1.5, 0.75, ""},
+		{"rspamd finds nothing", `{"ip":"192.0.2.7","qid":"unknown","action":"no action","score":1.5}`, rspamd, policy.Ham, 1.5, 0.9, ""},
 		{"rspamd refuses a logged-in user's", `{"ip":"192.0.2.7","qid":"4XyZ","action":"reject","score":16.2,"user":"bob"}`, rspamd, policy.None, 16.2, 0, ""},
 		{"rspamd greylists", `{"ip":"::ffff:192.0.2.7","qid":"4XyZ","action":"soft reject","score":5}`, rspamd, policy.None, 5, 0, ""},
 		{"rspamd knows no client and no queue id", `{"ip":"unknown","qid":"unknown","action":"reject","score":16}`, rspamd, "", 0, 0, "neither a queue id nor an address"},
 		{"an action of another world", `{"ip":"192.0.2.7","action":"explode"}`, rspamd, "", 0, 0, "action"},
 		{"another program", `{"ip":"192.0.2.7","qid":"4XyZ","class":"spam","score":"12.3","limit":10,"reason":"BAYES_99"}`, feed, policy.Spam, 12.3, 0.615, ""},
 		{"Exim's rspamd", `{"ip":"192.0.2.7","action":"add header","score":"7.5","qid":"1abcDE-0001","tls":"TLS1.3"}`, feed, policy.Spam, 7.5, 1, ""},
+		{"a virus scanner, without a score", `{"ip":"192.0.2.7","qid":"4XyZ","class":"spam","limit":10,"reason":"Eicar"}`, feed, policy.Spam, 0, 1, ""},
+		{"a reject without a score", `{"ip":"192.0.2.7","qid":"4XyZ","action":"reject","limit":10}`, feed, policy.Spam, 0, 1, ""},
 		{"no class", `{"ip":"192.0.2.7"}`, feed, "", 0, 0, "class"},
 		{"a score that is none", `{"ip":"192.0.2.7","class":"spam","score":"1e999"}`, feed, "", 0, 0, "number"},
 		{"an address that is none", `{"ip":"client.example","class":"spam"}`, feed, "", 0, 0, "not an IP address"},
@@ -263,10 +267,10 @@ func FuzzHeaders(f *testing.F) {
 		h := hear(&rules)
 		h.Hear(&rules, "X-Spam-Status", "Yes, score=7.5 required=5.0")
 		h.Hear(&rules, name, value)
-		for _, v := range h.Assessments(policy.Ham) {
+		for _, v := range h.Assessments(&Rules{Silence: policy.Ham}) {
 			sane(t, v)
 		}
-		if v := resolve(h.Assessments(policy.Ham)); v.Class != policy.Spam {
+		if v := resolve(h.Assessments(&Rules{Silence: policy.Ham})); v.Class != policy.Spam {
 			t.Fatalf("a forged header hides the filter's: %+v", v)
 		}
 		if a := h.Auth(); len(a.DMARC) > 200 || len(a.SPFDomain) > 8*maxReason {
@@ -280,7 +284,7 @@ func FuzzFeeds(f *testing.F) {
 	f.Add([]byte(`{"ip":"192.0.2.7","class":"ham","score":"-1","limit":"5"}`))
 	f.Add([]byte(strings.Repeat("[", 1000)))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		for _, read := range []func([]byte, time.Time) (policy.Signal, error){Rspamd, Feed} {
+		for _, read := range []func([]byte, time.Time) (policy.Signal, error){DefaultThresholds.Rspamd, Feed} {
 			if s, err := read(body, time.Now()); err == nil {
 				sane(t, s.Assessment)
 				if s.Addr.Is4In6() || !s.Addr.IsValid() && s.QueueID == "" {

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/store"
 )
@@ -28,7 +29,7 @@ func newServer(t *testing.T) *Server {
 	}
 	t.Cleanup(func() { kept.Close() })
 	judge := policy.NewJudge(inForce, kept)
-	return &Server{Judge: judge, Store: kept, Now: time.Now, Token: token, Metrics: http.NotFoundHandler(), Forgot: func(netip.Prefix) {}}
+	return &Server{Judge: judge, Store: kept, Now: time.Now, Thresholds: func() verdict.Thresholds { return verdict.DefaultThresholds }, Token: token, Metrics: http.NotFoundHandler(), Forgot: func(netip.Prefix) {}}
 }
 
 func client(t *testing.T, at, token string) *Client {

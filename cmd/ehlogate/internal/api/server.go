@@ -40,6 +40,8 @@ type Server struct {
 	Token   string
 	Metrics http.Handler
 	Heard   func() intake.Heard
+	// Thresholds are those of rspamd, for what it posts.
+	Thresholds func() verdict.Thresholds
 	// Feed takes what other programs post, and returns at once; nil where they may not.
 	Feed func(policy.Signal)
 	// Malformed is called for a post that cannot be read.
@@ -73,7 +75,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/heard", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.Heard()) })
 	mux.HandleFunc("GET /api/v1/dump", s.dump)
 	if s.Feed != nil {
-		mux.HandleFunc("POST /feed/rspamd", s.local(maxFeed, s.feed(verdict.Rspamd)))
+		mux.HandleFunc("POST /feed/rspamd", s.local(maxFeed, s.feed(func(body []byte, now time.Time) (policy.Signal, error) { return s.Thresholds().Rspamd(body, now) })))
 		mux.HandleFunc("POST /feed/verdict", s.local(maxFeed, s.feed(verdict.Feed)))
 	}
 	mux.HandleFunc("POST /api/v1/learn", s.authorized(maxChunk, s.learn))

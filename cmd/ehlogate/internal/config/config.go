@@ -183,7 +183,7 @@ func defaults(env func(string) (string, bool)) *Config {
 	if dirs, ok := env("STATE_DIRECTORY"); ok && dirs != "" {
 		c.Store.Dir, _, _ = strings.Cut(dirs, ":")
 	}
-	c.Verdict = verdict.Rules{Headers: verdict.DefaultHeaders, Silence: policy.None}
+	c.Verdict = verdict.Rules{Headers: verdict.DefaultHeaders, Thresholds: verdict.DefaultThresholds, Silence: policy.None}
 	c.Weights = policy.DefaultWeights()
 	c.Feed = true
 	for _, n := range []string{"127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7"} {
@@ -223,6 +223,12 @@ func (c *Config) checkTogether() (faults []error) {
 	wrong(th.Good.Leave <= th.Good.Enter, "policy.tier good", "leave %g is not above enter %g; a client would flap", th.Good.Leave, th.Good.Enter)
 	wrong(th.Suspect.Enter >= th.Bad.Enter, "policy.tier suspect", "enter %g is not below bad's enter %g", th.Suspect.Enter, th.Bad.Enter)
 	wrong(th.Good.Leave >= th.Suspect.Leave, "policy.tier good", "leave %g is not below suspect's leave %g", th.Good.Leave, th.Suspect.Leave)
+	wrong(c.Verdict.Thresholds.Reject <= c.Verdict.Thresholds.AddHeader, "verdict.reject_score", "%g is not above add_header_score %g", c.Verdict.Thresholds.Reject, c.Verdict.Thresholds.AddHeader)
+	for i := range c.Verdict.Filters {
+		if err := c.Verdict.Filters[i].Check(c.Verdict.Silence); err != nil {
+			faults = append(faults, fmt.Errorf("%s %d: %w", filterKey, i+1, err))
+		}
+	}
 	listeners := map[string]string{}
 	for _, l := range []struct {
 		key  string

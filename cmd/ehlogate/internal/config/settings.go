@@ -70,6 +70,8 @@ var settings = []Setting{
 	{"reputation.ipv6_network", "prefix length of an IPv6 client's network", integer(16, 128, func(c *Config) *int { return &c.Policy.IPv6Network })},
 	{"reputation.asn_database", "file in MaxMind's format with the autonomous systems of addresses, such as GeoLite2-ASN.mmdb", path(func(c *Config) *string { return &c.ASNDatabase })},
 	{"verdict.headers", "headers in which the filters before us write their verdict", func(c *Config, v value) error { return c.setHeaders(v) }},
+	{"verdict.add_header_score", "score from which on a filter that gives numbers alone calls a message spam, such as rspamd", number(0.1, 1000, func(c *Config) *float64 { return &c.Verdict.Thresholds.AddHeader })},
+	{"verdict.reject_score", "score from which on that filter is certain", number(0.1, 10000, func(c *Config) *float64 { return &c.Verdict.Thresholds.Reject })},
 	{"verdict.silence", "class of an accepted message without a verdict header: none or ham", oneOf([]policy.Class{policy.None, policy.Ham}, func(c *Config) *policy.Class { return &c.Verdict.Silence })},
 	{"verdict.authserv_id", "whose Authentication-Results (RFC 8601) are recorded: the authserv-id of this host's own filters", func(c *Config, v value) error { return c.setAuthservID(v) }},
 	{"verdict.traps", "recipients that are spam traps: addresses, domains, and files with one of these a line", func(c *Config, v value) error { return c.setTraps(v) }},
@@ -423,6 +425,29 @@ func (c *Config) setTier(t reputation.Tier, key string, v value) error {
 		c.Policy.Treatments = map[reputation.Tier]policy.Treatment{}
 	}
 	c.Policy.Treatments[t] = treatment
+	return err
+}
+
+// setFilter sets one key of a [[verdict.filter]] table.
+func setFilter(f *verdict.Filter, key string, v value) (err error) {
+	switch key {
+	case "header":
+		if f.Header, err = v.str(); err == nil && !headerName.MatchString(f.Header) {
+			err = fmt.Errorf("%q is not a header name; want such as X-Spam-Verdict, without colon", f.Header)
+		}
+	case "read":
+		f.Read, err = v.str()
+	case "spam":
+		f.Spam, err = v.strs()
+	case "ham":
+		f.Ham, err = v.strs()
+	case "limit":
+		f.Limit, err = v.number()
+	case "star":
+		f.Star, err = v.str()
+	default:
+		err = fmt.Errorf("unknown key; [[verdict.filter]] has header, read, spam, ham, limit, star")
+	}
 	return err
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
 
+	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
@@ -56,6 +57,10 @@ func (c *Config) readTOML(file string, b []byte) (faults []error) {
 				c.readTiers(table[name], fault)
 				continue
 			}
+			if key == filterKey {
+				c.readFilters(table[name], fault)
+				continue
+			}
 			if inner, ok := table[name].(map[string]any); ok && isTable(key) {
 				for _, n := range slices.Sorted(maps.Keys(inner)) {
 					fault(key+"."+n, c.setKey(key+"."+n, value{toml: inner[n]}))
@@ -93,8 +98,11 @@ func (c *Config) setKey(key string, v value) error {
 	if isTable(key) {
 		return fmt.Errorf("is a %s; want a table, [%s] on a line of its own", kind(v.toml), key)
 	}
-	if section == "policy" {
+	switch section {
+	case "policy":
 		known = append(known, "tier")
+	case "verdict":
+		known = append(known, "filter")
 	}
 	return fmt.Errorf("unknown key; [%s] has %s", section, strings.Join(known, ", "))
 }
@@ -146,6 +154,31 @@ func (c *Config) readTiers(v any, fault func(string, error)) {
 		for _, k := range slices.Sorted(maps.Keys(table)) {
 			fault(key+"."+k, c.setTier(tier, k, value{toml: table[k]}))
 		}
+	}
+}
+
+// filterKey is the array of tables with the headers of further filters.
+const filterKey = "verdict.filter"
+
+// readFilters reads it. What is missing in one is found when all is read: it depends on
+// verdict.silence.
+func (c *Config) readFilters(v any, fault func(string, error)) {
+	filters, ok := v.([]any)
+	if !ok {
+		fault(filterKey, fmt.Errorf("is a %s; want tables, each under [[verdict.filter]]", kind(v)))
+		return
+	}
+	for i, item := range filters {
+		table, ok := item.(map[string]any)
+		if !ok {
+			fault(filterKey, fmt.Errorf("item %d is a %s; want tables, each under [[verdict.filter]]", i+1, kind(item)))
+			continue
+		}
+		var f verdict.Filter
+		for _, k := range slices.Sorted(maps.Keys(table)) {
+			fault(filterKey+"["+strconv.Itoa(i)+"]."+k, setFilter(&f, k, value{toml: table[k]}))
+		}
+		c.Verdict.Filters = append(c.Verdict.Filters, f)
 	}
 }
 

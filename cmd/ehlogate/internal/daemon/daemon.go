@@ -144,6 +144,7 @@ func (d *Daemon) intakeSettings() intake.Settings {
 func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 	server := &api.Server{Judge: d.judge, Store: d.store, Now: time.Now, Heard: d.intake.Heard, Learn: d.intake.learn, Forgot: d.intake.forgot}
 	if cfg.Feed {
+		server.Thresholds = func() verdict.Thresholds { return d.cfg.Load().Verdict.Thresholds }
 		server.Feed, server.Malformed = d.intake.post, func() { d.intake.Refused.Add(1) }
 	}
 	if cfg.HTTP.Listen.Network != "unix" {
