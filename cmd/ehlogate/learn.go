@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"regexp"
 
 	"github.com/schollz/progressbar/v3"
@@ -25,7 +23,9 @@ func learnCommand() *cli.Command {
 	c := &cli.Command{
 		Name: "learn", Usage: "say what a message was: it corrects what was learnt of it, or is a new verdict on its client",
 		Description: "WHAT is a queue id, an address, a file with a message, a feedback report (ARF) or an mbox, a Maildir, or - for standard input, which is\n" +
-			"the default. A message's client is found in its Received lines, past verdict.own_networks. A feedback report says by itself what it is.",
+			"the default; gzip is read, too. A message's client is found in its Received lines, past the relays in verdict.own_networks. A feedback report\n" +
+			"says by itself what it is. Mail of logged-in users, of hosts inside and of programs on this host teaches nothing. What is refused is said\n" +
+			"with its file and number, and the exit status is 1.",
 	}
 	for _, class := range []policy.Class{policy.Spam, policy.Ham} {
 		c.Subcommands = append(c.Subcommands, &cli.Command{
@@ -125,14 +125,22 @@ func (l *learner) learn(what string, stdin io.Reader) error {
 	case err != nil:
 		return l.add(api.Report{QueueID: what, Reason: "a queue id, by hand"})
 	case info.IsDir():
-		return filepath.WalkDir(what, func(path string, entry fs.DirEntry, err error) error {
-			if err != nil || !entry.Type().IsRegular() {
-				return err
-			}
-			return l.file(path)
-		})
+		files, err := report.Files(what)
+		for _, f := range files {
+			err = errors.Join(err, l.file(f))
+		}
+		if err == nil && len(files) == 0 {
+			l.refuse(what, errors.New("there is no message in it"))
+		}
+		return err
 	}
 	return l.file(what)
+}
+
+// refuse says what was not learnt, and why.
+func (l *learner) refuse(what string, why error) {
+	l.bad++
+	l.complain(what, why)
 }
 
 func (l *learner) file(path string) error {
@@ -144,29 +152,43 @@ func (l *learner) file(path string) error {
 	return l.stream(path, f)
 }
 
-// stream takes a message or an mbox.
+// stream takes a message or an mbox. One that cannot be read does not end the others.
 func (l *learner) stream(name string, r io.Reader) error {
 	n := 0
+	var failed error
 	err := report.Each(r, func(raw []byte) error {
 		n++
 		m, err := report.Read(raw, l.own)
-		if err != nil {
-			l.bad++
-			l.complain(fmt.Sprintf("%s: message %d", name, n), err)
+		switch {
+		case errors.Is(err, report.ErrFolder):
+			return nil
+		case err != nil:
+			l.refuse(fmt.Sprintf("%s: message %d", name, n), err)
 			return nil
 		}
-		return l.add(reportOf(m))
+		failed = l.add(reportOf(m))
+		return failed
 	})
-	if err == nil && n == 0 {
-		l.bad++
-		l.complain(name, errors.New("it is empty"))
+	switch {
+	case failed != nil:
+		return failed
+	case err != nil:
+		l.refuse(name, err)
+	case n == 0:
+		l.refuse(name, errors.New("it is empty"))
 	}
-	return err
+	return nil
 }
 
 // reportOf is the report of a message.
 func reportOf(m report.Message) api.Report {
 	r := api.Report{Class: m.Class(), QueueID: m.QueueID, Addr: m.Addr, Time: m.Time, FromDomain: m.FromDomain, Reason: "a message, by hand"}
+	switch {
+	case m.Claimed:
+		r.Trust = intake.Claimed
+	case m.Foreign:
+		r.Trust = intake.Foreign
+	}
 	if m.Feedback != "" {
 		r.Source, r.Reason = policy.FromReport, "feedback report: "+m.Feedback
 	}
@@ -197,7 +219,7 @@ func (l *learner) send() error {
 	for _, d := range done {
 		l.counts[d.Status]++
 		if d.Status == intake.Unknown {
-			l.complain(d.QueueID, errors.New("no message with this queue id is known here; report its client's address, or the message"))
+			l.complain(d.QueueID, errors.New("no message with this queue id is known here; report its client's address, or the message as the mail exchanger delivered it"))
 		}
 		if err := l.report(d); err != nil {
 			return err

@@ -73,7 +73,7 @@ func splitProtocol(line []byte) (p parts, ok bool) {
 			return p, false
 		}
 	}
-	if field[5][0] == '[' {
+	if len(field[5]) > 0 && field[5][0] == '[' {
 		// Structured data, RFC 5424 section 6.3, ends with a bracket before a blank.
 		data, text, ok := bytes.Cut(rest, []byte("] "))
 		if !bytes.HasSuffix(field[5], []byte("]")) {

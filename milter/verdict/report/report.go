@@ -3,24 +3,18 @@
 //
 // A message says so in its Received lines (RFC 5321 section 4.4): the newest is on top, so those
 // that the operator's own hosts wrote come before anything that the client wrote. From the top, the
-// first line about a client outside of the operator's own networks is the one of the mail
-// exchanger; what is below it is the client's word and is not looked at. A feedback report (RFC
-// 5965) names the client in its Source-IP.
+// first line about a client that is not a relay of the operator's is the one of the mail exchanger;
+// what is below it is the client's word and is not looked at. A feedback report (RFC 5965) names
+// the client in its Source-IP. SpamAssassin's report_safe and messages forwarded as attachments are
+// unwrapped.
+//
+// Where anything is in doubt, nobody is accused: what cannot be read is refused with the reason.
 package report
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
-	"mime"
-	"mime/multipart"
-	"net/mail"
 	"net/netip"
-	"net/textproto"
-	"regexp"
 	"strings"
 	"time"
 
@@ -31,17 +25,28 @@ const (
 	// MaxMessage bounds what is looked at of a message, in bytes.
 	MaxMessage = 16 << 20
 	// maxHeader bounds a header, maxField a field of it beyond which the rest is left out, maxParts
-	// the parts of a report, maxReceived the Received lines that are looked at.
+	// the parts of a report, maxReceived the Received lines that are looked at, maxNested how deep
+	// messages are unwrapped.
 	maxHeader   = 256 << 10
 	maxField    = 8 << 10
 	maxParts    = 16
 	maxReceived = 64
+	maxNested   = 3
 )
 
 // The reasons for which a message names no client.
 var (
-	ErrNoReceived = errors.New("no Received line about a client outside of verdict.own_networks; is it the message as it was delivered, with its header?")
-	ErrNoSource   = errors.New("a feedback report without a Source-IP outside of verdict.own_networks, and without the message that it is about")
+	ErrNoReceived = errors.New("no Received line about a client; is it the message as it was delivered, with its header?")
+	ErrInside     = errors.New("the message came from a host inside, which is no client")
+	ErrLocal      = errors.New("the message was submitted on a host of yours, not by a client")
+	ErrUser       = errors.New("the client had logged in: the message is its user's, and says nothing of the address")
+	ErrUnreadable = errors.New("the Received line of the mail exchanger does not say which client it was")
+	ErrNoSource   = errors.New("a feedback report without a Source-IP outside of verdict.own_networks, and without a line of a host that can be believed")
+	ErrNoVerdict  = errors.New("a feedback report that is not about spam")
+	ErrReport     = errors.New("a report about another message, which cannot be read; its sender is not taken for the client")
+	ErrElsewhere  = errors.New("it holds another message, or was sent on, as by somebody who reports that; its sender is not taken for the client")
+	// ErrFolder is for what a mail program keeps in a mailbox for itself.
+	ErrFolder = errors.New("the mail program's own data, not a message")
 )
 
 // Message is what a message says of where it came from.
@@ -55,83 +60,130 @@ type Message struct {
 	FromDomain string
 	// Feedback is a feedback report's type, such as abuse or not-spam; empty for a message.
 	Feedback string
+	// Claimed says that the line stands below that of a host inside, which can have made it up: it is
+	// to be believed only if such a message is known. Foreign says that the queue id may be that of
+	// the provider that reports: without a known message it says nothing, the address does.
+	Claimed, Foreign bool
 }
 
 // Class is what the message stands for by itself: a feedback report says what it is, a message does
 // not.
 func (m Message) Class() policy.Class {
 	switch m.Feedback {
-	case "":
-		return policy.None
+	case "abuse", "fraud", "virus", "phishing", "complaint":
+		return policy.Spam
 	case "not-spam":
 		return policy.Ham
 	}
-	return policy.Spam
+	return policy.None
 }
 
-// Read reads a message or a feedback report, given the operator's own networks.
+// Read reads a message or a report about one, given the networks of the operator's relays.
 func Read(raw []byte, own []netip.Prefix) (Message, error) {
+	return read(raw, own, 0)
+}
+
+func read(raw []byte, own []netip.Prefix, depth int) (m Message, err error) {
 	header, body := split(raw)
-	kind, params, err := mime.ParseMediaType(header.first("Content-Type"))
-	if err == nil && kind == "multipart/report" && strings.EqualFold(params["report-type"], "feedback-report") && params["boundary"] != "" {
-		return readFeedback(body, params["boundary"], own)
+	switch {
+	case isFolderData(header):
+		return m, ErrFolder
+	case header.has("X-XARF", "X-ARF", "X-SpamCop-SourceIP"):
+		return m, ErrReport
+	case header.has("Resent-From"):
+		return m, ErrElsewhere
 	}
-	return readHeader(header, own)
-}
-
-// header is a message's header: its fields unfolded, in their order.
-type header []field
-
-type field struct{ name, value string }
-
-func (h header) first(name string) string {
-	for _, f := range h {
-		if strings.EqualFold(f.name, name) {
-			return f.value
+	kind, params := mediaType(header.first("Content-Type"))
+	if kind == "message/rfc822" {
+		return readWrapped(header, []part{{kind: kind, header: header, body: body}}, own, depth)
+	}
+	if !strings.HasPrefix(kind, "multipart/") || params["boundary"] == "" {
+		if kind == "multipart/report" && strings.EqualFold(params["report-type"], "feedback-report") {
+			return m, ErrReport
+		}
+		return readHeader(header, own)
+	}
+	parts := partsOf(body, params["boundary"])
+	for _, p := range parts {
+		if p.kind == "message/feedback-report" {
+			reporter, _ := readHeader(header, own)
+			return readFeedback(p, parts, own, reporter.Addr)
 		}
 	}
-	return ""
-}
-
-// split reads the header of a message, however broken: a line that is not a field is skipped. A
-// leading "From " line of an mbox is, too.
-func split(raw []byte) (h header, body []byte) {
-	rest := raw[:min(len(raw), maxHeader)]
-	for len(rest) > 0 {
-		var line []byte
-		line, rest, _ = bytes.Cut(rest, []byte("\n"))
-		line = bytes.TrimSuffix(line, []byte("\r"))
-		switch {
-		case len(line) == 0:
-			return h, raw[len(raw[:min(len(raw), maxHeader)])-len(rest):]
-		case (line[0] == ' ' || line[0] == '\t') && len(h) > 0:
-			if last := &h[len(h)-1]; len(last.value) < maxField {
-				last.value += " " + string(bytes.TrimSpace(line[:min(len(line), maxField)]))
+	if kind == "multipart/digest" {
+		// Its parts are messages by default, RFC 2046 section 5.1.5.
+		for i := range parts {
+			if parts[i].kind == "" {
+				parts[i].kind = "message/rfc822"
 			}
-			continue
-		}
-		if name, value, ok := bytes.Cut(line, []byte(":")); ok && !bytes.ContainsAny(bytes.TrimRight(name, " \t"), " \t") {
-			h = append(h, field{string(bytes.TrimSpace(name)), string(bytes.TrimSpace(value[:min(len(value), maxField)]))})
 		}
 	}
-	return h, nil
+	switch reportType := strings.ToLower(params["report-type"]); {
+	case kind == "multipart/report" && reportType != "" && reportType != "feedback-report":
+		// A notification, RFC 3464 or 8098, is a message of its own.
+		return readHeader(header, own)
+	case kind == "multipart/report":
+		return m, ErrReport
+	}
+	return readWrapped(header, parts, own, depth)
 }
 
+// readWrapped reads a message that holds another one: a wrapper of SpamAssassin's or of a colleague
+// who forwards it, else a message like any other. What is in a message that came from outside is
+// that sender's word.
+func readWrapped(outer header, parts []part, own []netip.Prefix, depth int) (m Message, err error) {
+	i := 0
+	for i < len(parts) && parts[i].kind != "message/rfc822" && !parts[i].original {
+		i++
+	}
+	m, err = readHeader(outer, own)
+	switch {
+	case i == len(parts), depth > 0 && !wrappedBySpamAssassin(outer):
+		return m, err
+	case depth == maxNested:
+		return Message{}, ErrReport
+	case wrappedBySpamAssassin(outer), errors.Is(err, ErrUser), errors.Is(err, ErrLocal), errors.Is(err, ErrInside), m.Claimed:
+		return read(parts[i].body, own, depth+1)
+	}
+	if inner, _ := split(parts[i].body); inner.first("Received") == "" {
+		return m, err
+	}
+	return Message{}, ErrElsewhere
+}
+
+// wrappedBySpamAssassin reports a message whose newest line is SpamAssassin's own.
+func wrappedBySpamAssassin(h header) bool {
+	line := h.first("Received")
+	return strings.HasPrefix(line, "from localhost ") && strings.Contains(line, "with SpamAssassin (")
+}
+
+// readHeader finds the client in the Received lines.
 func readHeader(h header, own []netip.Prefix) (m Message, err error) {
-	n := 0
-	for _, f := range h {
-		if !strings.EqualFold(f.name, "Received") {
-			continue
-		}
-		if n++; n > maxReceived {
+	inside := netip.Addr{}
+	for i, value := range h.all("Received") {
+		if i == maxReceived {
 			break
 		}
-		r := parseReceived(f.value)
-		if !r.Addr.IsValid() || owned(r.Addr, own) {
+		hop := parseReceived(value)
+		switch {
+		case hop.transit:
+			continue
+		case hop.user:
+			return m, ErrUser
+		case hop.local:
+			return m, ErrLocal
+		case !hop.addr.IsValid() || hop.by == "":
+			return m, fmt.Errorf("%w: %q", ErrUnreadable, clip(value))
+		case owned(hop.addr, own):
+			continue
+		case isInside(hop.addr):
+			inside = hop.addr
 			continue
 		}
-		r.FromDomain = domain(h.first("Return-Path"))
-		return r, nil
+		return Message{Addr: hop.addr, QueueID: hop.id, Time: hop.time, FromDomain: domain(h.first("Return-Path")), Claimed: inside.IsValid()}, nil
+	}
+	if inside.IsValid() {
+		return m, fmt.Errorf("%w (%s)", ErrInside, inside)
 	}
 	return m, ErrNoReceived
 }
@@ -145,39 +197,12 @@ func owned(addr netip.Addr, own []netip.Prefix) bool {
 	return false
 }
 
-var (
-	quoted = regexp.MustCompile(`"[^"]*"`)
-	// postfixFrom is "from HELO (NAME [ADDR])", of Postfix and Sendmail; the HELO name is the
-	// client's, and has neither space nor parenthesis there.
-	postfixFrom = regexp.MustCompile(`^from \S+ \((?:[^\s()]+ )?\[(?:IPv6:)?([0-9A-Fa-f:.]+)\]`)
-	// eximFrom is "from NAME ([ADDR] ...)" and "from [ADDR] (helo=...)", of Exim.
-	eximFrom = regexp.MustCompile(`^from \[(?:IPv6:)?([0-9A-Fa-f:.]+)\](?::[0-9]+)? `)
-	queueID  = regexp.MustCompile(`\sid\s+([0-9A-Za-z-]{1,64})(?:\s|;|$)`)
-)
+// shared is the address space of carrier-grade NAT, RFC 6598.
+var shared = netip.MustParsePrefix("100.64.0.0/10")
 
-// parseReceived reads the value of a Received line. Addr is invalid where it names no client.
-func parseReceived(value string) (m Message) {
-	value = strings.Join(strings.Fields(quoted.ReplaceAllString(value, `""`)), " ")
-	found := postfixFrom.FindStringSubmatchIndex(value)
-	if found == nil {
-		found = eximFrom.FindStringSubmatchIndex(value)
-	}
-	if found == nil {
-		return m
-	}
-	addr, err := policy.ParseAddr(value[found[2]:found[3]])
-	if err != nil {
-		return m
-	}
-	m.Addr = addr
-	rest := value[found[1]:]
-	if id := queueID.FindStringSubmatch(rest); id != nil {
-		m.QueueID = id[1]
-	}
-	if i := strings.LastIndexByte(rest, ';'); i >= 0 {
-		m.Time, _ = mail.ParseDate(strings.TrimSpace(rest[i+1:]))
-	}
-	return m
+// isInside reports an address that no client on the Internet has.
+func isInside(addr netip.Addr) bool {
+	return addr.IsPrivate() || addr.IsLoopback() || addr.IsLinkLocalUnicast() || addr.IsUnspecified() || shared.Contains(addr)
 }
 
 func domain(address string) string {
@@ -189,105 +214,11 @@ func domain(address string) string {
 	return strings.ToLower(address[i+1:])
 }
 
-// readFeedback reads the parts of a feedback report. What it contains is read no deeper than its
-// own parts.
-func readFeedback(body []byte, boundary string, own []netip.Prefix) (m Message, err error) {
-	parts := multipart.NewReader(bytes.NewReader(body), boundary)
-	var about Message
-	aboutErr := ErrNoSource
-	for range maxParts {
-		part, err := parts.NextPart()
-		if err != nil {
-			break
-		}
-		kind, _, _ := mime.ParseMediaType(part.Header.Get("Content-Type"))
-		switch kind {
-		case "message/feedback-report":
-			m = readReport(decoded(part), own)
-		case "message/rfc822", "text/rfc822-headers", "message/rfc822-headers":
-			raw, _ := io.ReadAll(decoded(part))
-			h, _ := split(raw)
-			about, aboutErr = readHeader(h, own)
-		}
+// clip shortens what is quoted in an error.
+func clip(s string) string {
+	const most = 120
+	if len(s) > most {
+		s = s[:most] + "..."
 	}
-	switch {
-	case m.Feedback == "":
-		return m, errors.New("a feedback report without its part message/feedback-report, or without a Feedback-Type in it")
-	case !m.Addr.IsValid() && aboutErr != nil:
-		return m, ErrNoSource
-	case aboutErr == nil && (!m.Addr.IsValid() || m.Addr == about.Addr):
-		// The message that it is about knows its queue id and its time better.
-		about.Feedback = m.Feedback
-		return about, nil
-	}
-	return m, nil
-}
-
-// decoded is the body of a part, up to MaxMessage bytes of it; quoted-printable is undone by the
-// reader of parts.
-func decoded(part *multipart.Part) io.Reader {
-	var r io.Reader = part
-	if strings.EqualFold(part.Header.Get("Content-Transfer-Encoding"), "base64") {
-		r = base64.NewDecoder(base64.StdEncoding, r)
-	}
-	return io.LimitReader(r, MaxMessage)
-}
-
-// readReport reads the fields of message/feedback-report, RFC 5965 section 3.
-func readReport(r io.Reader, own []netip.Prefix) (m Message) {
-	fields, _ := textproto.NewReader(bufio.NewReader(io.LimitReader(r, maxHeader))).ReadMIMEHeader()
-	m.Feedback = strings.ToLower(strings.TrimSpace(fields.Get("Feedback-Type")))
-	if len(m.Feedback) > 32 {
-		m.Feedback = m.Feedback[:32]
-	}
-	if addr, err := policy.ParseAddr(fields.Get("Source-Ip")); err == nil && !owned(addr, own) {
-		m.Addr = addr
-	}
-	for _, name := range []string{"Arrival-Date", "Received-Date"} {
-		if at, err := mail.ParseDate(fields.Get(name)); err == nil && m.Time.IsZero() {
-			m.Time = at
-		}
-	}
-	m.FromDomain = domain(fields.Get("Original-Mail-From"))
-	return m
-}
-
-// envelope is the line before a message in an mbox: the sender and the date as asctime(3) writes
-// it.
-var envelope = regexp.MustCompile(`^From \S+\s+(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) `)
-
-// Each calls f for each message of a stream: an mbox (RFC 4155) if it begins with "From ", else one
-// message. What is beyond MaxMessage of a message is not looked at. It ends with the stream, or
-// with the first error of f.
-func Each(r io.Reader, f func(raw []byte) error) error {
-	in := bufio.NewReaderSize(r, 64<<10)
-	start, _ := in.Peek(len("From "))
-	mbox := string(start) == "From "
-	var message []byte
-	blank, begun := true, false
-	yield := func() error {
-		if !begun {
-			return nil
-		}
-		return f(message)
-	}
-	for {
-		line, err := in.ReadSlice('\n')
-		whole := err == nil
-		if mbox && blank && envelope.Match(line) {
-			if err := yield(); err != nil {
-				return err
-			}
-			message = message[:0]
-		}
-		begun = begun || len(line) > 0
-		message = append(message, line[:min(len(line), MaxMessage-len(message))]...)
-		blank = whole && len(bytes.TrimRight(line, "\r\n")) == 0
-		switch {
-		case errors.Is(err, io.EOF):
-			return yield()
-		case err != nil && !errors.Is(err, bufio.ErrBufferFull):
-			return fmt.Errorf("report: %w", err)
-		}
-	}
+	return s
 }

@@ -2,10 +2,13 @@ package report
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -138,4 +141,67 @@ func FuzzRead(f *testing.F) {
 			t.Fatalf("%d bytes out of %d", n, len(raw))
 		}
 	})
+}
+
+func TestFiles(t *testing.T) {
+	dir := t.TempDir()
+	for _, f := range []string{
+		"Maildir/cur/1.mx:2,S", "Maildir/new/2.mx", "Maildir/tmp/3.mx", "Maildir/cur/4.mx:2,ST", "Maildir/.Junk/cur/5.mx:2,S", "Maildir/.Junk/new/6.mx",
+		"Maildir/dovecot-uidlist", "Maildir/cur/dovecot.index.cache", "Maildir/maildirfolder",
+		"plain/a.eml", "plain/sub/b.eml", "plain/.hidden/c.eml", "plain/Inbox.msf", "plain/mail.lock", "plain/backup~",
+	} {
+		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(f)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, f), []byte(delivered), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for of, want := range map[string]string{"Maildir": "cur/1.mx:2,S new/2.mx", "Maildir/.Junk": "cur/5.mx:2,S new/6.mx", "plain": "a.eml sub/b.eml"} {
+		files, err := Files(filepath.Join(dir, of))
+		for i := range files {
+			files[i], _ = filepath.Rel(filepath.Join(dir, of), files[i])
+		}
+		if got := strings.Join(files, " "); err != nil || got != want {
+			t.Errorf("%s: %q, %v, want %q", of, got, err, want)
+		}
+	}
+	if _, err := Files(filepath.Join(dir, "nowhere")); err == nil {
+		t.Error("a directory that is not there has files")
+	}
+}
+
+func TestCompressedMailboxes(t *testing.T) {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	fmt.Fprintf(z, "From a@b  Tue Nov 24 13:21:57 2026\n%s\nFrom a@b  Tue Nov 24 13:21:58 2026\n%s", delivered, delivered)
+	z.Close()
+	n := 0
+	whole := func([]byte) error { n++; return nil }
+	if err := Each(bytes.NewReader(b.Bytes()), whole); err != nil || n != 2 {
+		t.Errorf("%d messages, %v", n, err)
+	}
+	if err := Each(bytes.NewReader(b.Bytes()[:b.Len()/2]), whole); err == nil {
+		t.Error("half of a compressed mailbox is read without a word")
+	}
+}
+
+// A mailbox of mboxcl2 quotes nothing: where a body ends is in its Content-Length, if that is right.
+func TestContentLengths(t *testing.T) {
+	const from = "From a@b  Tue Nov 24 13:21:57 2026\n"
+	inner := from + "Subject: fake\n\nx\n\n"
+	for _, c := range []struct {
+		name   string
+		length int
+		want   int
+	}{
+		{"right", len(inner), 2}, {"one too many", len(inner) + 1, 2}, {"a line too many", len(inner) + 40, 2},
+		{"far too many", 1 << 20, 3}, {"far too few", 3, 3}, {"negative", -5, 3},
+	} {
+		n := 0
+		mbox := fmt.Sprintf("%sContent-Length: %d\nSubject: one\n\n%s%sSubject: two\n\nx\n", from, c.length, inner, from)
+		if err := Each(strings.NewReader(mbox), func([]byte) error { n++; return nil }); err != nil || n != c.want {
+			t.Errorf("%s: %d messages, %v, want %d", c.name, n, err, c.want)
+		}
+	}
 }

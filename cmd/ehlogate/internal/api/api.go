@@ -118,6 +118,8 @@ type Report struct {
 	Time       time.Time `json:"time,omitzero"`
 	FromDomain string    `json:"from_domain,omitempty"`
 	Reason     string    `json:"reason,omitempty"`
+	// Trust is how far queue id and address can be believed.
+	Trust intake.Trust `json:"trust,omitempty"`
 }
 
 // Learnt is the answer to a report.

@@ -84,6 +84,8 @@ func checkReports(reports []Report) error {
 			return fmt.Errorf("report %d: class %q; want spam or ham", i+1, r.Class)
 		case !r.Source.People():
 			return fmt.Errorf("report %d: source %q; want person or report", i+1, r.Source)
+		case !r.Trust.Known():
+			return fmt.Errorf("report %d: trust %q; want foreign or claimed, or leave it out", i+1, r.Trust)
 		case r.QueueID == "" && !r.Addr.IsValid():
 			return fmt.Errorf("report %d: %w", i+1, errors.New("neither a queue_id nor an addr"))
 		}

@@ -59,7 +59,7 @@ type Config struct {
 	Services []string
 	// Feed says that other programs may post verdicts.
 	Feed bool
-	// OwnNetworks are the hosts that pass mail on inside.
+	// OwnNetworks are the relays inside, whose Received lines are believed.
 	OwnNetworks []netip.Prefix
 	Log         struct {
 		// Events is the event log's path.
@@ -186,9 +186,6 @@ func defaults(env func(string) (string, bool)) *Config {
 	c.Verdict = verdict.Rules{Headers: verdict.DefaultHeaders, Thresholds: verdict.DefaultThresholds, Silence: policy.None}
 	c.Weights = policy.DefaultWeights()
 	c.Feed = true
-	for _, n := range []string{"127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7"} {
-		c.OwnNetworks = append(c.OwnNetworks, netip.MustParsePrefix(n))
-	}
 	c.Log.Node, _ = os.Hostname()
 	c.Log.Node, _, _ = strings.Cut(cmp.Or(c.Log.Node, "localhost"), ".")
 	return c

@@ -78,7 +78,7 @@ var settings = []Setting{
 	{"verdict.log_file", "the MTA's log that is followed: a file, journal, journal:DIRECTORY, or - for standard input", func(c *Config, v value) error { return c.setLogFile(v) }},
 	{"verdict.services", "names under which the mail exchanger's smtpd logs, such as postfix or postfix/mx, where its users' services have others", func(c *Config, v value) error { return c.setServices(v) }},
 	{"verdict.rspamd_feed", "take verdicts at /feed/rspamd and /feed/verdict: from this host, or with the token", boolean(func(c *Config) *bool { return &c.Feed })},
-	{ownNetworks, "hosts that pass mail on inside: learn takes the first other one in the Received lines for the client", networks(func(c *Config) *[]netip.Prefix { return &c.OwnNetworks })},
+	{ownNetworks, "relays inside, whose Received lines are believed: learn takes the first other host for the client; private addresses are never one", networks(func(c *Config) *[]netip.Prefix { return &c.OwnNetworks })},
 	{trustedNetworks, "another name for " + ownNetworks + ", that of SpamAssassin", networks(func(c *Config) *[]netip.Prefix { return &c.OwnNetworks })},
 	{"log.events", "file of the event log", path(func(c *Config) *string { return &c.Log.Events })},
 	{"log.anonymize", "leave out of the event log the host part of addresses, names and ports", boolean(func(c *Config) *bool { return &c.Log.Anonymize })},

@@ -114,14 +114,14 @@ func (b *inbox) conclude(all bool) {
 
 // learn takes the reports of people and waits until they are durable, but not for long.
 func (b *inbox) learn(reports []api.Report) (done []api.Learnt, err error) {
-	signals := make([]policy.Signal, len(reports))
+	told := make([]intake.Report, len(reports))
 	for i, r := range reports {
-		signals[i] = policy.Signal{
+		told[i] = intake.Report{Trust: r.Trust, Signal: policy.Signal{
 			Time: r.Time, Addr: r.Addr, QueueID: r.QueueID, Mail: true, FromDomain: r.FromDomain,
 			Assessment: policy.Assessment{Class: r.Class, Confidence: policy.Certain, Source: r.Source, Reason: verdict.Clip(r.Reason)},
-		}
+		}}
 	}
-	learnt, err := b.Learn(signals)
+	learnt, err := b.Learn(told)
 	for i, l := range learnt {
 		if l.Receipt != nil {
 			b.await(*l.Receipt)

@@ -56,6 +56,14 @@ func newNode(t *testing.T, dir string) *node {
 	return n
 }
 
+// told are reports of people who can be believed.
+func told(signals ...policy.Signal) (all []Report) {
+	for _, s := range signals {
+		all = append(all, Report{Signal: s})
+	}
+	return all
+}
+
 func (n *node) now() time.Time { return n.clock }
 
 func (n *node) SetException(e policy.Exception) error {
@@ -264,7 +272,7 @@ func (s scene) play(n *node, tellings ...telling) {
 				n.until(signal.Time)
 			}
 			if t.assessment.Source.People() {
-				n.in.Learn([]policy.Signal{signal})
+				n.in.Learn([]Report{{Signal: signal}})
 				continue
 			}
 			n.signal(signal)
@@ -410,7 +418,7 @@ func TestTimesThatOthersTellAreBounded(t *testing.T) {
 			n.until(n.clock.Add(time.Minute))
 		}},
 		{"a person's report", func(n *node, at time.Time) {
-			_, err := n.in.Learn([]policy.Signal{{Time: at, Addr: client.Addr, Mail: true, Assessment: policy.Assessment{Class: policy.Ham, Confidence: 1, Source: policy.FromPerson}}})
+			_, err := n.in.Learn([]Report{{Signal: policy.Signal{Time: at, Addr: client.Addr, Mail: true, Assessment: policy.Assessment{Class: policy.Ham, Confidence: 1, Source: policy.FromPerson}}}})
 			n.must(err)
 		}},
 		{"the event log, and a correction", func(n *node, at time.Time) {
@@ -515,7 +523,7 @@ func TestLearnOnOldMessages(t *testing.T) {
 	n.clock = start
 	n.boot()
 	for round, want := range []Status{Corrected, Again} {
-		done, err := n.in.Learn(reports)
+		done, err := n.in.Learn(told(reports...))
 		n.must(err)
 		for i, l := range done {
 			if l.Status != want || (l.Receipt != nil) != (want == Corrected) {
@@ -556,7 +564,7 @@ func TestLearn(t *testing.T) {
 				n.observe(o)
 			}
 			c.report.Mail, c.report.Assessment = true, spam(policy.FromPerson)
-			done, err := n.in.Learn([]policy.Signal{c.report})
+			done, err := n.in.Learn(told(c.report))
 			n.must(err)
 			if got := done[0]; got.Status != c.want || (c.spam > 0) != (got.Receipt != nil) || got.Addr != client.Addr && c.want != Unknown {
 				t.Errorf("%+v, want %s", got, c.want)
@@ -567,7 +575,7 @@ func TestLearn(t *testing.T) {
 			if c.want != New || c.report.QueueID == "" {
 				return
 			}
-			if done, _ := n.in.Learn([]policy.Signal{c.report}); done[0].Status != Again {
+			if done, _ := n.in.Learn(told(c.report)); done[0].Status != Again {
 				t.Errorf("again: %+v", done[0])
 			}
 		})
@@ -583,13 +591,13 @@ func TestAnAnonymizedLogIsNotReadBack(t *testing.T) {
 	}
 	report := policy.Signal{QueueID: "Q1", Mail: true, Assessment: spam(policy.FromPerson)}
 	n.boot()
-	if done, err := n.in.Learn([]policy.Signal{report}); err != nil || done[0].Status != Unknown {
+	if done, err := n.in.Learn(told(report)); err != nil || done[0].Status != Unknown {
 		t.Errorf("%+v, %v", done, err)
 	}
 	// With its client it is a new verdict, which is remembered.
 	report.Addr = client.Addr
 	for _, want := range []Status{New, Again} {
-		if done, err := n.in.Learn([]policy.Signal{report}); err != nil || done[0].Status != want {
+		if done, err := n.in.Learn(told(report)); err != nil || done[0].Status != want {
 			t.Errorf("%+v, %v, want %s", done, err, want)
 		}
 	}
@@ -601,11 +609,11 @@ func TestAnEventLogThatCannotBeReadIsSaid(t *testing.T) {
 	if err := n.in.Restore(); err == nil {
 		t.Error("a directory is read")
 	}
-	if _, err := n.in.Learn([]policy.Signal{{QueueID: "Q1", Assessment: spam(policy.FromPerson)}}); err == nil {
+	if _, err := n.in.Learn(told(policy.Signal{QueueID: "Q1", Assessment: spam(policy.FromPerson)})); err == nil {
 		t.Error("a directory is looked in")
 	}
 	// Who names no message needs no event log.
-	if done, err := n.in.Learn([]policy.Signal{{Addr: client.Addr, Assessment: spam(policy.FromPerson)}}); err != nil || done[0].Status != New {
+	if done, err := n.in.Learn(told(policy.Signal{Addr: client.Addr, Assessment: spam(policy.FromPerson)})); err != nil || done[0].Status != New {
 		t.Errorf("%+v, %v", done, err)
 	}
 }
@@ -797,7 +805,7 @@ func TestWhatWasForgottenIsNotTakenBack(t *testing.T) {
 		}
 		for i, class := range []policy.Class{policy.Ham, policy.Spam, policy.Ham} {
 			a := policy.Assessment{Class: class, Confidence: policy.Certain, Source: policy.FromPerson}
-			done, err := n.in.Learn([]policy.Signal{{QueueID: fmt.Sprint("Q", i), Mail: true, Assessment: a}})
+			done, err := n.in.Learn(told(policy.Signal{QueueID: fmt.Sprint("Q", i), Mail: true, Assessment: a}))
 			n.must(err)
 			if done[0].Status != Corrected {
 				t.Fatalf("%+v", done[0])
@@ -820,7 +828,7 @@ func TestAReportOnAMessageThatIsPending(t *testing.T) {
 	n.signal(policy.Signal{Time: start, QueueID: "Q1", Addr: client.Addr, Mail: true, Assessment: spam(policy.FromFeed)})
 	ham := policy.Assessment{Class: policy.Ham, Confidence: policy.Certain, Source: policy.FromPerson}
 	for _, want := range []Status{Corrected, Again} {
-		if done, err := n.in.Learn([]policy.Signal{{QueueID: "Q1", Mail: true, Assessment: ham}}); err != nil || done[0].Status != want || done[0].Receipt != nil {
+		if done, err := n.in.Learn(told(policy.Signal{QueueID: "Q1", Mail: true, Assessment: ham})); err != nil || done[0].Status != want || done[0].Receipt != nil {
 			t.Errorf("%+v, %v, want %s", done, err, want)
 		}
 	}

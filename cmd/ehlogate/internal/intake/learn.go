@@ -28,9 +28,30 @@ type Learnt struct {
 	Receipt *Receipt
 }
 
+// Trust is how far a report's queue id and address can be believed.
+type Trust string
+
+const (
+	// Certain: the operator's own hosts, or a person, give both.
+	Certain Trust = ""
+	// Foreign: the queue id may be another host's. It counts if it is known, else the address does.
+	Foreign Trust = "foreign"
+	// Claimed: a host inside can have made both up. They count if such a message is known.
+	Claimed Trust = "claimed"
+)
+
+// Known reports whether it is one of these.
+func (t Trust) Known() bool { return t == Certain || t == Foreign || t == Claimed }
+
+// Report is what a person says of a message.
+type Report struct {
+	policy.Signal
+	Trust Trust
+}
+
 // Learn takes the reports of people on messages: each corrects the verdict on its message as far as
 // the event log has it, or is a verdict of its own.
-func (in *Intake) Learn(reports []policy.Signal) (done []Learnt, err error) {
+func (in *Intake) Learn(reports []Report) (done []Learnt, err error) {
 	if err := in.find(reports); err != nil {
 		return nil, err
 	}
@@ -42,7 +63,7 @@ func (in *Intake) Learn(reports []policy.Signal) (done []Learnt, err error) {
 
 // find takes the messages that are reported from the event log into the correlator, as far as they
 // are not there.
-func (in *Intake) find(reports []policy.Signal) error {
+func (in *Intake) find(reports []Report) error {
 	var missing []string
 	for _, r := range reports {
 		if r.QueueID != "" && !in.Correlator.Has(r.QueueID) {
@@ -60,7 +81,8 @@ func (in *Intake) find(reports []policy.Signal) error {
 	return err
 }
 
-func (in *Intake) learn(r policy.Signal) Learnt {
+func (in *Intake) learn(told Report) Learnt {
+	r := told.Signal
 	v := in.weigh(&r)
 	c, found := in.Correlator.Report(r, v)
 	switch {
@@ -73,8 +95,10 @@ func (in *Intake) learn(r policy.Signal) Learnt {
 	case found == correlate.Corrected:
 		receipt := in.correct(c)
 		return Learnt{Status: Corrected, Addr: c.Client.Addr, Receipt: &receipt}
-	case !r.Addr.IsValid():
+	case !r.Addr.IsValid(), told.Trust == Claimed:
 		return Learnt{Status: Unknown}
+	case told.Trust == Foreign:
+		r.QueueID = ""
 	}
 	if r.Time.IsZero() {
 		r.Time = in.Now()

@@ -1,0 +1,119 @@
+package intake
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ehlogate/ehlogate/policy"
+)
+
+// own is the evidence of a host.
+func (n *node) own(addr string) string {
+	a := netip.MustParseAddr(addr)
+	host := n.memory.Recall(a, n.in.Judge.Policy().Keys(a)).Host.Total()
+	return fmt.Sprintf("%.1f spam, %.1f ham", host.Spam, host.Ham)
+}
+
+// What an after-queue filter writes into a message that it puts back is said of the client that sent
+// it, once, whether the milter or the log is first.
+func TestAVerdictOnMailThatWasPutBackIsItsClients(t *testing.T) {
+	put := policy.Reinjection{QueueID: "BACK1", Original: "FIRST1", Addr: client.Addr, Port: client.Port}
+	here := policy.Client{Addr: netip.MustParseAddr("127.0.0.1"), Port: 4712}
+	steps := map[string]func(n *node){
+		"the message": func(n *node) {
+			n.observe(&policy.Observation{Message: policy.Message{Time: n.clock, Began: n.clock, Session: "s1", QueueID: "FIRST1", Client: client, Mail: true}, Outcome: policy.Accepted})
+		},
+		"put back": func(n *node) {
+			n.observe(&policy.Observation{Message: policy.Message{Time: n.clock, Began: n.clock, Session: "s2", QueueID: "BACK1", Client: here, Mail: true}, Outcome: policy.Accepted}, spam(policy.FromHeader))
+		},
+		"the log": func(n *node) { n.in.Reinjected(put) },
+	}
+	for _, order := range [][]string{
+		{"the message", "put back", "the log"}, {"the message", "the log", "put back"}, {"the message", "the log", "put back", "the log", "put back"},
+		{"the log", "the message", "put back"}, {"the message", "put back", "the log", "the log"},
+	} {
+		t.Run(strings.Join(order, ", "), func(t *testing.T) {
+			n := newNode(t, t.TempDir())
+			for _, step := range order {
+				steps[step](n)
+				n.clock = n.clock.Add(100 * time.Millisecond)
+			}
+			n.until(n.clock.Add(10 * time.Second))
+			if got := n.own(client.Addr.String()); got != "1.0 spam, 0.0 ham" {
+				t.Errorf("the client has %s", got)
+			}
+			if got := n.own("127.0.0.1"); got != "0.0 spam, 0.0 ham" {
+				t.Errorf("this host has %s", got)
+			}
+		})
+	}
+}
+
+func TestAHostOfItsOwnIsNeverAccused(t *testing.T) {
+	n := newNode(t, t.TempDir())
+	for _, addr := range []string{"127.0.0.1", "::1"} {
+		c := policy.Client{Addr: netip.MustParseAddr(addr)}
+		n.observe(&policy.Observation{Message: policy.Message{Time: n.clock, Session: "s", QueueID: "Q" + addr, Client: c, Mail: true}, Outcome: policy.Accepted}, spam(policy.FromHeader))
+		n.signal(policy.Signal{Time: n.clock, Addr: c.Addr, QueueID: "R" + addr, Mail: true, Assessment: spam(policy.FromMilterReject)})
+		n.until(n.clock.Add(5 * time.Second))
+		if got := n.own(addr); got != "0.0 spam, 0.0 ham" {
+			t.Errorf("%s has %s", addr, got)
+		}
+	}
+}
+
+func TestAResolverThatIsRefusedIsSaid(t *testing.T) {
+	n := newNode(t, t.TempDir())
+	refused := policy.Assessment{Class: policy.None, Source: policy.FromDNSBL, Reason: "blocked using zen.example; Error: open resolver"}
+	n.signal(policy.Signal{Time: n.clock, Addr: client.Addr, Mail: true, Assessment: refused})
+	n.observe(&policy.Observation{Message: policy.Message{Time: n.clock, Session: "s", Client: client, Mail: true}}, refused)
+	n.until(n.clock.Add(5 * time.Second))
+	if h := n.in.Heard(); h.ResolverRefused != 2 {
+		t.Errorf("%+v", h)
+	}
+	if log := n.log.String(); strings.Count(log, "does not serve this host's resolver") != 1 || !strings.Contains(log, "open resolver") {
+		t.Error(log)
+	}
+	if got := n.own(client.Addr.String()); got != "0.0 spam, 0.0 ham" {
+		t.Errorf("the client has %s", got)
+	}
+}
+
+// A queue id that somebody else wrote is believed only where the message is known.
+func TestReportsAreBelievedAsFarAsTheirLinesCanBe(t *testing.T) {
+	n := newNode(t, t.TempDir())
+	n.observe(&policy.Observation{Message: policy.Message{Time: n.clock, Session: "s", QueueID: "KNOWN1", Client: client, Mail: true}, Outcome: policy.Accepted})
+	other := netip.MustParseAddr("198.51.100.7")
+	for _, c := range []struct {
+		name    string
+		queueID string
+		addr    netip.Addr
+		trust   Trust
+		want    Status
+	}{
+		{"a line of a host inside, of a message that is known", "KNOWN1", client.Addr, Claimed, Corrected},
+		{"of one that is not known", "FAKE01", other, Claimed, Unknown},
+		{"of one of another client", "KNOWN1", other, Claimed, Unknown},
+		{"a provider's queue id", "CD3B99A0021", other, Foreign, New},
+		{"the same again", "CD3B99A0021", other, Foreign, New},
+	} {
+		done, err := n.in.Learn([]Report{{Trust: c.trust, Signal: policy.Signal{Time: n.clock, Addr: c.addr, QueueID: c.queueID, Mail: true, Assessment: spam(policy.FromPerson)}}})
+		if err != nil || done[0].Status != c.want {
+			t.Errorf("%s: %+v, %v, want %s", c.name, done, err, c.want)
+		}
+		for _, d := range done {
+			if d.Receipt != nil {
+				n.await(*d.Receipt)
+			}
+		}
+	}
+	for _, e := range n.lines() {
+		if slices.Contains([]string{"FAKE01", "CD3B99A0021"}, e.QueueID) {
+			t.Errorf("a foreign queue id is in the event log: %+v", e)
+		}
+	}
+}
