@@ -233,11 +233,11 @@ func TestRspamd(t *testing.T) {
 	behind(x, r.Milter())
 	newChain(x, "rspamd").sendAll(t, append([]kind{
 		{"clean", letter{subject: "hello"}, "header rspamd", "ham", 1, "accepted"},
-		{"middling", letter{subject: "score3"}, "header rspamd", "ham", 0.5166, "accepted"},
+		{"middling", letter{subject: "score3"}, "header rspamd", "ham", 0.8066, "accepted"},
 		{"greylisted", letter{subject: "score5"}, "rspamd tempfail", "none", 0, "aborted"},
-		{"spam, header added", letter{subject: "score9"}, "header rspamd", "spam", 0.7416, "accepted"},
-		{"spam, verdicts forged", letter{subject: "score9", headers: forged}, "header rspamd", "spam", 0.7416, "accepted"},
-		{"middling, verdicts forged", letter{subject: "score3", headers: forged}, "header rspamd", "ham", 0.5166, "accepted"},
+		{"spam, header added", letter{subject: "score9"}, "header rspamd", "spam", 0.6611, "accepted"},
+		{"spam, verdicts forged", letter{subject: "score9", headers: forged}, "header rspamd", "spam", 0.6611, "accepted"},
+		{"middling, verdicts forged", letter{subject: "score3", headers: forged}, "header rspamd", "ham", 0.8066, "accepted"},
 		{"spam, rejected", letter{subject: "score20"}, "rspamd milter-reject", "spam", 1, "aborted"},
 		{"GTUBE", letter{subject: "hello", body: filters.GTUBE}, "milter-reject", "spam", 1, "aborted"},
 	}, common("header rspamd")...))

@@ -73,6 +73,7 @@ const (
 // judge tells whose refusal it is and what that says; an empty class is one that depends on who
 // refused.
 func (r Rejection) judge() (policy.Class, policy.Source) {
+	r.Text = restored(r.Text)
 	subject, text := r.subject()
 	said := statement(text)
 	if list, ok := parseBlockList(text); ok {
@@ -114,6 +115,7 @@ func (r Rejection) judge() (policy.Class, policy.Source) {
 // refused is what a permanent refusal by the MTA's own rules says. One of a recipient can be for
 // the recipient's sake, unless it is a matter of policy (RFC 3463, x.7.x).
 func (r Rejection) refused() policy.Class {
+	r.Text = restored(r.Text)
 	switch subject, _ := r.subject(); subject {
 	case aboutClient, aboutReverse, aboutHELO, aboutSender:
 		return policy.Spam
@@ -137,6 +139,19 @@ func (r Rejection) subject() (subject, text string) {
 		}
 	}
 	return "", r.Text
+}
+
+// restored puts the first word back, which Postfix takes for the address where the reply has none,
+// before it tells the milter (smtpd.c).
+func restored(text string) string {
+	for _, lost := range []struct{ word, rest string }{
+		{"Service", "unavailable; "}, {"Client", "host rejected: "}, {"Session", "encryption is required"}, {"Server", "configuration "},
+	} {
+		if strings.HasPrefix(text, lost.rest) {
+			return lost.word + " " + text
+		}
+	}
+	return text
 }
 
 // statement is what a text says before it quotes anybody, in lower case: an address, a name in

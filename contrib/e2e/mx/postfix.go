@@ -33,6 +33,13 @@ type Postfix struct {
 	Port, ProxyPort int
 	// ScreenPort is behind postscreen, and takes PROXY lines.
 	ScreenPort int
+	// Resolver is a resolv.conf(5) of its own, empty for the host's.
+	Resolver string
+}
+
+// Resolving is a command that runs with a resolv.conf(5) of its own, in a mount namespace.
+func Resolving(resolvConf, name string, args ...string) (string, []string) {
+	return "unshare", append([]string{"--mount", "sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, resolvConf, name}, args...)
 }
 
 // mainCF is what every private Postfix has; %[1]s is its directory.
@@ -83,6 +90,7 @@ proxywrite unix - - n - 1 proxymap
 error unix - - n - - error
 retry unix - - n - - error
 discard unix - - n - - discard
+smtp unix - - n - - smtp
 anvil unix - - n - 1 anvil
 postlog unix-dgram n - n - 1 postlogd
 `
@@ -166,7 +174,11 @@ func (p *Postfix) Log() string {
 func (p *Postfix) command(name string, args ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, name, append([]string{"-c", p.ConfigDir()}, args...)...).CombinedOutput()
+	program, all := name, append([]string{"-c", p.ConfigDir()}, args...)
+	if p.Resolver != "" && name == "postfix" {
+		program, all = Resolving(p.Resolver, name, all...)
+	}
+	out, err := exec.CommandContext(ctx, program, all...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("mx: %s %s: %w: %s\n%s", name, strings.Join(args, " "), err, out, p.Log())
 	}
