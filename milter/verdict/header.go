@@ -36,6 +36,17 @@ type Thresholds struct{ AddHeader, Reject float64 }
 // DefaultThresholds are rspamd's (actions.conf).
 var DefaultThresholds = Thresholds{6, 15}
 
+// Names are the names of all headers that count.
+func (r *Rules) Names() []string {
+	names := slices.Clone(r.Headers)
+	for _, f := range r.Filters {
+		if !slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, f.Header) }) {
+			names = append(names, f.Header)
+		}
+	}
+	return names
+}
+
 // readerOf is what reads a header, nil where the rules do not list it.
 func (r *Rules) readerOf(name string) reader {
 	for i := range r.Filters {

@@ -110,6 +110,9 @@ func TestFiltersOfTheConfiguration(t *testing.T) {
 			t.Errorf("%+v: %v", c.filter, err)
 		}
 		r := Rules{Filters: []Filter{c.filter}, Thresholds: DefaultThresholds}
+		if names := r.Names(); len(names) != 1 || names[0] != "X-Foo" {
+			t.Errorf("names %q", names)
+		}
 		got := policy.None
 		for _, a := range hear(&r, "X-Foo: "+c.value).Assessments(&r) {
 			got = a.Class

@@ -135,6 +135,7 @@ func (f *follower) followJournal(ctx context.Context, dir, cursor string) {
 			if s, ok := f.reader.ReadEntry(e); ok {
 				f.signal(s)
 			}
+			f.complain(e.Text)
 			cursor = e.Cursor
 			f.reached(place{Cursor: cursor})
 		})
@@ -161,10 +162,15 @@ func (f *follower) inspect() {
 // enough is how many lines without one of Postfix's are said.
 const enough = 100
 
-func (f *follower) read(line []byte) {
+// complain says that a log has no line of Postfix's among the first ones, with the last of these.
+func (f *follower) complain(line []byte) {
 	if stats := &f.reader.Stats; stats.Postfix.Load() == 0 && stats.Lines.Load() == enough {
 		f.log.Error("the mail log tells nothing: none of its lines is Postfix's", "file", f.source, "lines", enough, "line", string(line[:min(len(line), 200)]))
 	}
+}
+
+func (f *follower) read(line []byte) {
+	defer f.complain(line)
 	if s, ok := f.reader.Read(line); ok {
 		f.signal(s)
 	}

@@ -162,7 +162,7 @@ func (c *checker) checkSubmission(services []service) {
 func (c *checker) checkHeaders() {
 	tables := split(c.get(checks))
 	forged := map[string]string{}
-	for _, h := range c.cfg.Verdict.Headers {
+	for _, h := range c.cfg.Verdict.Names() {
 		forged[h] = h + ": No"
 	}
 	if id := c.cfg.Verdict.AuthservID; id != "" {

@@ -1,6 +1,8 @@
 package postfix
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -42,5 +44,44 @@ func TestOursAndItsSettings(t *testing.T) {
 		if p.ours(item) != want.ours || action != want.action {
 			t.Errorf("%q: ours %v, default action %q, want %v and %q", item, p.ours(item), action, want.ours, want.action)
 		}
+	}
+}
+
+// Services of the operator's own users are known by what master.cf says of them.
+func TestUserServices(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"main.cf": "compatibility_level = 3.6\nmyhostname = mx.example\n",
+		"master.cf": `smtp inet n - n - - smtpd
+    -o syslog_name=postfix/mx
+submission inet n - n - - smtpd
+    -o syslog_name=postfix/$service_name
+10587 inet n - n - - smtpd
+    -o syslog_name=postfix/haproxy
+    -o smtpd_sasl_auth_enable=yes
+wrapped inet n - n - - smtpd
+    -o syslog_name=postfix/wrapped
+    -o smtpd_tls_wrappermode=yes
+strict inet n - n - - smtpd
+    -o syslog_name=postfix/strict
+    -o smtpd_tls_security_level=encrypt
+nameless inet n - n - - smtpd
+    -o smtpd_sasl_auth_enable=yes
+10025 inet n - n - - smtpd
+    -o syslog_name=postfix/reinject
+    -o smtpd_sasl_auth_enable=no
+`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p, err := Find(t.Context(), dir, &config.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := p.UserServices(t.Context())
+	if want := []string{"postfix/submission", "postfix/haproxy", "postfix/wrapped", "postfix/strict"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("%q, %v, want %q", got, err, want)
 	}
 }

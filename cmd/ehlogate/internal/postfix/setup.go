@@ -96,7 +96,7 @@ func (p *Postfix) Plan(ctx context.Context, socketmap bool) (*Plan, error) {
 func (p *Postfix) headerChecks() string {
 	var b strings.Builder
 	b.WriteString("# What a client writes here is no verdict. Headers that milters add are not touched by this.\n")
-	for _, h := range p.cfg.Verdict.Headers {
+	for _, h := range p.cfg.Verdict.Names() {
 		fmt.Fprintf(&b, "/^%s[ \t]*:/\tIGNORE\n", regexp.QuoteMeta(h))
 	}
 	if id := p.cfg.Verdict.AuthservID; id != "" {
