@@ -10,7 +10,8 @@ type parts struct {
 	// head is what stands before the program: the time stamp, the host, and what containers and
 	// collectors put there. outer is the head of a line in whose text this one stood.
 	head, outer []byte
-	// tag is the program, such as postfix/smtpd, process the tag with its process id.
+	// tag is the program, such as postfix/smtpd, process the tag with its host and process id: several
+	// hosts can write into one log.
 	tag, process []byte
 	text         []byte
 }
@@ -41,7 +42,8 @@ func split(line []byte) (p parts, ok bool) {
 			return p, false
 		}
 		i := bytes.LastIndexByte(head[:pid], ' ') + 1
-		p.head, p.tag, p.process, p.text = head[:i], head[i:pid], head[i:], text
+		host := bytes.LastIndexByte(head[:max(0, i-1)], ' ') + 1
+		p.head, p.tag, p.process, p.text = head[:i], head[i:pid], head[host:], text
 		switch {
 		case bytes.Contains(p.head, []byte(": ")):
 			// Another program's, without a process id, which quotes something like ours.
@@ -87,7 +89,7 @@ func splitProtocol(line []byte) (p parts, ok bool) {
 	}
 	p.head = line[start : start+len(field[0])+1+len(field[1])]
 	p.tag = field[2]
-	p.process = line[start+len(field[0])+1+len(field[1])+1:][:len(field[2])+1+len(field[3])]
+	p.process = line[start+len(field[0])+1:][:len(field[1])+1+len(field[2])+1+len(field[3])]
 	p.text = unfold(bytes.TrimPrefix(rest, []byte("\ufeff")))
 	return p, true
 }

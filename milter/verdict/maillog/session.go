@@ -44,12 +44,13 @@ func (r *Reader) disconnected(process []byte) {
 	}
 }
 
-// isOf reports whether a session is a client's, and makes it one if nothing was heard of it before.
-func (s *session) isOf(c peer) bool {
-	if !s.client.addr.IsValid() {
-		s.client = peer{addr: c.addr, port: c.port}
+// of is the session of a process with a client. Where its beginning was not heard, this is it.
+func (r *Reader) of(process []byte, c peer) *session {
+	s := r.session(process)
+	if s.client.addr != c.addr {
+		r.connected(process, c)
 	}
-	return s.client.addr == c.addr
+	return s
 }
 
 // askedFor adds an unknown user that the client asked for, and returns what all of the message

@@ -51,7 +51,7 @@ func (r *Reader) unlessUsers(process []byte, c peer, queueID string, s policy.Si
 	if !ok {
 		return s, false
 	}
-	if of := r.sessions[string(process)]; of != nil && of.user && of.isOf(c) || r.isUsers(queueID) {
+	if of := r.sessions[string(process)]; of != nil && of.user && of.client.addr == c.addr || r.isUsers(queueID) {
 		return policy.Signal{}, false
 	}
 	return s, true
@@ -146,8 +146,8 @@ func (r *Reader) login(process []byte, c peer, rest []byte) (s policy.Signal, ok
 			return s, false
 		}
 	}
-	session := r.session(process)
-	if !session.isOf(c) || session.user {
+	session := r.of(process, c)
+	if session.user {
 		return s, false
 	}
 	s = about(c, policy.Spam, policy.FromLogin, "SASL authentication failed")
@@ -162,8 +162,7 @@ func (r *Reader) received(process []byte, queueID string, rest []byte) {
 	if !ok {
 		return
 	}
-	session := r.session(process)
-	session.isOf(c)
+	session := r.of(process, c)
 	if bytes.HasPrefix(rest, []byte(", sasl_")) {
 		session.user = true
 	}
@@ -194,10 +193,9 @@ func (r *Reader) refused(process []byte, queueID string, rest []byte) (s policy.
 	if !ok || stage == "ETRN" {
 		return s, false
 	}
-	session, refusal := r.session(process), parseRefusal(rest, c.text)
-	ours := session.isOf(c)
-	if refusal.user || ours && session.user || r.isUsers(queueID) {
-		session.user = session.user || ours
+	session, refusal := r.of(process, c), parseRefusal(rest, c.text)
+	if refusal.user || session.user || r.isUsers(queueID) {
+		session.user = true
 		return s, false
 	}
 	return r.refusal(session, string(action), stage, c, queueID, refusal), true
@@ -258,9 +256,5 @@ func (r *Reader) harvest(in *session, c peer, of refusal, a policy.Assessment) p
 	if !ok {
 		return a
 	}
-	counts := r.UnknownUser(c.addr, recipient, at)
-	if in.isOf(c) {
-		counts = in.askedFor(of.sender, counts)
-	}
-	return verdict.UnknownUsers(a, 1, counts)
+	return verdict.UnknownUsers(a, 1, in.askedFor(of.sender, r.UnknownUser(c.addr, recipient, at)))
 }
