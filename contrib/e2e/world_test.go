@@ -248,6 +248,43 @@ func TestBlockLists(t *testing.T) {
 	}
 }
 
+// TestTwentyUnknownUsersCountAsTwenty asks for them in one session, with the log read and not, and as
+// the bounce that a forged sender causes.
+func TestTwentyUnknownUsersCountAsTwenty(t *testing.T) {
+	for _, c := range []struct {
+		name, from string
+		log        bool
+		want       string
+	}{
+		{"milter and log", "alice@sender.example", true, `"spam":1,"ham":0`},
+		{"milter alone", "alice@sender.example", false, `"spam":1,"ham":0`},
+		{"a bounce", "", true, `"spam":0,"ham":0`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			x := prepare(t, "")
+			if c.log {
+				must(t, x.daemon.Configure(filterTOML(x, "")))
+			}
+			must(t, x.Set("smtpd_milters =", "smtpd_soft_error_limit = 100", "smtpd_hard_error_limit = 100"))
+			x.apply()
+			x.run()
+			s, err := x.Dial("198.51.100.7")
+			must(t, err)
+			must(t, s.Mail(c.from))
+			for i := range 20 {
+				if err := s.Rcpt(fmt.Sprintf("nobody%d@mx.example", i)); err == nil {
+					t.Fatal("an unknown user is taken")
+				}
+			}
+			must(t, s.Quit())
+			time.Sleep(4 * time.Second)
+			if got := x.own("198.51.100.7"); !strings.Contains(got, c.want) {
+				t.Errorf("%s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
 // TestReportSafe has SpamAssassin wrap a message, as it does by default, and a user report that.
 func TestReportSafe(t *testing.T) {
 	x := start(t, "")

@@ -2,11 +2,14 @@ package daemon
 
 import (
 	"log/slog"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/ehlogate/ehlogate/milter/verdict/maillog"
+	"github.com/ehlogate/ehlogate/policy"
 )
 
 // TestThePlaceThatIsKeptIsBeforeWhatIsPending reads a byte of the log each second, of which the
@@ -76,5 +79,27 @@ func TestThePlaceThatIsReadFromIsNotTheOneThatIsKept(t *testing.T) {
 	copy(from.File.Tail, "xyz")
 	if got := string(g.latest.File.Tail); got != "abc" {
 		t.Errorf("the tail that is kept is %q", got)
+	}
+}
+
+// A log that tells nothing is said at once, with its first line, and so is one that grows so.
+func TestALogThatTellsNothingIsSaid(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mail.log")
+	if err := os.WriteFile(path, []byte("Nov 25 09:00:00 mx1 sshd[9]: hello\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	f := &follower{source: path, now: time.Now, log: slog.New(slog.NewTextHandler(&said, nil)), signal: func(policy.Signal) {}}
+	f.reader = maillog.NewReader(maillog.Options{Now: time.Now, Zone: time.UTC})
+	f.inspect()
+	if out := said.String(); !strings.Contains(out, "the mail log tells nothing") || !strings.Contains(out, "sshd[9]: hello") {
+		t.Error(out)
+	}
+	said.Reset()
+	for range 3 * enough {
+		f.read([]byte("rubbish"))
+	}
+	if out := said.String(); strings.Count(out, "none of its lines is Postfix's") != 1 || !strings.Contains(out, "rubbish") {
+		t.Error(out)
 	}
 }
