@@ -210,7 +210,7 @@ func TestBlockLists(t *testing.T) {
 	x := withLog(t, "")
 	x.Resolver = d.ResolvConf
 	must(t, x.Set("smtpd_recipient_restrictions = reject_unauth_destination, reject_rbl_client bl.example, reject_rbl_client public.example",
-		"postscreen_dnsbl_sites = bl.example, public.example", "postscreen_dnsbl_action = enforce"))
+		"postscreen_dnsbl_sites = bl.example, public.example", "postscreen_dnsbl_action = enforce", "postscreen_greet_wait = 4s"))
 	x.apply()
 	x.run()
 	refused := func(client string) {
@@ -228,7 +228,7 @@ func TestBlockLists(t *testing.T) {
 		c, err := x.DialRaw(client, x.ScreenPort)
 		must(t, err)
 		// It waits, and says nothing before its turn.
-		time.Sleep(2500 * time.Millisecond)
+		time.Sleep(6 * time.Second)
 		c.Close()
 	}
 	x.waitOwn("198.51.100.8", `"spam":1,"ham":0`)
