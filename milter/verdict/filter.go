@@ -26,7 +26,7 @@ type reading struct {
 type detail int
 
 const (
-	nothing detail = iota
+	_ detail = iota
 	// starred: as many stars, or bars, as the score has whole points.
 	starred
 	// numeric: a score alone.

@@ -32,11 +32,11 @@ func split(line []byte) (p parts, ok bool) {
 		if p, ok := splitProtocol(line); ok {
 			return p, true
 		}
-		head, text, ok := bytes.Cut(line[:min(len(line), maxHead)], []byte("]: "))
+		head, _, ok := bytes.Cut(line[:min(len(line), maxHead)], []byte("]: "))
 		if !ok {
 			return p, false
 		}
-		text = line[len(head)+len("]: "):]
+		text := line[len(head)+len("]: "):]
 		pid := bytes.LastIndexByte(head, '[')
 		if pid < 0 {
 			return p, false

@@ -143,7 +143,7 @@ func (r refusal) rejection() verdict.Rejection {
 // cutQueueID takes a queue id, "780D29842A2: ", from the beginning of a text; it is empty for
 // NOQUEUE.
 func cutQueueID(text []byte) (queueID string, rest []byte, ok bool) {
-	id, rest, ok := bytes.Cut(text[:min(len(text), 40)], []byte(": "))
+	id, _, ok := bytes.Cut(text[:min(len(text), 40)], []byte(": "))
 	if !ok || !isQueueID(id) {
 		return "", text, false
 	}
