@@ -60,6 +60,23 @@ type Server struct {
 	open     atomic.Int64
 	sessions sync.WaitGroup
 	quit     chan struct{}
+	unread   rate.Sometimes
+}
+
+// unreadEvery is how often a header that cannot be read is logged: a client can send any.
+const unreadEvery = time.Hour
+
+// malformed counts the headers of a message that cannot be read, and says so once in a while, with
+// the first.
+func (s *Server) malformed(n uint64, first string) {
+	if n == 0 {
+		return
+	}
+	s.Stats.MalformedHeaders.Add(n)
+	s.unread.Interval, s.unread.First = unreadEvery, 1
+	s.unread.Do(func() {
+		s.Log.Warn("a verdict header cannot be read; if it is your filter's, say how in a [[verdict.filter]]", "header", first)
+	})
 }
 
 // Sessions is told which SMTP sessions are open, so that what others say of one waits for its end.

@@ -265,7 +265,7 @@ func (s *session) finish(headers []policy.Assessment, outcome policy.Outcome) {
 	o.QueueID, o.FromDomain, o.Authenticated = mail.queueID, mail.fromDomain, mail.authenticated
 	o.Rcpts, o.RcptsRejected = mail.rcpts, mail.rejected
 	s.server.Stats.Messages.Add(1)
-	s.server.Stats.MalformedHeaders.Add(mail.headers.Malformed)
+	s.server.malformed(mail.headers.Malformed, mail.headers.Unread)
 	if o.TLS != nil {
 		s.server.Stats.TLSMessages.Add(1)
 	}

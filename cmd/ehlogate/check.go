@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -58,7 +59,7 @@ func check(c *cli.Context) error {
 		}
 		if h.ResolverRefused > 0 {
 			found = append(found, postfix.Finding{
-				What: fmt.Sprintf("a DNS block list does not serve this host's resolver: %d refusals say so, and the MTA refuses mail because of it", h.ResolverRefused),
+				What: fmt.Sprintf("a DNS block list does not serve this host's resolver, as seen in %s: the MTA refuses mail because of it", plural(int(h.ResolverRefused), "refusal")),
 				Fix:  "ask the list through a resolver of your own, or restrict its answers, as in reject_rbl_client LIST=127.0.0.[2..11]",
 			})
 		}
@@ -90,12 +91,18 @@ func logFindings(cfg *config.Config) []postfix.Finding {
 	if !filepath.IsAbs(cfg.LogFile) {
 		return nil
 	}
-	sample, err := maillog.Inspect(cfg.LogFile, time.Now(), time.Local)
+	sample, err := maillog.Inspect(cfg.LogFile, maillog.Options{Now: time.Now, Zone: time.Local, Services: cfg.Services})
+	if errors.Is(err, os.ErrNotExist) {
+		return []postfix.Finding{{What: "the MTA's log is not there: what filters refuse is not heard", Fix: "name the file that Postfix, or the syslog daemon, writes in verdict.log_file: " + err.Error()}}
+	}
 	if err != nil {
 		return []postfix.Finding{{What: "the MTA's log cannot be read: what filters refuse is not heard", Fix: "let the daemon's user read the file of verdict.log_file, by group adm on Debian: " + err.Error()}}
 	}
 	if fault := sample.Fault(); fault != "" {
 		return []postfix.Finding{{What: "the MTA's log tells nothing: " + fault, Fix: "name the log that Postfix writes in verdict.log_file, in a format with a time and the program, such as syslog's"}}
+	}
+	if sample.Lines == 0 {
+		return []postfix.Finding{{OK: true, What: "the MTA's log can be opened, and is empty so far"}}
 	}
 	return []postfix.Finding{{OK: true, What: "the MTA's log can be read"}}
 }

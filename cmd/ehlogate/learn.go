@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"regexp"
+	"slices"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/urfave/cli/v2"
@@ -48,8 +49,12 @@ type learner struct {
 	report   func(api.Learnt) error
 	complain func(what string, err error)
 	waiting  []api.Report
-	counts   map[intake.Status]int
-	bad      int
+	// where says of each that waits what it was given as.
+	where  []string
+	counts map[intake.Status]int
+	// learnt counts what was learnt by class, refused what was not given to the daemon.
+	learnt  map[policy.Class]int
+	refused int
 }
 
 func learn(c *cli.Context, class policy.Class) error {
@@ -72,7 +77,7 @@ func learn(c *cli.Context, class policy.Class) error {
 	}
 	bar := progress(c.App.ErrWriter, "learn", -1, progressbar.OptionShowCount())
 	defer bar.Close()
-	l := &learner{ctx: c.Context, class: class, own: cfg.OwnNetworks, daemon: daemon, counts: map[intake.Status]int{}}
+	l := &learner{ctx: c.Context, class: class, own: cfg.OwnNetworks, daemon: daemon, counts: map[intake.Status]int{}, learnt: map[policy.Class]int{}}
 	l.report = func(done api.Learnt) error {
 		bar.Add(1)
 		if c.Bool("json") {
@@ -92,7 +97,7 @@ func learn(c *cli.Context, class policy.Class) error {
 	if !c.Bool("json") {
 		fmt.Fprintln(c.App.Writer, l.summary())
 	}
-	if l.bad > 0 || l.counts[intake.Unknown] > 0 {
+	if l.refused > 0 || l.counts[intake.Unknown] > 0 || l.counts[intake.TooOld] > 0 {
 		return errWanting
 	}
 	return nil
@@ -118,12 +123,16 @@ func (l *learner) learn(what string, stdin io.Reader) error {
 		return l.stream("standard input", stdin)
 	}
 	if addr, err := policy.ParseAddr(what); err == nil {
-		return l.add(api.Report{Addr: addr, Reason: "an address, by hand"})
+		if policy.IsHere(addr) || slices.ContainsFunc(l.own, func(n netip.Prefix) bool { return n.Contains(addr) }) {
+			l.refuse(what, errors.New("it is this host or a relay of yours, which is no client"))
+			return nil
+		}
+		return l.add(api.Report{Addr: addr, Reason: "an address, by hand"}, what)
 	}
 	info, err := os.Stat(what)
 	switch {
 	case err != nil:
-		return l.add(api.Report{QueueID: what, Reason: "a queue id, by hand"})
+		return l.add(api.Report{QueueID: what, Reason: "a queue id, by hand"}, what)
 	case info.IsDir():
 		files, err := report.Files(what)
 		for _, f := range files {
@@ -139,7 +148,7 @@ func (l *learner) learn(what string, stdin io.Reader) error {
 
 // refuse says what was not learnt, and why.
 func (l *learner) refuse(what string, why error) {
-	l.bad++
+	l.refused++
 	l.complain(what, why)
 }
 
@@ -166,7 +175,7 @@ func (l *learner) stream(name string, r io.Reader) error {
 			l.refuse(fmt.Sprintf("%s: message %d", name, n), err)
 			return nil
 		}
-		failed = l.add(reportOf(m))
+		failed = l.add(reportOf(m), fmt.Sprintf("%s: message %d", name, n))
 		return failed
 	})
 	switch {
@@ -182,7 +191,7 @@ func (l *learner) stream(name string, r io.Reader) error {
 
 // reportOf is the report of a message.
 func reportOf(m report.Message) api.Report {
-	r := api.Report{Class: m.Class(), QueueID: m.QueueID, Addr: m.Addr, Time: m.Time, FromDomain: m.FromDomain, Reason: "a message, by hand"}
+	r := api.Report{Class: m.Class(), QueueID: m.QueueID, Addr: m.Addr, Time: m.Time, FromDomain: m.FromDomain, Reason: "a message, by hand", Fingerprint: m.Fingerprint}
 	switch {
 	case m.Claimed:
 		r.Trust = intake.Claimed
@@ -195,12 +204,12 @@ func reportOf(m report.Message) api.Report {
 	return r
 }
 
-// add takes a report. What says by itself what it is, is that.
-func (l *learner) add(r api.Report) error {
+// add takes a report, and what it was given as. What says by itself what it is, is that.
+func (l *learner) add(r api.Report, where string) error {
 	if r.Source == "" {
 		r.Source, r.Class = policy.FromPerson, l.class
 	}
-	l.waiting = append(l.waiting, r)
+	l.waiting, l.where = append(l.waiting, r), append(l.where, where)
 	if len(l.waiting) < reportsAtOnce {
 		return nil
 	}
@@ -215,23 +224,36 @@ func (l *learner) send() error {
 	if err != nil {
 		return err
 	}
-	l.waiting = l.waiting[:0]
-	for _, d := range done {
+	for i, d := range done {
 		l.counts[d.Status]++
-		if d.Status == intake.Unknown {
-			l.complain(d.QueueID, errors.New("no message with this queue id is known here; report its client's address, or the message as the mail exchanger delivered it"))
+		switch d.Status {
+		case intake.Corrected, intake.New:
+			l.learnt[d.Class]++
+		case intake.Unknown:
+			l.complain(l.where[i], unknown(l.waiting[i]))
+		case intake.TooOld:
+			l.complain(l.where[i], errors.New("it is too old: no evidence is kept so long"))
 		}
 		if err := l.report(d); err != nil {
 			return err
 		}
 	}
+	l.waiting, l.where = l.waiting[:0], l.where[:0]
 	return nil
+}
+
+// unknown says why a report says nothing of anybody.
+func unknown(r api.Report) error {
+	if r.Trust == intake.Claimed {
+		return fmt.Errorf("a host inside passed it on, and no message with the queue id %s is known here; if that host is a relay of yours, list it in verdict.own_networks", r.QueueID)
+	}
+	return errors.New("no message of a client with this queue id is known here; report its client's address, or the message as it was delivered")
 }
 
 // summary says what became of all reports.
 func (l *learner) summary() string {
 	c := l.counts
-	return fmt.Sprintf("%s as %s: %d corrected, %d new, %d said before, %d of logged-in clients, %d unknown, %d unreadable",
-		plural(c[intake.Corrected]+c[intake.New], "message")+" learnt", l.class,
-		c[intake.Corrected], c[intake.New], c[intake.Again], c[intake.OwnUser], c[intake.Unknown], l.bad)
+	return fmt.Sprintf("%s learnt (%d as spam, %d as ham): %d corrected, %d new; %d said before, %d of logged-in users, %d unknown, %d too old, %d refused",
+		plural(c[intake.Corrected]+c[intake.New], "message"), l.learnt[policy.Spam], l.learnt[policy.Ham],
+		c[intake.Corrected], c[intake.New], c[intake.Again], c[intake.OwnUser], c[intake.Unknown], c[intake.TooOld], l.refused)
 }

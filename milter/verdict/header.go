@@ -70,8 +70,9 @@ type Headers struct {
 	// filters has the verdict of each filter that wrote a header.
 	filters []verdict
 	auth    authentication
-	// Malformed counts those that could not be read.
+	// Malformed counts those that could not be read, Unread is the first of them.
 	Malformed uint64
+	Unread    string
 }
 
 // verdict is what one filter says in its headers.
@@ -95,7 +96,7 @@ func (h *Headers) Hear(r *Rules, name, value string) {
 		h.auth.closed = true
 	case r.AuthservID != "" && strings.EqualFold(name, "Authentication-Results"):
 		if !h.auth.add(r.AuthservID, value) {
-			h.Malformed++
+			h.malformed(name, value)
 		}
 	}
 	if read := r.readerOf(name); read != nil {
@@ -108,7 +109,7 @@ func (h *Headers) add(read reader, name, value string) {
 	value = oneLine(decodeWords(value))
 	got, ok := read(value)
 	if !ok {
-		h.Malformed++
+		h.malformed(name, value)
 		return
 	}
 	if got.filter == "" {
@@ -125,6 +126,12 @@ func (h *Headers) add(read reader, name, value string) {
 	}
 	if got.goesBefore(v.decisive) {
 		v.decisive, v.reason = got, name+": "+value
+	}
+}
+
+func (h *Headers) malformed(name, value string) {
+	if h.Malformed++; h.Unread == "" {
+		h.Unread = Clip(name + ": " + oneLine(value))
 	}
 }
 

@@ -38,8 +38,16 @@ func (f *Filter) Check(silence policy.Class) error {
 		return fmt.Errorf("has no words for spam; want such as spam = [\"yes\"]")
 	case f.Read == "word" && len(f.Ham) == 0 && silence != policy.Ham:
 		return fmt.Errorf("has words for spam and none for ham: every client would look like a spammer; add such as ham = [\"no\"], or verdict.silence = \"ham\" where the filter marks only spam")
+	case f.Read != "word" && len(f.Spam)+len(f.Ham) > 0:
+		return fmt.Errorf("has words, which read = %q does not look at", f.Read)
+	case slices.ContainsFunc(f.Spam, func(w string) bool {
+		return slices.ContainsFunc(f.Ham, func(h string) bool { return strings.EqualFold(w, h) })
+	}):
+		return fmt.Errorf("has the same word for spam and for ham")
+	case slices.Contains(f.Spam, "") || slices.Contains(f.Ham, ""):
+		return fmt.Errorf("has an empty word")
 	case (f.Read == "number" || f.Read == "stars") && !(f.Limit > 0):
-		return fmt.Errorf("has no limit; want the score from which on the filter calls a message spam")
+		return fmt.Errorf("limit is %g; want the score from which on the filter calls a message spam", f.Limit)
 	case f.Read == "stars" && len(f.Star) != 1:
 		return fmt.Errorf("star is %q; want the one character that the filter repeats", f.Star)
 	}
@@ -66,10 +74,15 @@ func (f *Filter) readWords(value string) (got reading, ok bool) {
 	longest := 0
 	for class, words := range map[policy.Class][]string{policy.Spam: f.Spam, policy.Ham: f.Ham} {
 		for _, w := range words {
-			if len(w) > longest && len(value) >= len(w) && strings.EqualFold(value[:len(w)], w) {
+			if len(w) > longest && len(value) >= len(w) && strings.EqualFold(value[:len(w)], w) && !letterAt(value, len(w)) {
 				got, longest = reading{decided: true, class: class, detail: worded}, len(w)
 			}
 		}
 	}
 	return got, longest > 0
+}
+
+// letterAt reports whether a word goes on at a place.
+func letterAt(s string, i int) bool {
+	return i < len(s) && (s[i] >= 0x80 || s[i]|0x20 >= 'a' && s[i]|0x20 <= 'z' || s[i] >= '0' && s[i] <= '9')
 }

@@ -100,6 +100,8 @@ func TestFiltersOfTheConfiguration(t *testing.T) {
 		{word, "bad enough to keep", policy.Ham},
 		{word, "fine", policy.Ham},
 		{word, "who knows", policy.None},
+		{word, "finest", policy.None},
+		{word, "badly", policy.None},
 		{Filter{Header: "X-Foo", Read: "number", Limit: 50}, "71 of 100", policy.Spam},
 		{Filter{Header: "X-Foo", Read: "number", Limit: 50}, "12.5", policy.Ham},
 		{Filter{Header: "X-Foo", Read: "stars", Limit: 4, Star: "x"}, "xxxxx", policy.Spam},
@@ -129,7 +131,11 @@ func TestFiltersOfTheConfiguration(t *testing.T) {
 		{Filter{Header: "X-Foo", Read: "tea leaves"}, "want one of"},
 		{Filter{Header: "X-Foo", Read: "word", Spam: []string{"yes"}}, "none for ham"},
 		{Filter{Header: "X-Foo", Read: "word", Ham: []string{"no"}}, "no words for spam"},
-		{Filter{Header: "X-Foo", Read: "number"}, "no limit"},
+		{Filter{Header: "X-Foo", Read: "number"}, "limit is 0"},
+		{Filter{Header: "X-Foo", Read: "number", Limit: -5}, "limit is -5"},
+		{Filter{Header: "X-Foo", Read: "number", Limit: 5, Spam: []string{"yes"}}, "has words"},
+		{Filter{Header: "X-Foo", Read: "word", Spam: []string{"Yes"}, Ham: []string{"yes"}}, "same word"},
+		{Filter{Header: "X-Foo", Read: "word", Spam: []string{""}, Ham: []string{"yes"}}, "empty word"},
 		{Filter{Header: "X-Foo", Read: "stars", Limit: 5}, "star"},
 	} {
 		if err := c.filter.Check(policy.None); err == nil || !strings.Contains(err.Error(), c.wrong) {

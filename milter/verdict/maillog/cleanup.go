@@ -37,6 +37,9 @@ func (r *Reader) cleanup(text []byte) (s policy.Signal, ok bool) {
 	return s, false
 }
 
+// checkOf are Postfix's names for what looks at a part of a message.
+var checkOf = map[string]string{"header": "header_checks", "body": "body_checks", "content": "content checks", "mime-error": "strict MIME checks"}
+
 // content reads "header Subject: TEXT from name[addr]; from=<> ...: WHY". The text is the client's,
 // and may look like anything.
 func (r *Reader) content(queueID, action string, source policy.Source, rest []byte) (s policy.Signal, ok bool) {
@@ -47,7 +50,7 @@ func (r *Reader) content(queueID, action string, source policy.Source, rest []by
 		return s, false
 	}
 	c := r.contentClient(queueID, string(rest))
-	s = about(c, policy.Spam, source, action+" by a rule about the "+string(place))
+	s = about(c, policy.Spam, source, action+" by "+checkOf[string(place)])
 	s.QueueID, s.Mail, s.Outcome = queueID, true, policy.Rejected
 	if strings.HasSuffix(action, "hold") {
 		s.Outcome = policy.Accepted

@@ -2,10 +2,10 @@ package maillog
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"os"
-	"time"
 )
 
 // inspected is how much of the end of a log is inspected, in bytes.
@@ -15,15 +15,24 @@ const inspected = 256 << 10
 type Sample struct {
 	// Lines counts all lines, Postfix those of Postfix's programs that have a time.
 	Lines, Postfix int
+	// MX counts the lines of the mail exchanger's smtpd(8), Users those of the services of users, and
+	// Service is the name of the first of these.
+	MX, Users int
+	Service   string
 	// Unread is the first line that could not be read: without a program or, where that is one of
 	// Postfix's, without a time. Other is the first line of another program.
 	Unread, Other string
+
+	// listed says that the services of the mail exchanger are listed.
+	listed bool
 }
 
 // Fault says what is wrong with a log of which nothing can be read, or in which nothing is
 // Postfix's, with the first such line. It is empty where nothing is wrong, or there is no line yet.
 func (s Sample) Fault() string {
 	switch {
+	case s.MX == 0 && s.Users > 0 && s.listed:
+		return fmt.Sprintf("no smtpd of verdict.services is in it; the first service that is not listed is %q", s.Service)
 	case s.Lines == 0 || s.Postfix > 0:
 		return ""
 	case s.Unread != "":
@@ -33,13 +42,16 @@ func (s Sample) Fault() string {
 }
 
 // Inspect reads the end of a log.
-func Inspect(path string, now time.Time, zone *time.Location) (s Sample, err error) {
+func Inspect(path string, o Options) (s Sample, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return s, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
+	if err == nil && info.IsDir() {
+		err = fmt.Errorf("%s is a directory", path)
+	}
 	if err != nil {
 		return s, err
 	}
@@ -55,11 +67,11 @@ func Inspect(path string, now time.Time, zone *time.Location) (s Sample, err err
 	if from > 0 {
 		in.ReadSlice('\n')
 	}
-	r := NewReader(Options{Now: func() time.Time { return now }, Zone: zone})
+	r := NewReader(o)
 	for {
 		line, err := in.ReadSlice('\n')
 		if len(line) > 0 && err == nil {
-			s.take(r, line[:len(line)-1])
+			s.Take(r, line[:len(line)-1])
 		}
 		if err != nil {
 			return s, nil
@@ -67,15 +79,22 @@ func Inspect(path string, now time.Time, zone *time.Location) (s Sample, err err
 	}
 }
 
-// take inspects a line.
-func (s *Sample) take(r *Reader, line []byte) {
+// Take inspects a line as a reader reads it.
+func (s *Sample) Take(r *Reader, line []byte) {
 	s.Lines++
+	s.listed = len(r.Services) > 0
 	p, ok := split(line)
-	switch {
-	case ok && r.programOf(p.tag) == another:
-		note(&s.Other, line)
-		return
-	case ok:
+	if ok {
+		switch r.programOf(p.tag) {
+		case another:
+			note(&s.Other, line)
+			return
+		case smtpd:
+			s.MX++
+		case submission:
+			s.Users++
+			note(&s.Service, bytes.TrimSuffix(p.tag, []byte("/smtpd")))
+		}
 		r.when = when{stamp: p.head, outer: p.outer}
 		if _, ok = r.time(); ok {
 			s.Postfix++

@@ -95,6 +95,12 @@ func NewReader(o Options) *Reader {
 
 // Read reads a line. ok is false when it tells nothing of a client.
 func (r *Reader) Read(line []byte) (s policy.Signal, ok bool) {
+	if len(line) > 0 && line[0] == '{' {
+		// As journalctl(1) writes it with --output=json.
+		if e, err := ParseEntry(line); err == nil && e.Program != "" {
+			return r.ReadEntry(e)
+		}
+	}
 	r.Stats.Lines.Add(1)
 	p, ok := split(line)
 	if !ok {

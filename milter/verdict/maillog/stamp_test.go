@@ -70,20 +70,25 @@ func TestForms(t *testing.T) {
 // A log that tells nothing is said, with its first line.
 func TestInspect(t *testing.T) {
 	const sound = "Nov 25 09:00:00 mx1 postfix/qmgr[9]: 4ABC: removed\n"
-	for _, c := range []struct{ name, text, fault string }{
-		{"sound", "rubbish\n" + sound, ""},
-		{"empty", "", ""},
-		{"another program's", strings.Repeat("Nov 25 09:00:00 mx1 sshd[9]: hello\n", 3), `no line of 3 is Postfix's; the first is "Nov 25 09:00:00 mx1 sshd[9]: hello"`},
-		{"no log", "GET / HTTP/1.1\nrubbish\n", `no line of 2 can be read as Postfix's; the first that cannot be read is "GET / HTTP/1.1"`},
-		{"no time", "smtp_1 | postfix/smtpd[9]: connect from x[192.0.2.7]\n", `no line of 1 can be read as Postfix's; the first that cannot be read is "smtp_1 | postfix/smtpd[9]: connect from x[192.0.2.7]"`},
-		{"the end of a large one", strings.Repeat("x\n", inspected) + sound, ""},
+	for _, c := range []struct {
+		name, text, fault string
+		services          []string
+	}{
+		{"a service that is listed", "Nov 25 09:00:00 mx1 postfix/smtpd[9]: connect from x[192.0.2.7]\n", "", []string{"postfix"}},
+		{"a service that is not", "Nov 25 09:00:00 mx1 postfix/smtpd[9]: connect from x[192.0.2.7]\n", `no smtpd of verdict.services is in it; the first service that is not listed is "postfix"`, []string{"postfx"}},
+		{"sound", "rubbish\n" + sound, "", nil},
+		{"empty", "", "", nil},
+		{"another program's", strings.Repeat("Nov 25 09:00:00 mx1 sshd[9]: hello\n", 3), `no line of 3 is Postfix's; the first is "Nov 25 09:00:00 mx1 sshd[9]: hello"`, nil},
+		{"no log", "GET / HTTP/1.1\nrubbish\n", `no line of 2 can be read as Postfix's; the first that cannot be read is "GET / HTTP/1.1"`, nil},
+		{"no time", "smtp_1 | postfix/smtpd[9]: connect from x[192.0.2.7]\n", `no line of 1 can be read as Postfix's; the first that cannot be read is "smtp_1 | postfix/smtpd[9]: connect from x[192.0.2.7]"`, nil},
+		{"the end of a large one", strings.Repeat("x\n", inspected) + sound, "", nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "mail.log")
 			if err := os.WriteFile(path, []byte(c.text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			s, err := Inspect(path, now, time.UTC)
+			s, err := Inspect(path, Options{Now: func() time.Time { return now }, Zone: time.UTC, Services: c.services})
 			if err != nil || s.Fault() != c.fault {
 				t.Errorf("%q, %v, want %q", s.Fault(), err, c.fault)
 			}

@@ -12,6 +12,8 @@
 package report
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -41,10 +43,10 @@ var (
 	ErrLocal      = errors.New("the message was submitted on a host of yours, not by a client")
 	ErrUser       = errors.New("the client had logged in: the message is its user's, and says nothing of the address")
 	ErrUnreadable = errors.New("the Received line of the mail exchanger does not say which client it was")
-	ErrNoSource   = errors.New("a feedback report without a Source-IP outside of verdict.own_networks, and without a line of a host that can be believed")
+	ErrNoSource   = errors.New("the feedback report names no client: its Source-IP is missing, or one of yours, or the reporter's, and no Received line in it can be believed")
 	ErrNoVerdict  = errors.New("a feedback report that is not about spam")
 	ErrReport     = errors.New("a report about another message, which cannot be read; its sender is not taken for the client")
-	ErrElsewhere  = errors.New("it holds another message, or was sent on, as by somebody who reports that; its sender is not taken for the client")
+	ErrElsewhere  = errors.New("it is forwarded mail that did not come from a user of yours who had logged in: who forwarded it is not accused")
 	// ErrFolder is for what a mail program keeps in a mailbox for itself.
 	ErrFolder = errors.New("the mail program's own data, not a message")
 )
@@ -64,6 +66,9 @@ type Message struct {
 	// to be believed only if such a message is known. Foreign says that the queue id may be that of
 	// the provider that reports: without a known message it says nothing, the address does.
 	Claimed, Foreign bool
+	// Fingerprint stands for the queue id of a message that has none of ours, so that it counts once,
+	// however often it is reported.
+	Fingerprint string
 }
 
 // Class is what the message stands for by itself: a feedback report says what it is, a message does
@@ -80,7 +85,21 @@ func (m Message) Class() policy.Class {
 
 // Read reads a message or a report about one, given the networks of the operator's relays.
 func Read(raw []byte, own []netip.Prefix) (Message, error) {
-	return read(raw, own, 0)
+	m, err := read(raw, own, 0)
+	if err == nil && (m.QueueID == "" || m.Foreign) {
+		m.Fingerprint = fingerprint(raw, m.Addr)
+	}
+	return m, err
+}
+
+// fingerprint is one of a message and its client. Of its header only what its author wrote is in it:
+// the rest is written anew when it is delivered or stored again.
+func fingerprint(raw []byte, client netip.Addr) string {
+	header, body := split(raw)
+	hash := sha256.New()
+	fmt.Fprintln(hash, client, header.first("Message-ID"), header.first("Date"), header.first("Subject"))
+	hash.Write(bytes.TrimSpace(bytes.ReplaceAll(body, []byte("\r\n"), []byte("\n"))))
+	return fmt.Sprintf("report-%x", hash.Sum(nil)[:12])
 }
 
 func read(raw []byte, own []netip.Prefix, depth int) (m Message, err error) {

@@ -120,6 +120,8 @@ type Report struct {
 	Reason     string    `json:"reason,omitempty"`
 	// Trust is how far queue id and address can be believed.
 	Trust intake.Trust `json:"trust,omitempty"`
+	// Fingerprint stands for the queue id of a message that has none of ours.
+	Fingerprint string `json:"fingerprint,omitempty"`
 }
 
 // Learnt is the answer to a report.
@@ -127,6 +129,8 @@ type Learnt struct {
 	QueueID string        `json:"queue_id,omitempty"`
 	Addr    netip.Addr    `json:"addr,omitzero"`
 	Status  intake.Status `json:"status"`
+	// Class is what was learnt.
+	Class policy.Class `json:"class,omitempty"`
 }
 
 // fault is the body of an error response.

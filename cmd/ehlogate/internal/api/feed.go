@@ -50,6 +50,9 @@ func (s *Server) feed(read func([]byte, time.Time) (policy.Signal, error)) http.
 	}
 }
 
+// maxFingerprint bounds a fingerprint in bytes: it stands for a queue id.
+const maxFingerprint = 64
+
 // mostReports is how many reports a request may have.
 const mostReports = 500
 
@@ -84,6 +87,8 @@ func checkReports(reports []Report) error {
 			return fmt.Errorf("report %d: class %q; want spam or ham", i+1, r.Class)
 		case !r.Source.People():
 			return fmt.Errorf("report %d: source %q; want person or report", i+1, r.Source)
+		case len(r.Fingerprint) > maxFingerprint:
+			return fmt.Errorf("report %d: fingerprint: %d characters, more than %d", i+1, len(r.Fingerprint), maxFingerprint)
 		case !r.Trust.Known():
 			return fmt.Errorf("report %d: trust %q; want foreign or claimed, or leave it out", i+1, r.Trust)
 		case r.QueueID == "" && !r.Addr.IsValid():

@@ -116,7 +116,7 @@ func (b *inbox) conclude(all bool) {
 func (b *inbox) learn(reports []api.Report) (done []api.Learnt, err error) {
 	told := make([]intake.Report, len(reports))
 	for i, r := range reports {
-		told[i] = intake.Report{Trust: r.Trust, Signal: policy.Signal{
+		told[i] = intake.Report{Trust: r.Trust, Fingerprint: r.Fingerprint, Signal: policy.Signal{
 			Time: r.Time, Addr: r.Addr, QueueID: r.QueueID, Mail: true, FromDomain: r.FromDomain,
 			Assessment: policy.Assessment{Class: r.Class, Confidence: policy.Certain, Source: r.Source, Reason: verdict.Clip(r.Reason)},
 		}}
@@ -126,7 +126,7 @@ func (b *inbox) learn(reports []api.Report) (done []api.Learnt, err error) {
 		if l.Receipt != nil {
 			b.await(*l.Receipt)
 		}
-		done = append(done, api.Learnt{QueueID: reports[i].QueueID, Addr: l.Addr, Status: l.Status})
+		done = append(done, api.Learnt{QueueID: reports[i].QueueID, Addr: l.Addr, Status: l.Status, Class: reports[i].Class})
 	}
 	return done, err
 }

@@ -65,6 +65,8 @@ type follower struct {
 	now           func() time.Time
 	log           *slog.Logger
 	throttled     rate.Sometimes
+	// sample is of the first lines.
+	sample maillog.Sample
 
 	mu sync.Mutex
 	// latest is how far was read, recent some places before it, the oldest first.
@@ -135,7 +137,6 @@ func (f *follower) followJournal(ctx context.Context, dir, cursor string) {
 			if s, ok := f.reader.ReadEntry(e); ok {
 				f.signal(s)
 			}
-			f.complain(e.Text)
 			cursor = e.Cursor
 			f.reached(place{Cursor: cursor})
 		})
@@ -150,27 +151,33 @@ func (f *follower) followJournal(ctx context.Context, dir, cursor string) {
 	}
 }
 
-// inspect says at once what is wrong with a log of which nothing can be read. One that is not there
-// is waited for, and said by whoever waits.
+// inspect says at once what is wrong with a log that is not there, or of which nothing can be read.
 func (f *follower) inspect() {
-	sample, err := maillog.Inspect(f.source, f.now(), time.Local)
-	if fault := sample.Fault(); err == nil && fault != "" {
+	sample, err := maillog.Inspect(f.source, f.reader.Options)
+	switch fault := sample.Fault(); {
+	case err != nil:
+		f.log.Error("the mail log cannot be read; it is waited for", "file", f.source, "error", err)
+	case fault != "":
 		f.log.Error("the mail log tells nothing", "file", f.source, "fault", fault)
 	}
 }
 
-// enough is how many lines without one of Postfix's are said.
-const enough = 100
+// enough is how many of the first lines that are read are inspected.
+const enough = 20
 
-// complain says that a log has no line of Postfix's among the first ones, with the last of these.
+// complain says that a log tells nothing, by the first lines that are read of it.
 func (f *follower) complain(line []byte) {
-	if stats := &f.reader.Stats; stats.Postfix.Load() == 0 && stats.Lines.Load() == enough {
-		f.log.Error("the mail log tells nothing: none of its lines is Postfix's", "file", f.source, "lines", enough, "line", string(line[:min(len(line), 200)]))
+	if f.sample.Lines >= enough {
+		return
+	}
+	f.sample.Take(f.reader, line)
+	if fault := f.sample.Fault(); f.sample.Lines == enough && f.sample.Postfix == 0 {
+		f.log.Error("the mail log tells nothing", "file", f.source, "fault", fault)
 	}
 }
 
 func (f *follower) read(line []byte) {
-	defer f.complain(line)
+	f.complain(line)
 	if s, ok := f.reader.Read(line); ok {
 		f.signal(s)
 	}

@@ -6,6 +6,7 @@ import (
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/correlate"
 	"github.com/ehlogate/ehlogate/policy/eventlog"
+	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
 // Status is what became of a person's report.
@@ -18,6 +19,7 @@ const (
 	Again     Status = "again"     // the same was reported before
 	Unknown   Status = "unknown"   // no message with that queue id is known, and no client
 	OwnUser   Status = "own-user"  // the client had logged in: nothing is learnt of its address
+	TooOld    Status = "too-old"   // no evidence is kept so long
 )
 
 // Learnt is what became of a report, and the client it was about.
@@ -47,6 +49,9 @@ func (t Trust) Known() bool { return t == Certain || t == Foreign || t == Claime
 type Report struct {
 	policy.Signal
 	Trust Trust
+	// Fingerprint stands for the queue id where the report has none, or a foreign one that is not
+	// known.
+	Fingerprint string
 }
 
 // Learn takes the reports of people on messages: each corrects the verdict on its message as far as
@@ -65,9 +70,12 @@ func (in *Intake) Learn(reports []Report) (done []Learnt, err error) {
 // are not there.
 func (in *Intake) find(reports []Report) error {
 	var missing []string
-	for _, r := range reports {
-		if r.QueueID != "" && !in.Correlator.Has(r.QueueID) {
-			missing = append(missing, r.QueueID)
+	for i := range reports {
+		reports[i].QueueID = in.originalOf(reports[i].QueueID)
+		for _, id := range []string{reports[i].QueueID, reports[i].Fingerprint} {
+			if id != "" && !in.Correlator.Has(id) {
+				missing = append(missing, id)
+			}
 		}
 	}
 	set := in.Settings()
@@ -83,6 +91,9 @@ func (in *Intake) find(reports []Report) error {
 
 func (in *Intake) learn(told Report) Learnt {
 	r := told.Signal
+	if told.Fingerprint != "" && !in.Correlator.Has(r.QueueID) && told.Trust != Claimed {
+		r.QueueID = told.Fingerprint
+	}
 	v := in.weigh(&r)
 	c, found := in.Correlator.Report(r, v)
 	switch {
@@ -92,12 +103,17 @@ func (in *Intake) learn(told Report) Learnt {
 		return Learnt{Status: Corrected, Addr: r.Addr}
 	case found == correlate.Corrected && c.Authenticated:
 		return Learnt{Status: OwnUser, Addr: r.Addr}
+	case found == correlate.Corrected && policy.IsHere(c.Client.Addr):
+		// A filter has put it back, and nothing is known of the message that a client sent.
+		return Learnt{Status: Unknown, Addr: r.Addr}
 	case found == correlate.Corrected:
 		receipt := in.correct(c)
 		return Learnt{Status: Corrected, Addr: c.Client.Addr, Receipt: &receipt}
 	case !r.Addr.IsValid(), told.Trust == Claimed:
 		return Learnt{Status: Unknown}
-	case told.Trust == Foreign:
+	case !r.Time.IsZero() && in.Now().Sub(r.Time) > reputation.Lifetime:
+		return Learnt{Status: TooOld, Addr: r.Addr}
+	case told.Trust == Foreign && told.Fingerprint == "":
 		r.QueueID = ""
 	}
 	if r.Time.IsZero() {

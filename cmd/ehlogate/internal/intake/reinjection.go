@@ -70,6 +70,17 @@ func (in *Intake) putBack(o *policy.Observation, assessments []policy.Assessment
 	}
 }
 
+// originalOf is the queue id of the message that was put back as another one, else that one.
+func (in *Intake) originalOf(queueID string) string {
+	re := &in.reinjections
+	re.lock()
+	defer re.Unlock()
+	if r, ok := re.originals.GetIfPresent(queueID); ok && queueID != "" && r.Original != "" {
+		return r.Original
+	}
+	return queueID
+}
+
 // attribute takes signals of a message that was put back for the message that a client sent.
 func (in *Intake) attribute(signals []policy.Signal, r policy.Reinjection) {
 	for _, s := range signals {

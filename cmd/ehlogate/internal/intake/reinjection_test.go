@@ -93,15 +93,19 @@ func TestReportsAreBelievedAsFarAsTheirLinesCanBe(t *testing.T) {
 		queueID string
 		addr    netip.Addr
 		trust   Trust
+		print   string
 		want    Status
 	}{
-		{"a line of a host inside, of a message that is known", "KNOWN1", client.Addr, Claimed, Corrected},
-		{"of one that is not known", "FAKE01", other, Claimed, Unknown},
-		{"of one of another client", "KNOWN1", other, Claimed, Unknown},
-		{"a provider's queue id", "CD3B99A0021", other, Foreign, New},
-		{"the same again", "CD3B99A0021", other, Foreign, New},
+		{"a line of a host inside, of a message that is known", "KNOWN1", client.Addr, Claimed, "", Corrected},
+		{"of one that is not known", "FAKE01", other, Claimed, "report-0", Unknown},
+		{"of one of another client", "KNOWN1", other, Claimed, "", Unknown},
+		{"a provider's queue id", "CD3B99A0021", other, Foreign, "report-1", New},
+		{"the same again", "CD3B99A0021", other, Foreign, "report-1", Again},
+		{"another of the same provider", "CD3B99A0022", other, Foreign, "report-2", New},
+		{"a message without a queue id", "", other, Certain, "report-3", New},
+		{"that again", "", other, Certain, "report-3", Again},
 	} {
-		done, err := n.in.Learn([]Report{{Trust: c.trust, Signal: policy.Signal{Time: n.clock, Addr: c.addr, QueueID: c.queueID, Mail: true, Assessment: spam(policy.FromPerson)}}})
+		done, err := n.in.Learn([]Report{{Trust: c.trust, Fingerprint: c.print, Signal: policy.Signal{Time: n.clock, Addr: c.addr, QueueID: c.queueID, Mail: true, Assessment: spam(policy.FromPerson)}}})
 		if err != nil || done[0].Status != c.want {
 			t.Errorf("%s: %+v, %v, want %s", c.name, done, err, c.want)
 		}
@@ -110,6 +114,19 @@ func TestReportsAreBelievedAsFarAsTheirLinesCanBe(t *testing.T) {
 				n.await(*d.Receipt)
 			}
 		}
+	}
+	n.restart()
+	if done, err := n.in.Learn([]Report{{Trust: Foreign, Fingerprint: "report-1", Signal: policy.Signal{Time: n.clock, Addr: other, Mail: true, Assessment: spam(policy.FromPerson)}}}); err != nil || done[0].Status != Again {
+		t.Errorf("after a restart: %+v, %v", done, err)
+	}
+	old := policy.Signal{Time: n.clock.AddDate(0, 0, -30), Addr: other, QueueID: "OLD1", Mail: true, Assessment: spam(policy.FromPerson)}
+	if done, err := n.in.Learn(told(old)); err != nil || done[0].Status != TooOld {
+		t.Errorf("a message of last month: %+v, %v", done, err)
+	}
+	// The queue id of what a filter has put back is as good as the first one.
+	n.in.Reinjected(policy.Reinjection{QueueID: "BACK1", Original: "KNOWN1", Addr: client.Addr})
+	if done, err := n.in.Learn(told(policy.Signal{QueueID: "BACK1", Mail: true, Assessment: policy.Assessment{Class: policy.Ham, Confidence: 1, Source: policy.FromPerson}})); err != nil || done[0].Status != Corrected || done[0].Addr != client.Addr {
+		t.Errorf("what was put back: %+v, %v", done, err)
 	}
 	for _, e := range n.lines() {
 		if slices.Contains([]string{"FAKE01", "CD3B99A0021"}, e.QueueID) {
