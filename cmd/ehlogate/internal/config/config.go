@@ -57,6 +57,8 @@ type Config struct {
 	// Services are the names under which the mail exchanger's smtpd(8) logs; empty for all that are
 	// not known for those of the operator's own users.
 	Services []string
+	// filterPlaces are where Verdict.Filters stand.
+	filterPlaces []string
 	// Feed says that other programs may post verdicts.
 	Feed bool
 	// OwnNetworks are the relays inside, whose Received lines are believed.
@@ -223,7 +225,7 @@ func (c *Config) checkTogether() (faults []error) {
 	wrong(c.Verdict.Thresholds.Reject <= c.Verdict.Thresholds.AddHeader, "verdict.reject_score", "%g is not above add_header_score %g", c.Verdict.Thresholds.Reject, c.Verdict.Thresholds.AddHeader)
 	for i := range c.Verdict.Filters {
 		if err := c.Verdict.Filters[i].Check(c.Verdict.Silence); err != nil {
-			faults = append(faults, fmt.Errorf("%s %d: %w", filterKey, i+1, err))
+			faults = append(faults, fmt.Errorf("%s %w", c.filterPlaces[i], err))
 		}
 	}
 	listeners := map[string]string{}

@@ -58,7 +58,7 @@ func (c *Config) readTOML(file string, b []byte) (faults []error) {
 				continue
 			}
 			if key == filterKey {
-				c.readFilters(table[name], fault)
+				c.readFilters(table[name], func(key string) string { return fmt.Sprintf("%s:%d: %s:", file, lines[key], key) }, fault)
 				continue
 			}
 			if inner, ok := table[name].(map[string]any); ok && isTable(key) {
@@ -160,9 +160,9 @@ func (c *Config) readTiers(v any, fault func(string, error)) {
 // filterKey is the array of tables with the headers of further filters.
 const filterKey = "verdict.filter"
 
-// readFilters reads it. What is missing in one is found when all is read: it depends on
-// verdict.silence.
-func (c *Config) readFilters(v any, fault func(string, error)) {
+// readFilters reads it. What is missing in one is found when all is read, since it depends on
+// verdict.silence; place is where it stands.
+func (c *Config) readFilters(v any, place func(key string) string, fault func(string, error)) {
 	filters, ok := v.([]any)
 	if !ok {
 		fault(filterKey, fmt.Errorf("is a %s; want tables, each under [[verdict.filter]]", kind(v)))
@@ -175,10 +175,11 @@ func (c *Config) readFilters(v any, fault func(string, error)) {
 			continue
 		}
 		var f verdict.Filter
+		key := filterKey + "[" + strconv.Itoa(i) + "]"
 		for _, k := range slices.Sorted(maps.Keys(table)) {
-			fault(filterKey+"["+strconv.Itoa(i)+"]."+k, setFilter(&f, k, value{toml: table[k]}))
+			fault(key+"."+k, setFilter(&f, k, value{toml: table[k]}))
 		}
-		c.Verdict.Filters = append(c.Verdict.Filters, f)
+		c.Verdict.Filters, c.filterPlaces = append(c.Verdict.Filters, f), append(c.filterPlaces, place(key))
 	}
 }
 
