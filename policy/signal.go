@@ -15,6 +15,9 @@ type Signal struct {
 	Port uint16
 	// QueueID is the message's, empty where it has none.
 	QueueID string
+	// Group names what several signals of one source are about together, such as the unknown users of
+	// a message, of which each signal gives the total so far; empty where there is nothing like that.
+	Group string
 	// Mail says that the signal is about a message.
 	Mail bool
 	// FromDomain and HELO are as the client gave them.

@@ -71,6 +71,8 @@ type Correlator struct {
 	// order has all messages, the one that was entered first first.
 	order   []*entry
 	byQueue map[string]*entry
+	// byGroup has those that a signal of a group has joined.
+	byGroup map[string]*entry
 	// byClient has those that were observed, pendingByClient those that wait for their session. A
 	// busy client has many of the former.
 	byClient, pendingByClient map[netip.Addr][]*entry
@@ -90,13 +92,15 @@ type entry struct {
 	due         time.Time
 	// restored says that it is known from the event log; gone that it is in no index any more.
 	restored, gone bool
+	// group is that of its signals, if they have one.
+	group string
 }
 
 // New returns an empty correlator that goes by a clock.
 func New(now func() time.Time) *Correlator {
 	return &Correlator{
 		now: now, sessions: newSessions(),
-		byQueue: map[string]*entry{}, byClient: map[netip.Addr][]*entry{}, pendingByClient: map[netip.Addr][]*entry{},
+		byQueue: map[string]*entry{}, byGroup: map[string]*entry{}, byClient: map[netip.Addr][]*entry{}, pendingByClient: map[netip.Addr][]*entry{},
 	}
 }
 
@@ -110,6 +114,7 @@ func (c *Correlator) Observe(m *policy.Message) {
 		began = s.began
 		c.sessions.queued(s, "")
 	}
+	group := ""
 	for _, e := range c.pendingAbout(m, began) {
 		for _, v := range e.Verdicts {
 			m.Verdicts = m.Verdicts.With(v)
@@ -117,11 +122,16 @@ func (c *Correlator) Observe(m *policy.Message) {
 		if m.Trouble == "" {
 			m.Trouble = e.Trouble
 		}
+		if e.group != "" {
+			group = e.group
+		}
 		c.take(e)
 		c.Stats.Joined.Add(1)
 	}
 	m.Verdict = m.Verdicts.Resolve()
-	c.enter(&entry{Message: *m, sessionBegan: began})
+	e := &entry{Message: *m, sessionBegan: began}
+	c.enter(e)
+	c.gather(e, group)
 }
 
 // pendingAbout are the pending signals about a message whose session began at a time.
@@ -185,6 +195,9 @@ func (c *Correlator) Signal(s policy.Signal, v policy.Verdict) (correction *poli
 // find is the message that a signal is about, nil if that is not here yet.
 func (c *Correlator) find(s *policy.Signal, v policy.Verdict) *entry {
 	client := policy.Client{Addr: s.Addr, Port: s.Port}
+	if e := c.byGroup[s.Group]; s.Group != "" && e != nil && sameClient(e.Client, policy.Client{Addr: s.Addr}) {
+		return e
+	}
 	if e := c.byQueue[s.QueueID]; s.QueueID != "" && e != nil && sameClient(e.Client, policy.Client{Addr: s.Addr}) {
 		return e
 	}
@@ -297,6 +310,7 @@ func (e *entry) distinct(s *policy.Signal) bool {
 // join adds a signal to a message.
 func (c *Correlator) join(e *entry, s *policy.Signal, v policy.Verdict) (correction *policy.Correction, known bool) {
 	c.adopt(e, s.QueueID)
+	c.gather(e, s.Group)
 	if e.observation != nil {
 		e.extend(s, v)
 	} else if e.Session == "" && s.Time.After(e.last) {
@@ -313,6 +327,18 @@ func (c *Correlator) adopt(e *entry, queueID string) {
 		e.QueueID = queueID
 		c.byQueue[queueID] = e
 	}
+}
+
+// gather makes a message the one that the further signals of a group are about.
+func (c *Correlator) gather(e *entry, group string) {
+	if group == "" || e.group == group || e.gone {
+		return
+	}
+	if e.group != "" && c.byGroup[e.group] == e {
+		delete(c.byGroup, e.group)
+	}
+	e.group = group
+	c.byGroup[group] = e
 }
 
 // add adds verdicts and trouble to a message, and returns a correction if it was observed and that
@@ -370,6 +396,7 @@ func (c *Correlator) hold(s *policy.Signal, v policy.Verdict) {
 		e.due = c.now().Add(ScreenWait)
 	}
 	c.enter(e)
+	c.gather(e, s.Group)
 	c.pending = append(c.pending, e)
 }
 
@@ -393,6 +420,7 @@ func (c *Correlator) Due(all bool) (due []*policy.Observation, corrections []*po
 			}
 			c.take(e)
 			c.adopt(observed, e.QueueID)
+			c.gather(observed, e.group)
 			if correction := c.add(observed, e.Verdicts, e.Trouble); correction != nil {
 				corrections = append(corrections, correction)
 			}

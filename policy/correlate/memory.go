@@ -123,6 +123,9 @@ func (c *Correlator) remove(e *entry) {
 	if c.byQueue[e.QueueID] == e {
 		delete(c.byQueue, e.QueueID)
 	}
+	if c.byGroup[e.group] == e {
+		delete(c.byGroup, e.group)
+	}
 	drop(c.clientIndex(e), e.Client.Addr, e)
 }
 

@@ -71,12 +71,14 @@ func (r *Reader) contentClient(queueID, rest string) (c peer) {
 		if _, after, ok = strings.Cut(after, " from "); !ok {
 			break
 		}
-		found, tail, isPeer := parsePeer([]byte(after))
-		switch {
-		case isPeer && bytes.HasPrefix(tail, []byte("; from=<")):
+		who, _, isOrigin := strings.Cut(after, "; from=<")
+		if !isOrigin {
+			break
+		}
+		if found, tail, isPeer := parsePeer([]byte(who)); isPeer && len(tail) == 0 {
 			c = found
 			n++
-		case strings.HasPrefix(after, "local; from=<"), strings.HasPrefix(after, "unknown; from=<"):
+		} else if who == "local" || who == "unknown" || strings.HasSuffix(who, "]") && !strings.Contains(who, " ") {
 			n += 2
 		}
 	}

@@ -3,6 +3,8 @@ package maillog
 import (
 	"bytes"
 	"encoding/json"
+	"strings"
+	"time"
 )
 
 // parts are the parts of a line.
@@ -30,7 +32,11 @@ func split(line []byte) (p parts, ok bool) {
 	}
 	for range nested {
 		if p, ok := splitProtocol(line); ok {
-			return p, true
+			if !isContainer(p.tag) {
+				return p, true
+			}
+			p.outer, line = p.head, p.text
+			continue
 		}
 		head, _, ok := bytes.Cut(line[:min(len(line), maxHead)], []byte("]: "))
 		if !ok {
@@ -55,6 +61,31 @@ func split(line []byte) (p parts, ok bool) {
 		p.outer, line = p.head, p.text
 	}
 	return p, false
+}
+
+// isPrefix reports whether what stands before a program's name is what a syslog daemon, a container
+// engine or a collector puts there: time stamps, the host, a level or priority. A program in another
+// container can write all that into its own line, but not without more words before it.
+func isPrefix(head []byte) bool {
+	s := string(trimPriority(head))
+	if _, after, ok := strings.Cut(s, " | "); ok && strings.IndexByte(strings.TrimSpace(s[:len(s)-len(after)-3]), ' ') < 0 {
+		s = after
+	}
+	s = strings.TrimLeft(s, "| ")
+	for range 3 {
+		for range 2 {
+			// journalctl(1) puts the day of the week before a stamp, and the zone behind it.
+			if _, _, rest, ok := parseStamp(s, time.Time{}, time.UTC); ok {
+				s = rest
+			} else if word, rest, _ := strings.Cut(s, " "); len(word) <= 4 && rest != "" {
+				if _, _, after, ok := parseStamp(rest, time.Time{}, time.UTC); ok {
+					s = after
+				}
+			}
+		}
+		s = strings.TrimPrefix(strings.TrimPrefix(s, "stdout F "), "stderr F ")
+	}
+	return len(strings.Fields(s)) <= 3 && !strings.ContainsAny(s, `"'()=`)
 }
 
 // splitProtocol parts a line of RFC 5424, "<22>1 STAMP HOST PROGRAM PID MSGID DATA TEXT", where PRI

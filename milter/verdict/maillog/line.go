@@ -32,6 +32,10 @@ const (
 	processesMost = 20_000
 	tagsMost      = 1000
 	unservedMost  = 10_000
+	// unservedFor is how long that is remembered: postscreen asks the list anew for each client.
+	unservedFor = 10 * time.Minute
+	// textMost bounds what is read of a line in bytes: Postfix's own are at most 2 KiB.
+	textMost = 4096
 )
 
 // Stats are counts since the start.
@@ -65,8 +69,11 @@ type Reader struct {
 	// messages are those under way, by their queue ids.
 	messages *otter.Cache[string, origin]
 	sessions map[string]*session
-	// unserved are clients of which a block list said only that it does not serve our resolver.
-	unserved map[netip.Addr]struct{}
+	// groups counts the groups of signals.
+	groups uint64
+	// unserved are clients of which a block list said only that it does not serve our resolver, and
+	// when.
+	unserved map[netip.Addr]time.Time
 	// when is that of the line that is read.
 	when when
 }
@@ -88,7 +95,7 @@ type when struct {
 // NewReader returns a reader.
 func NewReader(o Options) *Reader {
 	return &Reader{
-		Options: o, programs: map[string]program{}, sessions: map[string]*session{}, unserved: map[netip.Addr]struct{}{},
+		Options: o, programs: map[string]program{}, sessions: map[string]*session{}, unserved: map[netip.Addr]time.Time{},
 		messages: otter.Must(&otter.Options[string, origin]{MaximumSize: messagesMost}),
 	}
 }
@@ -112,10 +119,10 @@ func (r *Reader) Read(line []byte) (s policy.Signal, ok bool) {
 	}
 	r.Stats.Postfix.Add(1)
 	r.when = when{stamp: p.head, outer: p.outer}
-	if s, ok = r.read(program, p.process, p.text); !ok {
+	if s, ok = r.read(program, p.process, p.text[:min(len(p.text), textMost)]); !ok {
 		return s, false
 	}
-	if s.Time, ok = r.time(); !ok {
+	if s.Time, ok = r.time(); !ok || !isPrefix(p.head) {
 		r.Stats.Malformed.Add(1)
 		return s, false
 	}
@@ -180,6 +187,17 @@ func (r *Reader) read(p program, process, text []byte) (s policy.Signal, ok bool
 		s, ok = r.delivered(text)
 	case submission:
 		r.users(text)
+		return s, false
+	case qmgr:
+		if id, ok := bytes.CutSuffix(text, []byte(": removed")); ok {
+			// Short queue ids are used again.
+			r.messages.Invalidate(string(id))
+		}
+		return s, false
+	case pickup:
+		if queueID, _, ok := cutQueueID(text); ok && queueID != "" {
+			r.messages.Set(queueID, origin{})
+		}
 		return s, false
 	case smtpd:
 		s, ok = r.smtpd(process, text)

@@ -62,7 +62,7 @@ func (r *Reader) screened(rest []byte) (s policy.Signal, ok bool) {
 // block list does not serve our resolver, which postscreen does not say.
 func (r *Reader) listed(text []byte) (s policy.Signal, ok bool) {
 	word := bytes.Fields(text)
-	if len(word) != 8 || string(word[0]) != "addr" || string(word[2]) != "listed" || !bytes.HasPrefix(word[7], []byte("127.255.255.")) {
+	if len(word) != 8 || string(word[0]) != "addr" || string(word[2]) != "listed" && string(word[2]) != "blocked" || !bytes.HasPrefix(word[7], []byte("127.255.255.")) {
 		return s, false
 	}
 	addr, err := policy.ParseAddr(string(word[1]))
@@ -72,7 +72,7 @@ func (r *Reader) listed(text []byte) (s policy.Signal, ok bool) {
 	if len(r.unserved) >= unservedMost {
 		clear(r.unserved)
 	}
-	r.unserved[addr] = struct{}{}
+	r.unserved[addr], _ = r.time()
 	return about(peer{addr: addr}, policy.None, policy.FromDNSBL, "block list does not serve our resolver: "+string(word[5])+" says "+string(word[7])), true
 }
 
@@ -81,7 +81,8 @@ func (r *Reader) unlessUnserved(s *policy.Signal) {
 	if s.Assessment.Source != policy.FromDNSBL {
 		return
 	}
-	if _, ok := r.unserved[s.Addr]; ok {
+	said, ok := r.unserved[s.Addr]
+	if at, _ := r.time(); ok && at.Sub(said) < unservedFor {
 		s.Assessment.Class = policy.None
 	}
 }

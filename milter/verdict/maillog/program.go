@@ -26,6 +26,9 @@ const (
 	tlsproxy
 	// delivery is smtp(8) or lmtp(8), which hands mail on to filters, too.
 	delivery
+	// qmgr tells when a message is gone, pickup that one was submitted on this host, or by QMQP.
+	qmgr
+	pickup
 )
 
 // programOf finds the program in a syslog tag, such as postfix/smtpd, postfix-in/smtpd or
@@ -63,8 +66,12 @@ func (r *Reader) parseTag(tag string) program {
 		return tlsproxy
 	case "smtp", "lmtp":
 		return delivery
-	case "anvil", "bounce", "discard", "error", "flush", "local", "master", "pickup", "pipe", "postdrop", "postfix-script", "postlog",
-		"postsuper", "proxymap", "qmgr", "qmqpd", "scache", "sendmail", "showq", "spawn", "tlsmgr", "trivial-rewrite", "verify", "virtual":
+	case "qmgr":
+		return qmgr
+	case "pickup", "qmqpd":
+		return pickup
+	case "anvil", "bounce", "discard", "error", "flush", "local", "master", "pipe", "postdrop", "postfix-script", "postlog",
+		"postsuper", "proxymap", "scache", "sendmail", "showq", "spawn", "tlsmgr", "trivial-rewrite", "verify", "virtual":
 		return silent
 	}
 	return another
@@ -72,7 +79,7 @@ func (r *Reader) parseTag(tag string) program {
 
 // userWords mark the names of services of the operator's own users, where neither the configuration
 // nor master.cf tells.
-var userWords = []string{"submission", "submit", "smtps", "msa", "mua", "587", "465", "sasl", "outgoing", "outbound"}
+var userWords = []string{"submission", "submissions", "submit", "smtps", "msa", "mua", "587", "465", "2525", "10587", "sasl", "auth", "webmail", "sogo", "out", "outgoing", "outbound"}
 
 // ofUsers reports whether smtpd(8) under a name serves the operator's own users.
 func (r *Reader) ofUsers(name string) bool {
@@ -82,9 +89,8 @@ func (r *Reader) ofUsers(name string) bool {
 	if slices.Contains(r.UserServices, name) {
 		return true
 	}
-	name = strings.ToLower(name)
-	return slices.ContainsFunc(userWords, func(w string) bool { return strings.Contains(name, w) }) ||
-		strings.HasSuffix(name, "-out") || strings.HasSuffix(name, "/out")
+	parts := strings.FieldsFunc(strings.ToLower(name), func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') })
+	return slices.ContainsFunc(parts, func(p string) bool { return slices.Contains(userWords, p) })
 }
 
 // users notes the messages of the operator's own users: nothing is said of their clients. A filter

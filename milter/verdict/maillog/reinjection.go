@@ -2,8 +2,10 @@ package maillog
 
 import (
 	"bytes"
+	"regexp"
 	"strings"
 
+	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy"
 )
 
@@ -28,7 +30,8 @@ func (r *Reader) reinjected(queueID string, from origin, rest []byte) origin {
 		return from
 	}
 	o, known := r.originOf(original)
-	if c, _, ok := parsePeer(rest); ok && !known {
+	if c, _, ok := parsePeer(rest); ok && (!known || o.client.IsValid() && !policy.IsHere(c.addr) && o.client != c.addr) {
+		// The queue id may be another host's.
 		o, known = origin{client: c.addr, port: c.port}, true
 	}
 	if !known {
@@ -76,8 +79,8 @@ func (r *Reader) delivered(text []byte) (s policy.Signal, ok bool) {
 	if !ok {
 		return s, false
 	}
-	relay, rest, ok := parsePeer(rest)
-	if !ok || !policy.IsHere(relay.addr) {
+	rest, ok = cutRelay(rest)
+	if !ok {
 		return s, false
 	}
 	_, status, ok := bytes.Cut(rest, []byte(", status="))
@@ -107,18 +110,13 @@ func (r *Reader) isHereOnly(queueID string) bool {
 // (host 127.0.0.1[127.0.0.1] said: 554 5.7.0 Reject, id=31157-01 - INFECTED (in reply to ...))".
 func (r *Reader) filtered(queueID string, o origin, status string) (s policy.Signal, ok bool) {
 	source, reply := policy.FromMilterDiscard, ""
-	if text, ok := strings.CutPrefix(status, "sent (250 2.7.0 Ok, discarded, id="); ok {
+	if text, ok := strings.CutPrefix(status, "sent ("); ok {
 		reply = text
-	} else if _, text, ok := strings.Cut(status, " said: 554 5.7.0 Reject, id="); ok && strings.HasPrefix(status, "bounced (host ") {
+	} else if _, text, ok := strings.Cut(status, " said: "); ok && strings.HasPrefix(status, "bounced (host ") {
 		source, reply = policy.FromMilterReject, text
 	}
-	id, why, ok := strings.Cut(reply, " - ")
-	if !ok || strings.ContainsAny(id, " ()") {
-		return s, false
-	}
-	why, _, _ = strings.Cut(why, " (in reply")
-	why = strings.TrimRight(why, ")")
-	if lower := strings.ToLower(why); !strings.HasPrefix(lower, "spam") && !strings.HasPrefix(lower, "infected") && !strings.HasPrefix(lower, "virus") {
+	why, ok := amavisFound(reply)
+	if !ok || !isAbuse(why) {
 		return s, false
 	}
 	s = about(peer{addr: o.client, port: o.port}, policy.Spam, source, "after-queue filter: "+why)
@@ -127,6 +125,35 @@ func (r *Reader) filtered(queueID string, o origin, status string) (s policy.Sig
 		s.QueueID = o.queueID
 	}
 	return s, true
+}
+
+// amavisReply is what amavisd-new says of mail that it does not pass on.
+var amavisReply = regexp.MustCompile(`^(?:250 2\.7\.[0-9] Ok, discarded|554 5\.[67]\.[0-9] Reject), (?:[^,]*, )?id=[0-9A-Za-z_-]+ - ([^()]*)`)
+
+// amavisFound is what amavisd-new found, such as "spam", "INFECTED: Eicar" or "BANNED".
+func amavisFound(reply string) (what string, ok bool) {
+	m := amavisReply.FindStringSubmatch(reply)
+	if m == nil {
+		return "", false
+	}
+	return strings.TrimSpace(m[1]), true
+}
+
+// isAbuse reports what says something of the client: a banned file name or a bad header does not.
+func isAbuse(found string) bool {
+	found = strings.ToLower(found)
+	return strings.HasPrefix(found, "spam") || strings.HasPrefix(found, "infected") || strings.HasPrefix(found, "virus")
+}
+
+// cutRelay takes a relay of this host or inside from the beginning of a text: "127.0.0.1[127.0.0.1]:10024",
+// or a path. Others are where mail goes on to.
+func cutRelay(s []byte) (rest []byte, ok bool) {
+	if len(s) > 0 && s[0] == '/' {
+		_, rest, ok = bytes.Cut(s, []byte(", "))
+		return append([]byte(", "), rest...), ok
+	}
+	relay, rest, ok := parsePeer(s)
+	return rest, ok && (relay.addr.IsLoopback() || relay.addr.IsPrivate())
 }
 
 // afterAddress is what follows an address and its bracket; in quotes it can have brackets itself.
@@ -160,7 +187,8 @@ func (r *Reader) proxied(process []byte, action string, rest []byte) (s policy.S
 		in.user = true
 		return s, false
 	}
-	if action == "proxy-accept" {
+	found, isAmavis := amavisFound(of.reply)
+	if action == "proxy-accept" && !isAmavis {
 		if _, id, ok := strings.Cut(of.reply, " queued as "); ok && isQueueID([]byte(id)) {
 			o := origin{client: in.client.addr, port: in.client.port}
 			r.messages.Set(id, o)
@@ -172,10 +200,15 @@ func (r *Reader) proxied(process []byte, action string, rest []byte) (s policy.S
 		return s, false
 	}
 	s = r.refusal(in, "milter-reject", string(stage), in.client, "", of)
-	s.Assessment.Reason = verdictReason(stage, of.reply)
+	switch {
+	case action == "proxy-accept":
+		s.Assessment.Class, s.Assessment.Source = policy.Spam, policy.FromMilterDiscard
+	case strings.Contains(of.reply, "queue file write error"), strings.Contains(of.reply, "Rejected by next-hop MTA"):
+		isAmavis, found = true, "trouble"
+	}
+	if isAmavis && !isAbuse(found) {
+		s.Assessment.Class = policy.None
+	}
+	s.Assessment.Reason = verdict.Clip("before-queue filter: " + string(stage) + ": " + of.reply)
 	return s, true
-}
-
-func verdictReason(stage []byte, reply string) string {
-	return about(peer{}, policy.None, "", "before-queue filter: "+string(stage)+": "+reply).Assessment.Reason
 }

@@ -1,7 +1,9 @@
 package maillog
 
 import (
+	"math"
 	"net/netip"
+	"strconv"
 
 	"github.com/ehlogate/ehlogate/policy"
 )
@@ -12,9 +14,11 @@ type session struct {
 	client peer
 	// user says that the client has logged in.
 	user bool
-	// sender is that of the message whose unknown users are counted.
-	sender          string
+	// sender and queueID are those of the message whose unknown users are counted.
+	sender, queueID string
 	unknown, failed policy.Confidence
+	// users and logins name the groups of signals about these unknown users and failed logins.
+	users, logins string
 }
 
 // session is that of a process.
@@ -57,10 +61,27 @@ func (r *Reader) of(process []byte, c peer) *session {
 // count.
 func (s *session) askedFor(sender string, counts policy.Confidence) policy.Confidence {
 	if sender != s.sender {
-		s.sender, s.unknown = sender, 0
+		s.sender, s.unknown, s.users = sender, 0, ""
 	}
 	s.unknown += counts
 	return min(s.unknown, policy.Certain)
+}
+
+// queued takes note of a queue id that a message has got. Another one is another message's.
+func (s *session) queued(queueID string) {
+	if s.queueID != "" && s.queueID != queueID {
+		s.unknown, s.users = 0, ""
+	}
+	s.queueID = queueID
+}
+
+// group is the name of a group of signals, made if there is none yet.
+func (r *Reader) group(name *string) string {
+	if *name == "" {
+		r.groups++
+		*name = "log-" + strconv.FormatUint(r.groups, 10)
+	}
+	return *name
 }
 
 // loginCounts is what a failed login counts: ten count whole.
@@ -68,7 +89,7 @@ const loginCounts policy.Confidence = 0.1
 
 // loginFailed adds a login that failed, and returns what all of the session count.
 func (s *session) loginFailed() policy.Confidence {
-	s.failed += loginCounts
+	s.failed = policy.Confidence(math.Round(float64(s.failed+loginCounts)*10) / 10)
 	return min(s.failed, policy.Certain)
 }
 

@@ -131,7 +131,10 @@ func (r *Reader) warning(process, rest []byte) (s policy.Signal, ok bool) {
 }
 
 // serverFaults are reasons of a failed login that are not the client's.
-var serverFaults = []string{"Connection lost to authentication server", "Temporary authentication failure", "generic failure", "no mechanism available"}
+var serverFaults = []string{
+	"Connection lost to authentication server", "Can't connect to authentication server", "Authentication backend error", "Temporary authentication failure",
+	"generic failure", "no mechanism available", "remote authentication server unavailable",
+}
 
 // login reads the rest of "name[addr]: SASL LOGIN authentication failed: REASON,
 // sasl_username=NAME".
@@ -151,7 +154,7 @@ func (r *Reader) login(process []byte, c peer, rest []byte) (s policy.Signal, ok
 		return s, false
 	}
 	s = about(c, policy.Spam, policy.FromLogin, "SASL authentication failed")
-	s.Assessment.Confidence = session.loginFailed()
+	s.Assessment.Confidence, s.Group = session.loginFailed(), r.group(&session.logins)
 	return s, true
 }
 
@@ -160,9 +163,14 @@ func (r *Reader) login(process []byte, c peer, rest []byte) (s policy.Signal, ok
 func (r *Reader) received(process []byte, queueID string, rest []byte) {
 	c, rest, ok := parsePeer(rest)
 	if !ok {
+		// "unknown[unknown]".
+		if queueID != "" {
+			r.messages.Set(queueID, origin{})
+		}
 		return
 	}
 	session := r.of(process, c)
+	session.queued(queueID)
 	if bytes.HasPrefix(rest, []byte(", sasl_")) {
 		session.user = true
 	}
@@ -232,6 +240,7 @@ func (r *Reader) refusal(in *session, action, stage string, c peer, queueID stri
 	}
 	if s.Assessment.Source == policy.FromUnknownUser && !rejection.NullSender {
 		s.Assessment = r.harvest(in, c, of, s.Assessment)
+		s.Group = r.group(&in.users)
 	}
 	s.QueueID, s.Outcome, s.FromDomain, s.HELO = queueID, policy.Rejected, of.fromDomain(), of.helo
 	if action == "milter-hold" {

@@ -36,7 +36,7 @@ func parseStamp(s string, now time.Time, zone *time.Location) (at time.Time, zon
 		return at, false, s, false
 	case s[0] == '@':
 		return parseTAI(s)
-	case len(s) >= len(time.DateTime) && s[4] == '-' && s[7] == '-':
+	case len(s) >= len(time.DateTime) && (s[4] == '-' && s[7] == '-' || s[4] == '/' && s[7] == '/'):
 		return parseISO(s, zone)
 	case s[0] >= '0' && s[0] <= '9':
 		if at, rest, ok := parseUnix(s); ok {
@@ -50,7 +50,7 @@ func parseStamp(s string, now time.Time, zone *time.Location) (at time.Time, zon
 // parseISO reads "2026-11-25T09:00:00.123+01:00", with a blank in place of the T, a comma before
 // the fraction, a zone without colon, or none.
 func parseISO(s string, zone *time.Location) (at time.Time, zoned bool, rest string, ok bool) {
-	date, clock := s[:len(time.DateOnly)], s[len(time.DateOnly)+1:]
+	date, clock := strings.ReplaceAll(s[:len(time.DateOnly)], "/", "-"), s[len(time.DateOnly)+1:]
 	if c := s[len(time.DateOnly)]; c != 'T' && c != ' ' {
 		return at, false, s, false
 	}
