@@ -132,7 +132,8 @@ func (m *Message) Lesson() (l Lesson, ok bool) {
 
 // teachable reports whether anything may be learnt of the client.
 func (m *Message) teachable() bool {
-	return !m.Authenticated && m.Client.Addr.IsValid() && !IsHere(m.Client.Addr)
+	a := m.Client.Addr
+	return !m.Authenticated && a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && !IsHere(a)
 }
 
 // Correction is a message as it is now, and the verdict that was learnt of it before. Nothing

@@ -97,6 +97,8 @@ func readerOf(name string) reader {
 		return read
 	}
 	switch {
+	case strings.HasSuffix(name, "mailscanner-spamscore"):
+		return readLettersOrNumber
 	case strings.HasSuffix(name, "-spamscore"):
 		return readLetters
 	case strings.HasSuffix(name, "-spam-score"):

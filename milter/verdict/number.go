@@ -113,6 +113,15 @@ func readLetters(value string) (got reading, ok bool) {
 	if value == "" {
 		return got, false
 	}
+	if _, isNumber := readNumber(value); isNumber {
+		// On a scale that only the filter knows.
+		return got, false
+	}
+	return readLevel(value)
+}
+
+// readLettersOrNumber reads MailScanner's, which can also be set to write the number.
+func readLettersOrNumber(value string) (got reading, ok bool) {
 	if got, ok := readNumber(value); ok {
 		return got, true
 	}

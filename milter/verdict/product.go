@@ -88,7 +88,10 @@ func readYandex(value string) (got reading, ok bool) {
 
 // readVirus reads the name of a virus, or that there is none.
 func readVirus(value string) (got reading, ok bool) {
-	if got, ok = readWord(value); !ok {
+	if got, ok = readWord(value); !ok && strings.Contains(value, " ") {
+		// A sentence, not a name.
+		return got, false
+	} else if !ok {
 		got = reading{decided: true, class: policy.Spam, detail: worded}
 	}
 	return got, true

@@ -83,13 +83,16 @@ func (r Rejection) judge() (policy.Class, policy.Source) {
 		return policy.Spam, policy.FromDNSBL
 	}
 	switch {
+	case text == "default_action", r.Status == "5.5.0" && text == "Service unavailable":
+		// A milter is away, and milter_default_action has it so (milter8.c).
+		return policy.None, policy.FromTempfail
 	case subject == aboutETRN,
-		contains(said, "encryption is required", "encryption required", "tls is required", "tls required", "requires tls", "must use tls", "starttls"),
+		contains(said, "encryption is required", "encryption required", "tls is required", "tls required", "requires tls", "must use tls", "tls-encrypted", "starttls command first", "requires starttls", "starttls is required"),
 		contains(said, "not owned by user", "not same as smtp authenticate", "smtp auth is required", "authentication required"):
 		return policy.None, policy.FromRecipient
 	case starts(said, "undeliverable address", "unverified address", "address verification", "unverified"):
 		return policy.None, r.verified(text)
-	case starts(said, "server configuration", "temporary lookup failure", "local data error"):
+	case starts(said, "server configuration", "temporary lookup failure", "local data error", "service shutting down", "error: queue file write error"):
 		return policy.None, policy.FromTempfail
 	case starts(said, "relay access denied", "relaying denied"):
 		return policy.Spam, policy.FromRelay
@@ -116,6 +119,10 @@ func (r Rejection) judge() (policy.Class, policy.Source) {
 // the recipient's sake, unless it is a matter of policy (RFC 3463, x.7.x).
 func (r Rejection) refused() policy.Class {
 	r.Text = restored(r.Text)
+	if subject, _ := r.subject(); r.NullSender && (subject == aboutRecipient || subject == "") {
+		// A bounce to an address that was forged, or whose signature has run out.
+		return policy.None
+	}
 	switch subject, _ := r.subject(); subject {
 	case aboutClient, aboutReverse, aboutHELO, aboutSender:
 		return policy.Spam
@@ -192,7 +199,7 @@ func (r Rejection) noMailbox(said string) bool {
 		return true
 	}
 	return contains(said, "mailbox is full", "mailbox full", "inbox is full", "over quota", "overquota", "quota exceeded", "exceeded quota",
-		"exceeded its quota", "exceeds quota", "insufficient storage", "insufficient disk", "out of storage", "not enough space", "message size exceeds", "message too large",
+		"exceeded its quota", "exceeds quota", "insufficient storage", "insufficient disk", "out of storage", "not enough space", "message size", "message too large", "mailbox size", "mailbox is locked", "account is locked", "account has been closed", "not enough disk",
 		"no longer receiv", "no longer accept", "no longer active", "no longer valid", "no longer in use", "no longer here", "mail to this address bounces",
 		"is disabled", "account disabled", "mailbox disabled", "is inactive", "is suspended", "has expired")
 }
@@ -206,7 +213,7 @@ func (r Rejection) authentication(said string) bool {
 			return true
 		}
 	}
-	if starts(said, "not logged in") || strings.Contains(said, "openspf") {
+	if contains(said, "not logged in", "openspf") {
 		return true
 	}
 	for _, word := range []string{"spf", "dmarc", "dkim"} {
@@ -296,7 +303,12 @@ var resolverRefused = []string{
 }
 
 func (b blockList) refusedResolver() bool {
-	return !strings.Contains(b.what, "]") && contains(strings.ToLower(b.answer), resolverRefused...)
+	answer := strings.ToLower(b.answer)
+	if what := strings.ToLower(b.what); what != "" {
+		// The list's text may quote a name that is the client's.
+		answer = strings.ReplaceAll(answer, what, "")
+	}
+	return !strings.Contains(b.what, "]") && contains(answer, resolverRefused...)
 }
 
 // Rejections collects the refused recipients of a message: one assessment for each source, the

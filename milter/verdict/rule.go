@@ -26,12 +26,17 @@ type Filter struct {
 // number; as many stars as there are points.
 var Reads = []string{"word", "status", "number", "stars"}
 
+// authors are headers that a message's author writes, or servers on the way.
+var authors = []string{"From", "To", "Cc", "Subject", "Date", "Message-ID", "Reply-To", "Sender", "Return-Path", "Received", "DKIM-Signature"}
+
 // Check finds what is missing. A filter of which spam can be read and ham cannot would make every
 // client that sends some spam look as if it sent nothing else.
 func (f *Filter) Check(silence policy.Class) error {
 	switch {
 	case f.Header == "":
 		return fmt.Errorf("has no header; want the name of the header that the filter writes")
+	case slices.ContainsFunc(authors, func(h string) bool { return strings.EqualFold(f.Header, h) }):
+		return fmt.Errorf("header %s is written by the sender, not by a filter", f.Header)
 	case !slices.Contains(Reads, f.Read):
 		return fmt.Errorf("read is %q; want one of %s", f.Read, strings.Join(Reads, ", "))
 	case f.Read == "word" && len(f.Spam) == 0:
@@ -62,7 +67,8 @@ func (f *Filter) read(value string) (got reading, ok bool) {
 	case "number":
 		got, ok = readNumber(value)
 	case "stars":
-		got, ok = countOf(value, f.Star[0]), true
+		got = countOf(value, f.Star[0])
+		ok = int(got.score) == min(len(value), mostStars)
 	default:
 		return readStatusAlone(value)
 	}

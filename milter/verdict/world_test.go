@@ -106,6 +106,8 @@ func TestFiltersOfTheConfiguration(t *testing.T) {
 		{Filter{Header: "X-Foo", Read: "number", Limit: 50}, "12.5", policy.Ham},
 		{Filter{Header: "X-Foo", Read: "stars", Limit: 4, Star: "x"}, "xxxxx", policy.Spam},
 		{Filter{Header: "X-Foo", Read: "stars", Limit: 4, Star: "x"}, "", policy.Ham},
+		{Filter{Header: "X-Foo", Read: "stars", Limit: 4, Star: "x"}, "+++++", policy.None},
+		{Filter{Header: "X-Foo", Read: "stars", Limit: 4, Star: "x"}, "disabled", policy.None},
 		{Filter{Header: "X-Foo", Read: "status"}, "No, score=1 required=5", policy.Ham},
 	} {
 		if err := c.filter.Check(policy.None); err != nil {
@@ -129,6 +131,7 @@ func TestFiltersOfTheConfiguration(t *testing.T) {
 	}{
 		{Filter{Read: "word", Spam: []string{"yes"}, Ham: []string{"no"}}, "no header"},
 		{Filter{Header: "X-Foo", Read: "tea leaves"}, "want one of"},
+		{Filter{Header: "subject", Read: "word", Spam: []string{"yes"}, Ham: []string{"no"}}, "by the sender"},
 		{Filter{Header: "X-Foo", Read: "word", Spam: []string{"yes"}}, "none for ham"},
 		{Filter{Header: "X-Foo", Read: "word", Ham: []string{"no"}}, "no words for spam"},
 		{Filter{Header: "X-Foo", Read: "number"}, "limit is 0"},

@@ -108,7 +108,8 @@ func splitTail(s string) (text, tail string) {
 func parseTail(tail string) (e envelope) {
 	if rest, ok := strings.CutPrefix(tail, "from=<"); ok {
 		if end := strings.Index(rest, ">"); end >= 0 {
-			e.hasSender = true
+			// A sender can look like an envelope: then there is another one behind it.
+			e.hasSender = !strings.Contains(rest, "; from=<")
 			e.sender = verdict.Clip(rest[:end])
 		}
 	}

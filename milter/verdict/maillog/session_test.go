@@ -212,8 +212,10 @@ func TestBeforeQueueFilters(t *testing.T) {
 		"postfix/smtpd[9]: NOQUEUE: proxy-reject: RCPT: 550 5.1.1 <nobody@mx.example>: Recipient address rejected: User unknown; from=<a@x.example> to=<nobody@mx.example> proto=ESMTP helo=<x>",
 		"postfix/smtpd[9]: proxy-reject: END-OF-MESSAGE: ; from=<a@x.example> to=<b@mx.example> proto=ESMTP helo=<x>",
 		"postfix/smtpd[9]: proxy-reject: END-OF-MESSAGE: 451 4.3.0 Error: queue file write error; from=<a@x.example> to=<b@mx.example> proto=ESMTP helo=<x>",
+		"postfix/smtpd[9]: proxy-reject: END-OF-MESSAGE: 554 5.6.0 Reject, id=1 - BAD_HEADER; from=<a@x.example> to=<b@mx.example> proto=ESMTP helo=<x>",
+		"postfix/smtpd[9]: proxy-accept: END-OF-MESSAGE: 250 2.7.0 Ok, discarded, id=1-1 - spam; from=<a@x.example> to=<b@mx.example> proto=ESMTP helo=<x>",
 	)
-	want := []string{"192.0.2.7 spam milter-reject", "192.0.2.7 none unknown-user", "192.0.2.7 none tempfail"}
+	want := []string{"192.0.2.7 spam milter-reject", "192.0.2.7 none unknown-user", "192.0.2.7 none tempfail", "192.0.2.7 none milter-reject", "192.0.2.7 spam milter-discard"}
 	var got []string
 	for _, s := range all {
 		got = append(got, fmt.Sprint(s.Addr, " ", s.Assessment.Class, " ", s.Assessment.Source))
@@ -235,6 +237,9 @@ func TestWhatAnAfterQueueFilterThrowsAway(t *testing.T) {
 		{"127.0.0.1[127.0.0.1]", "bounced (host 127.0.0.1[127.0.0.1] said: 554 5.7.0 Reject, id=31157-01 - spam (in reply to end of DATA command))", policy.FromMilterReject},
 		{"127.0.0.1[127.0.0.1]", "sent (250 2.7.0 Ok, discarded, id=31157-01 - BANNED: .exe)", ""},
 		{"127.0.0.1[127.0.0.1]", "sent (250 2.0.0 Ok)", ""},
+		{"127.0.0.1[127.0.0.1]", "sent (250 2.7.1 Ok, discarded, id=00218-04 - VIRUS: HTML.Phishing)", policy.FromMilterDiscard},
+		{"amavis[172.20.0.4]", "sent (250 2.7.0 Ok, discarded, id=31157-01 - spam)", policy.FromMilterDiscard},
+		{"/run/amavis.sock[/run/amavis.sock]", "sent (250 2.7.0 Ok, discarded, id=31157-01 - spam)", policy.FromMilterDiscard},
 		{"mx.else.example[198.51.100.1]", "sent (250 2.7.0 Ok, discarded, id=31157-01 - spam)", ""},
 		{"mx.else.example[198.51.100.1]", "bounced (host mx.else.example[198.51.100.1] said: 554 5.7.0 Reject, id=1-1 - spam (in reply to end of DATA command))", ""},
 	} {
@@ -266,8 +271,69 @@ func TestABlockListThatRefusesOurResolverAccusesNobody(t *testing.T) {
 			t.Errorf("%s: %+v", line, all)
 		}
 	}
+	quoted := "postfix/smtpd[9]: NOQUEUE: reject: RCPT from x[192.0.2.9]: 554 5.7.1 Service unavailable; Helo command [127.255.255.evil.example] blocked using dbl.example; https://dbl.example/q?d=127.255.255.evil.example; from=<a@x.example> to=<b@mx.example> proto=ESMTP helo=<127.255.255.evil.example>"
+	if all := signals(r, quoted); len(all) != 1 || all[0].Assessment.Class != policy.Spam {
+		t.Errorf("a name that looks like the answer: %+v", all)
+	}
+	if s, ok := r.Read([]byte("2026-11-25T09:20:00+00:00 mx1 postfix/postscreen[9]: DNSBL rank 3 for [192.0.2.7]:4711")); !ok || s.Assessment.Class != policy.Spam {
+		t.Errorf("twenty minutes later: %+v", s)
+	}
 	if all := signals(r, "postfix/postscreen[9]: DNSBL rank 3 for [192.0.2.8]:4711"); len(all) != 1 || all[0].Assessment.Class != policy.Spam {
 		t.Errorf("another client: %+v", all)
+	}
+}
+
+// Without a milter, what comes late of a session is still about the same: its signals have one group.
+func TestTheSignalsOfOneSessionAreAGroup(t *testing.T) {
+	r, _ := listen()
+	unknown := func(process, sender string) string {
+		return "postfix/smtpd[" + process + "]: NOQUEUE: reject: RCPT from x[192.0.2.7]: 550 5.1.1 <u@mx.example>: Recipient address rejected: User unknown; from=<" + sender + "> to=<u@mx.example> proto=ESMTP helo=<x>"
+	}
+	const login = "postfix/smtpd[9]: warning: x[192.0.2.7]: SASL LOGIN authentication failed: x"
+	all := signals(r, unknown("9", "a@b"), unknown("9", "a@b"), unknown("9", "c@d"), unknown("8", "a@b"), login, login,
+		"postfix/smtpd[9]: disconnect from x[192.0.2.7]", login)
+	var groups []string
+	for _, s := range all {
+		groups = append(groups, s.Group)
+	}
+	if want := "log-1 log-1 log-2 log-3 log-4 log-4 log-5"; strings.Join(groups, " ") != want {
+		t.Errorf("%v, want %v", groups, want)
+	}
+}
+
+func TestQueueIDsThatAreUsedAgain(t *testing.T) {
+	const first = "postfix/smtpd[9]: 9A1B2C3D: client=x[192.0.2.7]"
+	const refused = "postfix/cleanup[5]: 9A1B2C3D: milter-reject: END-OF-MESSAGE from localhost[127.0.0.1]: 5.7.1 Spam; from=<a@b> to=<c@d> proto=ESMTP helo=<x>"
+	const content = "postfix/cleanup[5]: 9A1B2C3D: reject: header Subject: x from local; from=<a@b> to=<c@d>: no"
+	for _, again := range []string{
+		"postfix/qmgr[1]: 9A1B2C3D: removed", "postfix/pickup[4]: 9A1B2C3D: uid=33 from=<www-data>", "postfix/smtpd[9]: 9A1B2C3D: client=unknown[unknown]",
+		"postfix/qmqpd[3]: 9A1B2C3D: client=y[198.51.100.1]",
+	} {
+		r, _ := listen()
+		for _, s := range signals(r, first, again, refused, content) {
+			if s.Addr.IsValid() {
+				t.Errorf("after %s: %+v", again, s)
+			}
+		}
+	}
+	r, _ := listen()
+	all := signals(r, first, "postfix/smtpd[8]: DDEE1122: client=relay[127.0.0.1], orig_queue_id=9A1B2C3D, orig_client=y[198.51.100.1]",
+		"postfix/cleanup[5]: DDEE1122: milter-reject: END-OF-MESSAGE from localhost[127.0.0.1]: 5.7.1 Spam; from=<a@b> to=<c@d> proto=ESMTP helo=<x>")
+	if len(all) != 1 || all[0].Addr.String() != "198.51.100.1" {
+		t.Errorf("a queue id of another host: %+v", all)
+	}
+}
+
+func TestAFilterThatIsAwayAccusesNobody(t *testing.T) {
+	for _, line := range []string{
+		"postfix/smtpd[9]: NOQUEUE: milter-reject: CONNECT from x[192.0.2.7]: 550 5.5.0 Service unavailable; proto=SMTP",
+		"postfix/smtpd[9]: NOQUEUE: milter-reject: CONNECT from x[192.0.2.7]: 451 4.7.1 Service unavailable - try again later; proto=SMTP",
+		"postfix/cleanup[9]: 780D29842A2: milter-hold: END-OF-MESSAGE from x[192.0.2.7]: default_action; from=<a@b> to=<c@d> proto=ESMTP helo=<x>",
+	} {
+		r, _ := listen()
+		if all := signals(r, line); len(all) != 1 || all[0].Assessment.Class != policy.None {
+			t.Errorf("%s: %+v", line, all)
+		}
 	}
 }
 
@@ -279,6 +345,10 @@ func TestOtherProgramsForgeNoLine(t *testing.T) {
 		"Nov 25 09:00:00 mx1 dovecot[8]: imap-login: Nov 25 09:00:00 mx1 " + victim,
 		"Nov 25 09:00:00 mx1 sshd[8]: Invalid user " + victim,
 		"Nov 25 09:00:00 mx1 web: " + victim,
+		`2026-11-25T09:00:00.1Z stdout F 203.0.113.9 - - "GET / HTTP/1.1" 200 5 "-" "x ` + victim,
+		`nginx-1  | 203.0.113.9 - - "x Nov 25 09:00:00 x ` + victim,
+		"web-1  | a user agent of many words Nov 25 09:00:00 x " + victim,
+		`Nov 25 09:00:00 host docker/web[812]: 203.0.113.9 "x ` + victim,
 		`<22>1 2026-11-25T09:00:00Z mx1 dovecot 8 - - user Nov 25 09:00:00 mx1 ` + victim,
 		`{"log":"Nov 25 09:00:00 mx1 dovecot: user ` + victim + `\n","stream":"stdout","time":"2026-11-25T09:00:00Z"}`,
 	} {

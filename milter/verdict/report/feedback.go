@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/mail"
 	"net/netip"
+	"regexp"
 	"strings"
 
 	"github.com/ehlogate/ehlogate/policy"
@@ -16,7 +17,7 @@ func readFeedback(report part, parts []part, own []netip.Prefix, reporter netip.
 	if types := fields.all("Feedback-Type"); len(types) > 1 && !strings.EqualFold(types[0], types[1]) {
 		return m, fmt.Errorf("%w: it is of two types, %q and %q", ErrReport, clip(types[0]), clip(types[1]))
 	}
-	m.Feedback = clip(strings.ToLower(strings.TrimSpace(fields.first("Feedback-Type"))))
+	m.Feedback = clip(strings.ToLower(strings.Trim(fields.first("Feedback-Type"), " \t;\"")))
 	if len(m.Feedback) > 32 {
 		m.Feedback = m.Feedback[:32]
 	}
@@ -54,8 +55,13 @@ func readFeedback(report part, parts []part, own []netip.Prefix, reporter netip.
 	return m.from(original, source, own)
 }
 
+var inBrackets = regexp.MustCompile(`\[` + anAddress + `\]`)
+
 // sourceOf reads a Source-IP: an address, maybe in brackets, and what some write behind it.
 func sourceOf(value string) netip.Addr {
+	if m := inBrackets.FindStringSubmatch(value); m != nil {
+		return parseAddr(m[1])
+	}
 	word, _, _ := strings.Cut(strings.TrimSpace(value), " ")
 	return parseAddr(strings.TrimRight(word, ",;"))
 }
@@ -106,9 +112,12 @@ func (m Message) from(original header, source netip.Addr, own []netip.Prefix) (M
 		case !found:
 			// The provider's relays, before the one that Source-IP names.
 			continue
-		case !ours && (isInside(h.addr) || h.name != "" && organization(h.name) == writer):
+		case !ours && isInside(h.addr):
 			// Within the provider.
 			continue
+		case !ours && h.name != "" && organization(h.name) == writer:
+			// A relay of the provider's, or a customer: what is below cannot be told from his word.
+			return m, ErrNoSource
 		case isInside(h.addr):
 			return m, ErrNoSource
 		}

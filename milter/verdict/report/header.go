@@ -70,13 +70,16 @@ func split(raw []byte) (h header, body []byte) {
 }
 
 // isFolderData reports what UW-IMAP and Dovecot keep at the beginning of an mbox, and what
-// Thunderbird's user has deleted.
+// Thunderbird's user has deleted: it writes above all that came with the message.
 func isFolderData(h header) bool {
 	if h.first("Received") == "" && (h.first("X-IMAP") != "" || h.first("X-IMAPBASE") != "") {
 		return true
 	}
 	const expunged = 0x0008
-	status, err := strconv.ParseUint(h.first("X-Mozilla-Status"), 16, 16)
+	if len(h) == 0 || !strings.EqualFold(h[0].name, "X-Mozilla-Status") {
+		return false
+	}
+	status, err := strconv.ParseUint(h[0].value, 16, 16)
 	return err == nil && status&expunged != 0
 }
 

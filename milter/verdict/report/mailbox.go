@@ -69,7 +69,11 @@ func Each(r io.Reader, f func(raw []byte) error) error {
 }
 
 // nearly is how much a Content-Length may be too great, in bytes.
-const nearly = 80
+const nearly = 16
+
+// swallowedMost is how many lines that look like the beginning of a message a Content-Length may
+// make a part of a body: it can be the sender's.
+const swallowedMost = 3
 
 // splitter parts an mbox.
 type splitter struct {
@@ -92,7 +96,7 @@ func (s *splitter) run() error {
 	for {
 		line, err := s.in.ReadSlice('\n')
 		if s.mbox && len(line) > 0 && s.begins(line) {
-			if s.body >= 0 && len(s.message) < s.until {
+			if s.body >= 0 && len(s.message) < s.until && len(s.candidates) < swallowedMost {
 				s.candidates = append(s.candidates, len(s.message))
 			} else if err := s.end(true); err != nil {
 				return err

@@ -18,9 +18,10 @@ type hop struct {
 	name, by string
 	id       string
 	time     time.Time
-	// transit says that the message was only handed on within a host or to a mailbox; local that it
-	// was submitted on the host; user that the client had logged in.
-	transit, local, user bool
+	// transit says that the message was only handed on within a host or to a mailbox, fetched that it
+	// was taken from another's mail server; local that it was submitted on the host; user that the
+	// client had logged in; nameless that no client is named.
+	transit, fetched, local, user, nameless bool
 }
 
 const anAddress = `(?:IPv6:)?([0-9A-Fa-f:.]+)(?:%[0-9A-Za-z]+)?`
@@ -41,6 +42,7 @@ var (
 	withProto = regexp.MustCompile(`(?i)(?:^| )with (?:local )?([A-Za-z0-9-]+)`)
 	queueID   = regexp.MustCompile(`(?i)(?:^| )id ([0-9A-Za-z.-]{1,64})(?: |$)`)
 	loggedIn  = regexp.MustCompile(`(?i)^(?:utf8)?(?:e?smtps?a|asmtp|esmtpsa)$`)
+	fetchedBy = regexp.MustCompile(`(?i)^(?:pop3|imap)`)
 	handedOn  = regexp.MustCompile(`(?i)^(?:utf8)?(?:lmtps?a?|pop3.*|imap.*|bsmtp|spamassassin)$`)
 )
 
@@ -76,6 +78,8 @@ func parseReceived(value string) (h hop) {
 		h.id = m[1]
 	}
 	h.classify(words, proto, groups)
+	h.nameless = !isFrom && len(words) > 3 && strings.EqualFold(words[:3], "by ")
+	h.fetched = fetchedBy.MatchString(proto)
 	if !isFrom && !h.local && number.MatchString(h.by) {
 		// "by 2002:a05:6402:1234:b0:4ab:cdef with SMTP id ...", within Google.
 		h.transit = true
@@ -133,6 +137,8 @@ func (h *hop) readClient(from string, groups []string) {
 		}
 	case len(of) == 1 && bare.MatchString(of[0]):
 		h.addr = parseAddr(bare.FindStringSubmatch(of[0])[1])
+	case len(of) > 2 && greeting.MatchString(of[0]) && bare.MatchString(of[2]):
+		// One of them is in the HELO name.
 	case len(of) > 1 && greeting.MatchString(of[0]) && bare.MatchString(of[1]):
 		h.addr = parseAddr(bare.FindStringSubmatch(of[1])[1])
 	}

@@ -13,6 +13,7 @@ package report
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -178,7 +179,10 @@ func wrappedBySpamAssassin(h header) bool {
 
 // readHeader finds the client in the Received lines.
 func readHeader(h header, own []netip.Prefix) (m Message, err error) {
-	inside := netip.Addr{}
+	// claimed is why the next line may have been made up; foreign says that another's mail server
+	// wrote it, from which the message was fetched.
+	var claimed error
+	foreign := false
 	for i, value := range h.all("Received") {
 		if i == maxReceived {
 			break
@@ -186,25 +190,25 @@ func readHeader(h header, own []netip.Prefix) (m Message, err error) {
 		hop := parseReceived(value)
 		switch {
 		case hop.transit:
+			foreign = foreign || hop.fetched
 			continue
 		case hop.user:
 			return m, ErrUser
-		case hop.local:
-			return m, ErrLocal
+		case hop.local, hop.nameless && hop.by != "":
+			// By a program of the host, a filter among them, or by its local(8) for an alias.
+			claimed = ErrLocal
+			continue
 		case !hop.addr.IsValid() || hop.by == "":
 			return m, fmt.Errorf("%w: %q", ErrUnreadable, clip(value))
 		case owned(hop.addr, own):
 			continue
 		case isInside(hop.addr):
-			inside = hop.addr
+			claimed = fmt.Errorf("%w (%s)", ErrInside, hop.addr)
 			continue
 		}
-		return Message{Addr: hop.addr, QueueID: hop.id, Time: hop.time, FromDomain: domain(h.first("Return-Path")), Claimed: inside.IsValid()}, nil
+		return Message{Addr: hop.addr, QueueID: hop.id, Time: hop.time, FromDomain: domain(h.first("Return-Path")), Claimed: claimed != nil, Foreign: foreign}, nil
 	}
-	if inside.IsValid() {
-		return m, fmt.Errorf("%w (%s)", ErrInside, inside)
-	}
-	return m, ErrNoReceived
+	return m, cmp.Or(claimed, ErrNoReceived)
 }
 
 func owned(addr netip.Addr, own []netip.Prefix) bool {

@@ -195,7 +195,7 @@ func TestContentLengths(t *testing.T) {
 		length int
 		want   int
 	}{
-		{"right", len(inner), 2}, {"one too many", len(inner) + 1, 2}, {"a line too many", len(inner) + 40, 2},
+		{"right", len(inner), 2}, {"one too many", len(inner) + 1, 2}, {"a few too many, for other line ends", len(inner) + 12, 2}, {"a line too many", len(inner) + 40, 3},
 		{"far too many", 1 << 20, 3}, {"far too few", 3, 3}, {"negative", -5, 3},
 	} {
 		n := 0

@@ -181,6 +181,14 @@ func (in *Intake) Signal(s policy.Signal) *Receipt {
 		in.handshakeFailed(s.Addr, s.Time)
 	}
 	in.hearResolver(s.Assessment)
+	if policy.IsHere(s.Addr) && s.QueueID != "" {
+		// A feed told of what a filter has put back.
+		in.reinjections.lock()
+		if r, ok := in.reinjections.originalOf(s.QueueID, in.Now()); ok {
+			s.QueueID, s.Addr, s.Port = r.Original, r.Addr, r.Port
+		}
+		in.reinjections.Unlock()
+	}
 	c, _ := in.Correlator.Signal(s, in.weigh(&s))
 	if c == nil {
 		return nil

@@ -19,15 +19,25 @@ const reinjectedMost = 50_000
 type reinjections struct {
 	sync.Mutex
 	// originals are known from the log, heard from the milter, by the queue id of what was put back.
-	originals *otter.Cache[string, policy.Reinjection]
+	originals *otter.Cache[string, original]
 	heard     *otter.Cache[string, []policy.Signal]
 }
+
+// original is a message that was put back, and when that was heard.
+type original struct {
+	policy.Reinjection
+	at time.Time
+}
+
+// joinedWithin is how far apart milter and log may tell of the same message: queue ids are used
+// again.
+const joinedWithin = 10 * time.Minute
 
 // lock locks it for use.
 func (r *reinjections) lock() {
 	r.Lock()
 	if r.heard == nil {
-		r.originals = otter.Must(&otter.Options[string, policy.Reinjection]{MaximumSize: reinjectedMost})
+		r.originals = otter.Must(&otter.Options[string, original]{MaximumSize: reinjectedMost})
 		r.heard = otter.Must(&otter.Options[string, []policy.Signal]{MaximumSize: reinjectedMost})
 	}
 }
@@ -37,10 +47,18 @@ func (in *Intake) Reinjected(r policy.Reinjection) {
 	in.Stats.Reinjected.Add(1)
 	re := &in.reinjections
 	re.lock()
-	re.originals.Set(r.QueueID, r)
+	re.originals.Set(r.QueueID, original{r, in.Now()})
 	signals, _ := re.heard.Invalidate(r.QueueID)
 	re.Unlock()
-	in.attribute(signals, r)
+	if len(signals) > 0 && in.Now().Sub(signals[0].Time).Abs() < joinedWithin {
+		in.attribute(signals, r)
+	}
+}
+
+// originalOf is the message that was put back with a queue id. Its lock is held.
+func (r *reinjections) originalOf(queueID string, now time.Time) (policy.Reinjection, bool) {
+	o, ok := r.originals.GetIfPresent(queueID)
+	return o.Reinjection, ok && now.Sub(o.at) < joinedWithin
 }
 
 // putBack takes what filters said of a message that came from this host itself. It is said of the
@@ -60,7 +78,7 @@ func (in *Intake) putBack(o *policy.Observation, assessments []policy.Assessment
 	}
 	re := &in.reinjections
 	re.lock()
-	r, known := re.originals.GetIfPresent(o.QueueID)
+	r, known := re.originalOf(o.QueueID, in.Now())
 	if !known {
 		re.heard.Set(o.QueueID, signals)
 	}

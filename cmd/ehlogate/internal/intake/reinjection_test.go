@@ -134,3 +134,44 @@ func TestReportsAreBelievedAsFarAsTheirLinesCanBe(t *testing.T) {
 		}
 	}
 }
+
+// The signals of one session give the total so far. However far apart they come, and whether the
+// milter heard the session or not, it is the total that counts.
+func TestTheTotalOfASessionCountsOnce(t *testing.T) {
+	for _, apart := range []time.Duration{0, time.Second, 5 * time.Second, time.Minute} {
+		for _, heard := range []bool{false, true} {
+			n := newNode(t, t.TempDir())
+			for i := 1; i <= 10; i++ {
+				a := policy.Assessment{Class: policy.Spam, Confidence: policy.Confidence(i) / 10, Source: policy.FromUnknownUser}
+				n.signal(policy.Signal{Time: n.clock, Addr: client.Addr, Group: "log-1", Mail: true, Outcome: policy.Rejected, Assessment: a})
+				if heard && i == 5 {
+					n.observe(&policy.Observation{Message: policy.Message{Time: n.clock, Began: start, Session: "s1", Client: client, Mail: true}, Outcome: policy.Rejected})
+				}
+				n.until(n.clock.Add(apart))
+			}
+			n.until(n.clock.Add(10 * time.Second))
+			if got := n.own(client.Addr.String()); got != "1.0 spam, 0.0 ham" {
+				t.Errorf("%v apart, heard %v: %s", apart, heard, got)
+			}
+		}
+	}
+}
+
+// Queue ids are used again: what was put back hours ago is another message.
+func TestAReinjectionIsForgotten(t *testing.T) {
+	n := newNode(t, t.TempDir())
+	here := policy.Client{Addr: netip.MustParseAddr("127.0.0.1")}
+	local := func() {
+		n.observe(&policy.Observation{Message: policy.Message{Time: n.clock, Began: n.clock, Session: "s2", QueueID: "BACK1", Client: here, Mail: true}, Outcome: policy.Accepted}, spam(policy.FromHeader))
+	}
+	put := policy.Reinjection{QueueID: "BACK1", Original: "FIRST1", Addr: client.Addr}
+	n.in.Reinjected(put)
+	n.clock = n.clock.Add(3 * time.Hour)
+	local()
+	n.clock = n.clock.Add(3 * time.Hour)
+	n.in.Reinjected(put)
+	n.until(n.clock.Add(10 * time.Second))
+	if got := n.own(client.Addr.String()); got != "0.0 spam, 0.0 ham" {
+		t.Errorf("the client has %s", got)
+	}
+}
