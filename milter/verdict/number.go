@@ -33,7 +33,8 @@ var (
 	unknownScore = regexp.MustCompile(`(?i)(?:score|hits)=\?`)
 )
 
-// readStatusAlone reads a status of any filter: a word, a score and a limit, as far as they are there.
+// readStatusAlone reads a status of any filter: a word, a score and a limit, as far as they are
+// there.
 func readStatusAlone(value string) (got reading, ok bool) {
 	class, rest, decided := classOfWord(value)
 	if decided {

@@ -145,7 +145,7 @@ func isAbuse(found string) bool {
 	return strings.HasPrefix(found, "spam") || strings.HasPrefix(found, "infected") || strings.HasPrefix(found, "virus")
 }
 
-// cutRelay takes a relay of this host or inside from the beginning of a text: "127.0.0.1[127.0.0.1]:10024",
+// cutRelay takes a relay of this host or inside from the beginning of a text: a host and its port,
 // or a path. Others are where mail goes on to.
 func cutRelay(s []byte) (rest []byte, ok bool) {
 	if len(s) > 0 && s[0] == '/' {

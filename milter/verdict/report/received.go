@@ -135,6 +135,9 @@ func (h *hop) readClient(from string, groups []string) {
 		if m := literal.FindStringSubmatch(helo); m != nil {
 			h.addr = parseAddr(m[1])
 		}
+	case len(of) == 1 && greeting.MatchString(of[0]) && literal.MatchString(helo):
+		// CommuniGate's "[ADDR] (HELO NAME)".
+		h.addr = parseAddr(literal.FindStringSubmatch(helo)[1])
 	case len(of) == 1 && bare.MatchString(of[0]):
 		h.addr = parseAddr(bare.FindStringSubmatch(of[0])[1])
 	case len(of) > 2 && greeting.MatchString(of[0]) && bare.MatchString(of[2]):
