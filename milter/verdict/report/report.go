@@ -162,8 +162,13 @@ func readWrapped(outer header, parts []part, own []netip.Prefix, depth int) (m M
 		return m, err
 	case depth == maxNested:
 		return Message{}, ErrReport
-	case wrappedBySpamAssassin(outer), errors.Is(err, ErrUser), errors.Is(err, ErrLocal), errors.Is(err, ErrInside), m.Claimed:
+	case wrappedBySpamAssassin(outer), errors.Is(err, ErrUser):
 		return read(parts[i].body, own, depth+1)
+	case errors.Is(err, ErrLocal), errors.Is(err, ErrInside):
+		// A colleague without a login, or a script.
+		m, err = read(parts[i].body, own, depth+1)
+		m.Claimed = true
+		return m, err
 	}
 	if inner, _ := split(parts[i].body); inner.first("Received") == "" {
 		return m, err

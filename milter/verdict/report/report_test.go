@@ -94,6 +94,29 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// A message that came from outside may hold another one, with lines of its sender's making. Where mail
+// goes through a filter on this host, too, nobody but its own client is ever accused.
+func TestWhatAMessageHoldsIsItsSendersWord(t *testing.T) {
+	const inner = "Content-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: message/rfc822\n\n" +
+		"Received: from victim.example (victim.example [203.0.113.98])\n\tby mx.example (Postfix) with ESMTP id 4FAKE; Tue, 24 Nov 2026 13:21:55 +0000\n\nx\n--b--\n"
+	const client = "Received: from c.example (c.example [192.0.2.7])\n\tby mx.example (Postfix) with ESMTP id 4REAL; Tue, 24 Nov 2026 13:21:55 +0000\n"
+	for _, c := range []struct {
+		name, above string
+		claimed     bool
+	}{
+		{"from outside", client, false},
+		{"through a filter on this host", "Received: from localhost (localhost [127.0.0.1])\n\tby mx.example (Postfix) with ESMTP id 4BACK; x\n" + client, false},
+		{"through a relay inside", "Received: from r (r [10.9.0.1])\n\tby mx.example (Postfix) with ESMTP id 4BACK; x\n" + client, false},
+		{"from a script on this host", "Received: by mx.example (Postfix, from userid 33)\n\tid 4PICK; x\n", true},
+		{"from a host inside", "Received: from web (web [192.168.7.7])\n\tby mx.example (Postfix) with ESMTP id 4INS; x\n", true},
+	} {
+		m, err := Read([]byte(c.above+inner), nil)
+		if m.Addr.String() == "203.0.113.98" && !m.Claimed || c.claimed != (err == nil) {
+			t.Errorf("%s: %+v, %v", c.name, m, err)
+		}
+	}
+}
+
 func TestEach(t *testing.T) {
 	mbox := "From a Tue Nov 24 13:21:57 2026\nSubject: one\n\nFrom here on\n\nFrom b Tue Nov 24 13:21:58 2026\nSubject: two\n\n>From quoted\n\n"
 	for _, c := range []struct {
