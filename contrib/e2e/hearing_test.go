@@ -376,7 +376,7 @@ func TestPeopleCorrect(t *testing.T) {
 	if got := own("192.0.2.9"); got != "1 spam, 0 ham" {
 		t.Errorf("the client of an unknown message: %s", got)
 	}
-	if out, status := x.daemon.Command("learn", "spam", "4NOWHERE001"); status != 1 || !strings.Contains(out, "no message with this queue id") {
+	if out, status := x.daemon.Command("learn", "spam", "4NOWHERE001"); status != 1 || !strings.Contains(out, "with this queue id is known here") {
 		t.Errorf("%d: %s", status, out)
 	}
 	// A sieve script pipes a message in, and a feedback loop's report says by itself what it is.
