@@ -96,23 +96,23 @@ func (w *File) Follow(ctx context.Context, from Position, f func(line []byte, af
 	}
 }
 
+// settles is how often a directory is looked at again while its files are being renamed, and
+// settleWait the pause between.
+const settles, settleWait = 5, 20 * time.Millisecond
+
 // start opens the file that was read last, wherever it is now. A missing file is not an error.
 func (w *File) start(from Position) error {
-	candidates, _ := filepath.Glob(w.Path + "*")
-	for _, path := range append([]string{w.Path}, candidates...) {
-		info, err := os.Stat(path)
-		if err != nil || !is(info, from) {
-			continue
-		}
-		if err := w.open(path, from.Offset); err != nil {
+	for attempt := range settles {
+		found, err := w.resume(from)
+		if found || err != nil {
 			return err
 		}
-		if w.at.Tail = from.Tail; w.same() {
-			return nil
+		if from.Inode == 0 {
+			break
 		}
-		if path == w.Path {
-			w.restart("was cut short")
-			return nil
+		if attempt < settles-1 {
+			// It may have been renamed while the names were looked at.
+			time.Sleep(settleWait)
 		}
 	}
 	err := w.open(w.Path, 0)
@@ -126,6 +126,32 @@ func (w *File) start(from Position) error {
 	}
 	w.Log.Warn("the mail log was rotated away while nobody read it; it is read from its beginning, and what was behind it is not", "file", w.Path)
 	return nil
+}
+
+// resume opens the file that was read last; found is false where none has its name.
+func (w *File) resume(from Position) (found bool, err error) {
+	candidates, _ := filepath.Glob(w.Path + "*")
+	for _, path := range append([]string{w.Path}, candidates...) {
+		info, err := os.Stat(path)
+		if err != nil || !is(info, from) {
+			continue
+		}
+		if err := w.open(path, from.Offset); err != nil {
+			return false, err
+		}
+		if opened, err := w.file.Stat(); err != nil || !is(opened, from) {
+			// It was renamed meanwhile.
+			continue
+		}
+		if w.at.Tail = from.Tail; w.same() {
+			return true, nil
+		}
+		if path == w.Path {
+			w.restart("was cut short")
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // Before calls f for each line among the last bytes before a position, wherever the file is now
@@ -176,6 +202,11 @@ func (w *File) open(path string, offset int64) error {
 	if err != nil {
 		return err
 	}
+	return w.use(file, offset)
+}
+
+// use reads on in a file that was opened.
+func (w *File) use(file *os.File, offset int64) error {
 	info, err := file.Stat()
 	if err != nil {
 		file.Close()
@@ -293,7 +324,33 @@ func (w *File) turn() error {
 	if old, err := w.file.Stat(); err == nil && old.Size() > w.at.Offset && w.whole() {
 		return nil
 	}
-	return w.open(w.next(), 0)
+	return w.openNext()
+}
+
+// openNext opens the next file. Its name can change before it is opened, and those of others while
+// they are looked at: what cannot be told now is left to the next look.
+func (w *File) openNext() error {
+	path, next := w.next()
+	if again, same := w.next(); next == nil || same == nil || again != path || !os.SameFile(next, same) {
+		return nil
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return unlessMissing(err)
+	}
+	if info, err := file.Stat(); err != nil || !os.SameFile(info, next) {
+		file.Close()
+		return err
+	}
+	w.close()
+	return w.use(file, 0)
+}
+
+func unlessMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // whole reports whether a whole line is left to read.
@@ -304,28 +361,32 @@ func (w *File) whole() bool {
 }
 
 // next is the file that was written after the one that is open: the oldest of those that were
-// changed since.
-func (w *File) next() string {
+// changed since, else the one that has the name; nil where that is not there.
+func (w *File) next() (path string, info fs.FileInfo) {
+	current, _ := os.Stat(w.Path)
 	old, err := w.file.Stat()
 	if err != nil {
-		return w.Path
+		return w.Path, current
 	}
 	type rotated struct {
-		path    string
-		changed time.Time
+		path string
+		info fs.FileInfo
 	}
 	var later []rotated
 	candidates, _ := filepath.Glob(w.Path + "[.\\-]*")
 	for _, path := range candidates {
 		info, err := os.Stat(path)
 		if err == nil && info.Mode().IsRegular() && !is(info, w.at) && info.ModTime().After(old.ModTime()) && plain(path) {
-			later = append(later, rotated{path, info.ModTime()})
+			later = append(later, rotated{path, info})
 		}
 	}
 	if len(later) == 0 {
-		return w.Path
+		return w.Path, current
 	}
-	return slices.MinFunc(later, func(a, b rotated) int { return cmp.Or(a.changed.Compare(b.changed), cmp.Compare(a.path, b.path)) }).path
+	first := slices.MinFunc(later, func(a, b rotated) int {
+		return cmp.Or(a.info.ModTime().Compare(b.info.ModTime()), cmp.Compare(a.path, b.path))
+	})
+	return first.path, first.info
 }
 
 // plain reports whether a rotated file is a log that was not packed.
