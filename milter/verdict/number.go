@@ -21,7 +21,7 @@ func readStatus(value string) (got reading, ok bool) {
 	return got, true
 }
 
-// number is a score, with a comma in some locales.
+// aNumber is a score, with a comma in some locales.
 const aNumber = `([-+]?[0-9]+(?:[.,][0-9]+)?|[-+]?(?i:nan|inf))`
 
 var (
@@ -38,7 +38,7 @@ var (
 func readStatusAlone(value string) (got reading, ok bool) {
 	class, rest, decided := classOfWord(value)
 	if decided {
-		got = reading{decided: true, class: class, detail: worded}
+		got = decision(class)
 	} else {
 		rest = value
 	}
@@ -52,7 +52,7 @@ func readStatusAlone(value string) (got reading, ok bool) {
 	if m := requiredKey.FindStringSubmatch(rest); m != nil && got.hasScore {
 		got.limit, _ = parseNumber(m[1])
 	}
-	if unknownScore.MatchString(rest) || contains(rest, "(timed out", "(disabled due", "larger than max") {
+	if unknownScore.MatchString(rest) || unweighed(rest) {
 		got.class = policy.None
 	}
 	switch {
@@ -161,7 +161,7 @@ func readProbability(value string) (got reading, ok bool) {
 	if !ok {
 		return got, false
 	}
-	got = reading{decided: true, class: policy.None, detail: worded}
+	got = decision(policy.None)
 	switch {
 	case n.score >= 0.9:
 		got.class = policy.Spam

@@ -14,7 +14,7 @@ func readSCL(value string) (got reading, ok bool) {
 	if err != nil || n < -1 || n > 9 {
 		return got, false
 	}
-	got = reading{decided: true, class: policy.None, detail: worded}
+	got = decision(policy.None)
 	switch {
 	case n <= 1:
 		got.class = policy.Ham
@@ -35,7 +35,7 @@ func readForefront(value string) (got reading, ok bool) {
 	if m == nil {
 		return got, false
 	}
-	got = reading{decided: true, class: policy.None, detail: worded}
+	got = decision(policy.None)
 	switch m[1] {
 	case "SPM", "SKS", "SKB", "BLK":
 		got.class = policy.Spam
@@ -70,7 +70,7 @@ func readPercentage(value string) (got reading, ok bool) {
 		return got, false
 	}
 	n, _ := strconv.Atoi(m[1])
-	got = reading{decided: true, class: policy.None, detail: worded}
+	got = decision(policy.None)
 	switch {
 	case n >= 50:
 		got.class = policy.Spam
@@ -83,7 +83,7 @@ func readPercentage(value string) (got reading, ok bool) {
 // readYandex reads X-Yandex-Spam: 1 is ham, 2 a newsletter, 4 spam.
 func readYandex(value string) (got reading, ok bool) {
 	class, ok := map[string]policy.Class{"1": policy.Ham, "2": policy.None, "4": policy.Spam}[value]
-	return reading{decided: true, class: class, detail: worded}, ok
+	return decision(class), ok
 }
 
 // readVirus reads the name of a virus, or that there is none.
@@ -92,12 +92,12 @@ func readVirus(value string) (got reading, ok bool) {
 		// A sentence, not a name.
 		return got, false
 	} else if !ok {
-		got = reading{decided: true, class: policy.Spam, detail: worded}
+		got = decision(policy.Spam)
 	}
 	return got, true
 }
 
 // readNoVerdict is for headers that only say that a filter has run.
 func readNoVerdict(string) (reading, bool) {
-	return reading{decided: true, class: policy.None, detail: worded}, true
+	return decision(policy.None), true
 }

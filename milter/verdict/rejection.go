@@ -31,20 +31,24 @@ const RejectedMailer = "error"
 // policy service, a block list or another server, which can quote the client. Of these only what
 // comes before the first quotation counts.
 func (r Rejection) Assessment() policy.Assessment {
-	class, source := r.judge()
+	class, source, subject := r.judge()
 	if class == "" {
-		class = r.refused()
+		class = r.refused(subject)
 	}
-	return policy.Assessment{Class: class, Confidence: policy.Certain, Source: source, Reason: Clip(strings.TrimSpace(r.Status + " " + r.Text))}
+	return r.assessment(class, source)
 }
 
 // ByFilter is what a refusal by a filter before us says: unless it gives another reason, the filter
 // found spam.
 func (r Rejection) ByFilter(filter policy.Source) policy.Assessment {
-	class, source := r.judge()
+	class, source, _ := r.judge()
 	if class == "" {
 		class, source = policy.Spam, filter
 	}
+	return r.assessment(class, source)
+}
+
+func (r Rejection) assessment(class policy.Class, source policy.Source) policy.Assessment {
 	return policy.Assessment{Class: class, Confidence: policy.Certain, Source: source, Reason: Clip(strings.TrimSpace(r.Status + " " + r.Text))}
 }
 
@@ -70,11 +74,17 @@ const (
 	aboutETRN      = "etrn command"
 )
 
-// judge tells whose refusal it is and what that says; an empty class is one that depends on who
-// refused.
-func (r Rejection) judge() (policy.Class, policy.Source) {
+// judge tells whose refusal it is, what that says and what it is about; an empty class is one that
+// depends on who refused.
+func (r Rejection) judge() (class policy.Class, source policy.Source, subject string) {
 	r.Text = restored(r.Text)
 	subject, text := r.subject()
+	class, source = r.judgeText(subject, text)
+	return class, source, subject
+}
+
+// judgeText judges what comes after the subject.
+func (r Rejection) judgeText(subject, text string) (policy.Class, policy.Source) {
 	said := statement(text)
 	if list, ok := parseBlockList(text); ok {
 		if list.refusedResolver() {
@@ -87,11 +97,12 @@ func (r Rejection) judge() (policy.Class, policy.Source) {
 		// A milter is away, and milter_default_action has it so (milter8.c).
 		return policy.None, policy.FromTempfail
 	case subject == aboutETRN,
-		contains(said, "encryption is required", "encryption required", "tls is required", "tls required", "requires tls", "must use tls", "tls-encrypted", "starttls command first", "requires starttls", "starttls is required"),
+		contains(said, "encryption is required", "encryption required", "tls is required", "tls required", "requires tls", "must use tls",
+			"tls-encrypted", "starttls command first", "requires starttls", "starttls is required"),
 		contains(said, "not owned by user", "not same as smtp authenticate", "smtp auth is required", "authentication required"):
 		return policy.None, policy.FromRecipient
 	case starts(said, "undeliverable address", "unverified address", "address verification", "unverified"):
-		return policy.None, r.verified(text)
+		return policy.None, r.verified(subject, text)
 	case starts(said, "server configuration", "temporary lookup failure", "local data error", "service shutting down", "error: queue file write error"):
 		return policy.None, policy.FromTempfail
 	case starts(said, "relay access denied", "relaying denied"):
@@ -117,13 +128,12 @@ func (r Rejection) judge() (policy.Class, policy.Source) {
 
 // refused is what a permanent refusal by the MTA's own rules says. One of a recipient can be for
 // the recipient's sake, unless it is a matter of policy (RFC 3463, x.7.x).
-func (r Rejection) refused() policy.Class {
-	r.Text = restored(r.Text)
-	if subject, _ := r.subject(); r.NullSender && (subject == aboutRecipient || subject == "") {
+func (r Rejection) refused(subject string) policy.Class {
+	if r.NullSender && (subject == aboutRecipient || subject == "") {
 		// A bounce to an address that was forged, or whose signature has run out.
 		return policy.None
 	}
-	switch subject, _ := r.subject(); subject {
+	switch subject {
 	case aboutClient, aboutReverse, aboutHELO, aboutSender:
 		return policy.Spam
 	}
@@ -199,7 +209,8 @@ func (r Rejection) noMailbox(said string) bool {
 		return true
 	}
 	return contains(said, "mailbox is full", "mailbox full", "inbox is full", "over quota", "overquota", "quota exceeded", "exceeded quota",
-		"exceeded its quota", "exceeds quota", "insufficient storage", "insufficient disk", "out of storage", "not enough space", "message size", "message too large", "mailbox size", "mailbox is locked", "account is locked", "account has been closed", "not enough disk",
+		"exceeded its quota", "exceeds quota", "insufficient storage", "insufficient disk", "out of storage", "not enough space",
+		"message size", "message too large", "mailbox size", "mailbox is locked", "account is locked", "account has been closed", "not enough disk",
 		"no longer receiv", "no longer accept", "no longer active", "no longer valid", "no longer in use", "no longer here", "mail to this address bounces",
 		"is disabled", "account disabled", "mailbox disabled", "is inactive", "is suspended", "has expired")
 }
@@ -256,12 +267,12 @@ func (r Rejection) unknownUser(subject, said string) bool {
 // verified is the source of a recipient that address verification refused: an unknown user where
 // the server that was asked says so, in its status code. Whatever else it says is about us, not
 // about the client.
-func (r Rejection) verified(text string) policy.Source {
+func (r Rejection) verified(subject, text string) policy.Source {
 	if r.temporary() {
 		return policy.FromTempfail
 	}
 	_, reply, ok := strings.Cut(text, " said: 550")
-	if subject, _ := r.subject(); ok && subject == aboutRecipient && starts(reply, " 5.1.1 ", "-5.1.1 ") {
+	if ok && subject == aboutRecipient && starts(reply, " 5.1.1 ", "-5.1.1 ") {
 		return policy.FromUnknownUser
 	}
 	return policy.FromRecipient

@@ -81,7 +81,7 @@ func (f *Filter) readWords(value string) (got reading, ok bool) {
 	for class, words := range map[policy.Class][]string{policy.Spam: f.Spam, policy.Ham: f.Ham} {
 		for _, w := range words {
 			if len(w) > longest && len(value) >= len(w) && strings.EqualFold(value[:len(w)], w) && !letterAt(value, len(w)) {
-				got, longest = reading{decided: true, class: class, detail: worded}, len(w)
+				got, longest = decision(class), len(w)
 			}
 		}
 	}

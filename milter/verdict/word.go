@@ -61,10 +61,9 @@ func readWord(value string) (got reading, ok bool) {
 	value = strings.TrimLeft(value, ": ")
 	class, rest, ok := classOfWord(value)
 	if !ok {
-		return reading{decided: true, class: policy.None, detail: worded}, value == ""
+		return decision(policy.None), value == ""
 	}
-	if contains(rest, "(timed out", "(disabled due", "=? ", "larger than max") {
-		// Nothing was weighed.
+	if unweighed(rest) || strings.Contains(rest, "=? ") {
 		class = policy.None
 	}
 	// "Spam: no" is a label and its value.
@@ -73,7 +72,18 @@ func readWord(value string) (got reading, ok bool) {
 			class = inner
 		}
 	}
-	return reading{decided: true, class: class, detail: worded}, true
+	return decision(class), true
+}
+
+// decision is a reading of a filter that says only what it decided.
+func decision(class policy.Class) reading {
+	return reading{decided: true, class: class, detail: worded}
+}
+
+// unweighed reports that the filter did not look at the message: MailScanner's words, and
+// SpamAssassin's callers'.
+func unweighed(rest string) bool {
+	return contains(rest, "(timed out", "(disabled due", "larger than max")
 }
 
 var resultKey = regexp.MustCompile(`(?i)(?:^|[;, ])(?:result|class|rule|verdict)="?([a-z_-]+)`)
