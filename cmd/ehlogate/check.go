@@ -77,11 +77,7 @@ func check(c *cli.Context) error {
 	case err != nil:
 		found = append(found, postfix.Finding{What: "Postfix's configuration cannot be read", Fix: err.Error()})
 	default:
-		more, err := p.Check(c.Context)
-		if err != nil {
-			return err
-		}
-		found = append(found, more...)
+		found = append(found, p.Check(c.Context)...)
 	}
 	return printReport(c, found)
 }
@@ -112,7 +108,7 @@ func storeFindings(ctx context.Context, cfg *config.Config, running bool) (found
 	switch {
 	case cfg.Store.Redis != nil:
 		for _, f := range redis.Inspect(ctx, server.RedisOptions(cfg, nil)) {
-			found = append(found, postfix.Finding(f))
+			found = append(found, postfix.Finding{OK: f.OK, What: f.What, Fix: f.Fix})
 		}
 	case running:
 		found = append(found, postfix.Finding{OK: true, What: "the daemon holds the store in " + cfg.Store.Dir})
@@ -138,10 +134,15 @@ func printReport(c *cli.Context, found []postfix.Finding) error {
 		switch {
 		case c.Bool("json"):
 			json.NewEncoder(c.App.Writer).Encode(f)
+		case f.Note:
+			fmt.Fprintf(c.App.Writer, "note  %s\n", f.What)
 		case f.OK:
 			fmt.Fprintf(c.App.Writer, "ok    %s\n", f.What)
 		default:
-			fmt.Fprintf(c.App.Writer, "fix   %s\n      %s\n", f.What, f.Fix)
+			fmt.Fprintf(c.App.Writer, "fix   %s\n", f.What)
+		}
+		if f.Fix != "" && !c.Bool("json") {
+			fmt.Fprintf(c.App.Writer, "      %s\n", f.Fix)
 		}
 	}
 	return err

@@ -100,7 +100,7 @@ func prepareOn(t testing.TB, url, toml string) *exchanger {
 
 func (x *exchanger) apply(flags ...string) {
 	x.t.Helper()
-	args := append([]string{"setup", "postfix", "--apply", "--postfix-config", x.ConfigDir()}, flags...)
+	args := append([]string{"setup", "postfix", "--apply", "--mode", "protect", "--postfix-config", x.ConfigDir()}, flags...)
 	if out, status := x.daemon.Command(args...); status != 0 {
 		x.t.Fatalf("setup: %d: %s", status, out)
 	}

@@ -28,6 +28,8 @@ const DefaultFile = "/etc/ehlogate/ehlogate.toml"
 
 // Config is a complete, valid configuration.
 type Config struct {
+	// File is the configuration file that was read, empty for none.
+	File   string
 	Milter struct{ Listen Address }
 	Table  struct{ Socketmap, Memcache Address }
 	HTTP   struct {
@@ -47,6 +49,8 @@ type Config struct {
 		SpoolLimit int64
 	}
 	Policy policy.Policy
+	// ModeGiven says that policy.mode was given and is not the default.
+	ModeGiven bool
 	// ASNDatabase is the file of autonomous systems, empty for none.
 	ASNDatabase string
 	Verdict     verdict.Rules
@@ -119,12 +123,12 @@ type Source struct {
 func Load(src Source) (*Config, error) {
 	c := defaults(src.Env)
 	var faults []error
-	if file := fileOf(src); file != "" {
-		b, err := os.ReadFile(file)
+	if c.File = fileOf(src); c.File != "" {
+		b, err := os.ReadFile(c.File)
 		if err != nil {
 			return nil, fmt.Errorf("config: %w; name another file with --config", err)
 		}
-		faults = append(faults, c.readTOML(file, b)...)
+		faults = append(faults, c.readTOML(c.File, b)...)
 	}
 	for _, s := range Settings {
 		if text, ok := src.Env(EnvName(s.Key)); ok {
@@ -142,6 +146,12 @@ func Load(src Source) (*Config, error) {
 	}
 	c.derive()
 	return c, errors.Join(faults...)
+}
+
+// Parse reads the text of a configuration file and returns what is wrong with it by itself.
+func Parse(file string, text []byte) error {
+	c := defaults(func(string) (string, bool) { return "", false })
+	return errors.Join(c.readTOML(file, text)...)
 }
 
 // bothNames finds a setting that is given by both of its names.
@@ -173,12 +183,18 @@ func EnvName(key string) string {
 	return "EHLOGATE_" + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(key))
 }
 
+// DefaultAddress is the default of a key that names a listener.
+func DefaultAddress(key string) Address {
+	port := map[string]string{"http.listen": "8896", "milter.listen": "8897", "table.socketmap": "8898", "table.memcache": "8899"}[key]
+	return Address{"tcp", "127.0.0.1:" + port}
+}
+
 func defaults(env func(string) (string, bool)) *Config {
 	c := &Config{Policy: policy.Default()}
-	c.Milter.Listen = Address{"tcp", "127.0.0.1:8897"}
-	c.Table.Socketmap = Address{"tcp", "127.0.0.1:8898"}
-	c.Table.Memcache = Address{"tcp", "127.0.0.1:8899"}
-	c.HTTP.Listen = Address{"tcp", "127.0.0.1:8896"}
+	c.Milter.Listen = DefaultAddress("milter.listen")
+	c.Table.Socketmap = DefaultAddress("table.socketmap")
+	c.Table.Memcache = DefaultAddress("table.memcache")
+	c.HTTP.Listen = DefaultAddress("http.listen")
 	c.Store.Dir = "ehlogate-data"
 	c.Store.SpoolLimit = 256 << 20
 	// systemd.exec(5): several directories are separated by a colon.

@@ -58,7 +58,7 @@ var settings = []Setting{
 	{"store.url", "where evidence is kept: embedded:DIRECTORY, redis://, rediss://, redis+unix://, redis+sentinel:// or redis+cluster://", func(c *Config, v value) error { return c.setStore(v) }},
 	{"store.spool", "directory in which observations wait while Redis is away", path(func(c *Config) *string { return &c.Store.Spool })},
 	{"store.spool_limit", "most that waits there, in MiB", func(c *Config, v value) error { return c.setSpoolLimit(v) }},
-	{"policy.mode", "observe, protect or earn", oneOf(policy.Modes, func(c *Config) *policy.Mode { return &c.Policy.Mode })},
+	{"policy.mode", "observe, protect or earn", func(c *Config, v value) error { return c.setMode(v) }},
 	{"policy.exempt", "networks that are always offered STARTTLS; 127.0.0.1 and ::1 are, in any case", networks(func(c *Config) *[]netip.Prefix { return &c.Policy.Exempt })},
 	{"reputation.half_life", "time in which what a host's spam weighs fades to half, beside ham; without any ham it takes sixteen times as long", duration(time.Minute, 720*time.Hour, func(c *Config) *time.Duration { return &c.Policy.Params.HalfLife })},
 	{"reputation.ham_half_life", "the same for its ham", duration(time.Minute, 8760*time.Hour, func(c *Config) *time.Duration { return &c.Policy.Params.HamHalfLife })},
@@ -251,6 +251,11 @@ func duration(least, most time.Duration, field func(*Config) *time.Duration) fun
 		*field(c) = d
 		return nil
 	}
+}
+
+func (c *Config) setMode(v value) error {
+	c.ModeGiven = true
+	return oneOf(policy.Modes, func(c *Config) *policy.Mode { return &c.Policy.Mode })(c, v)
 }
 
 func (c *Config) setStore(v value) error {

@@ -129,11 +129,7 @@ func userServices(cfg *config.Config, log *slog.Logger) []string {
 	if err != nil {
 		return nil
 	}
-	names, err := p.UserServices(ctx)
-	if err != nil {
-		log.Warn("the services of this host's own users are known by their names alone: Postfix does not tell them", "error", err)
-	}
-	return names
+	return p.Users().SyslogNames
 }
 
 func (d *Daemon) intakeSettings() intake.Settings {

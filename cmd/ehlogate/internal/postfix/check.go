@@ -3,8 +3,7 @@ package postfix
 import (
 	"context"
 	"fmt"
-	"maps"
-	"os"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -13,168 +12,198 @@ import (
 type Finding struct {
 	// OK says that it is as it should be.
 	OK bool `json:"ok"`
+	// Note says that it can be as it is, but that there is something to know.
+	Note bool `json:"note,omitempty"`
 	// What was found, and the line that fixes it.
 	What string `json:"what"`
 	Fix  string `json:"mend,omitempty"`
 }
 
-// checker collects findings until something cannot be read.
+// checker collects findings. One that several services share is one.
 type checker struct {
 	*Postfix
 	ctx   context.Context
-	found []Finding
-	err   error
+	found []*shared
+}
+
+// shared is a finding about services.
+type shared struct {
+	Finding
+	services []string
 }
 
 // Check looks at everything beside ehlogate that can be missing, wrong or dangerous.
-func (p *Postfix) Check(ctx context.Context) ([]Finding, error) {
+func (p *Postfix) Check(ctx context.Context) []Finding {
 	c := &checker{Postfix: p, ctx: ctx}
-	c.checkTLS()
-	c.checkMilter()
-	table := c.checkTable()
-	services, err := p.services(ctx)
-	if err != nil {
-		return c.found, err
+	c.checkRoles()
+	c.checkOptions()
+	for _, s := range c.of(exchanger) {
+		c.checkTLS(s)
+		c.checkMilter(s)
+		c.checkTable(s)
+		c.checkAUTH(s)
+		c.checkForged(s)
 	}
-	c.checkPostscreen(services, table)
-	c.checkSubmission(services)
-	c.checkHeaders()
-	return c.found, c.err
-}
-
-func (c *checker) want(ok bool, good, bad, fix string) {
-	f := Finding{OK: ok, What: good}
-	if !ok {
-		f.What, f.Fix = bad, fix
+	c.checkUsers()
+	c.checkPostscreen()
+	c.checkKept()
+	for _, f := range c.deaf() {
+		c.add(nil, Finding{What: f.what, Fix: f.fix})
 	}
-	c.found = append(c.found, f)
-}
-
-func (c *checker) get(name string) string {
-	v, err := c.value(c.ctx, name)
-	if err != nil && c.err == nil {
-		c.err = err
+	c.checkRelays()
+	var all []Finding
+	for _, f := range c.found {
+		if len(f.services) > 0 {
+			f.What += " (" + strings.Join(f.services, ", ") + ")"
+		}
+		all = append(all, f.Finding)
 	}
-	return v
+	return all
 }
 
-func (c *checker) edit(name, value string) string {
-	return fmt.Sprintf("postconf -c %s -e '%s = %s'", c.Dir, name, value)
-}
-
-func (c *checker) checkTLS() {
-	level := c.get(tlsLevel)
-	switch level {
-	case "may":
-		c.want(true, "STARTTLS is offered", "", "")
-	case "encrypt":
-		c.want(false, "", "TLS is mandatory: a client from whom STARTTLS is withheld could send no mail at all", c.edit(tlsLevel, "may"))
-	default:
-		c.want(false, "", fmt.Sprintf("%s is %q: STARTTLS is offered to nobody", tlsLevel, level), c.edit(tlsLevel, "may")+", with smtpd_tls_chain_files")
-	}
-}
-
-func (c *checker) checkMilter() {
-	list := split(c.get(milters))
-	i := slices.IndexFunc(list, c.ours)
+// add adds a finding about a service, nil for all.
+func (c *checker) add(s *service, f Finding) {
+	i := slices.IndexFunc(c.found, func(o *shared) bool { return o.Finding == f })
 	if i < 0 {
-		c.want(false, "", fmt.Sprintf("%s does not name our milter at %s", milters, c.cfg.Milter.Listen), c.edit(milters, c.miltersWithOurs(list)))
+		i = len(c.found)
+		c.found = append(c.found, &shared{Finding: f})
+	}
+	if s != nil {
+		c.found[i].services = append(c.found[i].services, s.key())
+	}
+}
+
+func (c *checker) ok(s *service, what string) { c.add(s, Finding{OK: true, What: what}) }
+
+func (c *checker) note(s *service, what, fix string) {
+	c.add(s, Finding{OK: true, Note: true, What: what, Fix: fix})
+}
+
+func (c *checker) fault(s *service, what, fix string) { c.add(s, Finding{What: what, Fix: fix}) }
+
+// fix is the line that gives a parameter a value for a service: in master.cf where the service has
+// its own.
+func (p *Postfix) fix(s *service, name, value string) string {
+	if s != nil {
+		if _, ok := s.own(name); ok {
+			return p.fixService(s, name, value)
+		}
+	}
+	return fmt.Sprintf("postconf -c %s -e '%s'", p.Dir, strings.ReplaceAll(strings.TrimSpace(name+" = "+value), "'", `'\''`))
+}
+
+// fixService is the same for the service alone. postconf -P takes no value with white space.
+func (p *Postfix) fixService(s *service, name, value string) string {
+	return fmt.Sprintf("in %s, below %s: %s", p.file("master.cf"), s.key(), strings.TrimSpace(option(name, value)))
+}
+
+// checkRoles says what the services are taken for.
+func (c *checker) checkRoles() {
+	if len(c.of(exchanger)) == 0 {
+		c.fault(nil, "no service takes mail of strangers and lets them do without TLS: STARTTLS is never withheld",
+			"nothing, where that is meant: "+c.roles())
+	}
+	for _, s := range c.of(strict) {
+		if _, kind := c.ourTable(split(s.value(discard))); kind == "" {
+			c.note(s, "TLS is mandatory, so STARTTLS is never withheld there", "")
+		}
+	}
+}
+
+// checkOptions looks for options in master.cf that a service dies of.
+func (c *checker) checkOptions() {
+	for _, s := range c.services {
+		for _, o := range s.malformed {
+			c.fault(s, fmt.Sprintf("the option %q in master.cf has no value, and smtpd dies of it", "-o "+o), "-o "+o+"=VALUE without white space, or -o { "+o+" = VALUE }")
+		}
+	}
+}
+
+// checkTLS looks whether STARTTLS is offered at all.
+func (c *checker) checkTLS(s *service) {
+	if level := s.tlsLevel(); level == "none" {
+		c.fault(s, "STARTTLS is offered to nobody", c.fix(s, tlsLevel, "may")+", with a certificate in smtpd_tls_chain_files")
 		return
 	}
-	c.want(i == len(list)-1, "our milter is the last, after the filters whose verdicts it reads",
-		"our milter is not the last in "+milters+": it does not see what later filters add", c.edit(milters, c.miltersWithOurs(list)))
-	action := c.get("milter_default_action")
-	if own, ok := itemSetting(list[i], "default_action"); ok {
-		action = own
-	}
-	c.want(action == "accept", "mail goes on when our milter is away",
-		fmt.Sprintf("default action %s: mail is refused or held while our milter is away", action), c.edit(milters, c.miltersWithOurs(list)))
-}
-
-// itemSetting is a setting of one item of smtpd_milters, such as { inet:HOST:PORT,
-// default_action=accept }.
-func itemSetting(item, name string) (value string, ok bool) {
-	for _, s := range split(strings.ReplaceAll(strings.Trim(item, "{} "), " = ", "=")) {
-		if n, v, _ := strings.Cut(s, "="); n == name {
-			return v, true
-		}
-	}
-	return "", false
-}
-
-// checkTable returns the kind of our table: memcache, socketmap or "".
-func (c *checker) checkTable() string {
-	value := c.get(discard)
-	for _, item := range split(value) {
-		kind, rest, _ := strings.Cut(item, ":")
-		switch {
-		case kind == "socketmap" && strings.HasPrefix(rest, c.cfg.Table.Socketmap.String()+":"):
-			c.want(false, "", "the table is a socketmap: no mail comes in while the daemon is away (421 4.3.0)", "ehlogate setup postfix --apply, which uses memcache with a backup")
-			return kind
-		case kind == "memcache":
-			if b, err := os.ReadFile(rest); err == nil && strings.Contains(string(b), c.cfg.Table.Memcache.String()) {
-				c.checkMemcache(rest, string(b))
-				return kind
-			}
-		}
-	}
-	c.want(false, "", discard+" does not name our table: STARTTLS is never withheld", c.edit(discard, "memcache:"+c.file(memcacheFile))+" (ehlogate setup postfix prints that file)")
-	return ""
-}
-
-func (c *checker) checkMemcache(file, text string) {
-	set := map[string]string{}
-	for line := range strings.Lines(text) {
-		if name, value, ok := strings.Cut(line, "="); ok && !strings.HasPrefix(line, "#") {
-			set[strings.TrimSpace(name)] = strings.TrimSpace(value)
-		}
-	}
-	for _, name := range []string{"timeout", "max_try"} {
-		c.want(set[name] == "1", "memcache "+name+" is 1",
-			fmt.Sprintf("%s: %s is %q: a daemon that hangs holds a session longer than a second", file, name, set[name]), fmt.Sprintf("%s = 1 in %s", name, file))
-	}
-	c.want(set["backup"] != "", "the table has a backup, so it fails open", file+": no backup: lookups fail while the daemon is away", "backup = texthash:"+c.file(backupFile)+" in "+file)
-}
-
-func (c *checker) checkPostscreen(services []service, table string) {
-	runs := slices.ContainsFunc(services, func(s service) bool { return s.command == "postscreen" || strings.HasPrefix(s.command, "postscreen ") })
-	value := c.get(postscreen)
-	if !runs && table != "socketmap" {
+	if fault := certificateFault(s); fault != "" {
+		c.fault(s, "STARTTLS is offered to nobody: "+fault, "name a certificate and its key, such as with: postfix tls new-server-cert, or smtpd_tls_chain_files")
 		return
 	}
-	usesOurs := strings.Contains(value, c.cfg.Table.Socketmap.String()) || strings.Contains(value, memcacheFile)
-	c.want(!runs || !usesOurs, "postscreen does not use our table", "postscreen uses our table at every EHLO in its one process, and dies when a socketmap fails", c.edit(postscreen, ""))
+	c.ok(s, "STARTTLS is offered")
 }
 
-func (c *checker) checkSubmission(services []service) {
-	for _, s := range services {
-		if !s.submission() {
+// checkAUTH notes an exchanger at which users log in.
+func (c *checker) checkAUTH(s *service) {
+	if s.yes("smtpd_sasl_auth_enable") {
+		c.note(s, "users can log in at the mail exchanger, too, and one of low reputation would not be offered STARTTLS there",
+			"let them use submission (587 or 465), or list their networks in policy.exempt")
+	}
+}
+
+// checkUsers looks whether services of the operator's own users, and those that require TLS, ask our
+// table.
+func (c *checker) checkUsers() {
+	for _, s := range c.of(users, strict) {
+		list := split(s.value(discard))
+		i, kind := c.ourTable(list)
+		if kind == "" {
+			c.ok(s, "our table is not asked where users send, or TLS is mandatory")
 			continue
 		}
-		value, ok := c.ownValue(c.ctx, s, discard)
-		c.want(ok && value == "", s.key()+" does not use our table", s.key()+" uses our table: the operator's own users could be refused TLS",
-			fmt.Sprintf("postconf -c %s -P '%s/%s='", c.Dir, s.key(), discard))
+		c.fault(s, "our table is asked where users send or TLS is mandatory: one of low reputation could send nothing",
+			c.fixService(s, discard, strings.Join(append(slices.Delete(slices.Clone(list), i, i+1), c.beside(list[i])...), ", ")))
 	}
 }
 
-// checkHeaders asks the header_checks tables what they do with a verdict header that a client
-// wrote.
-func (c *checker) checkHeaders() {
-	tables := split(c.get(checks))
-	forged := map[string]string{}
-	for _, h := range c.cfg.Verdict.Names() {
-		forged[h] = h + ": No"
+// checkPostscreen looks whether postscreen(8) asks our table.
+func (c *checker) checkPostscreen() {
+	for _, s := range c.services {
+		if s.command != "postscreen" {
+			continue
+		}
+		list := split(s.value(postscreen))
+		i, kind := c.ourTable(list)
+		if kind == "" {
+			c.ok(s, "postscreen does not ask our table")
+			continue
+		}
+		what := "postscreen asks our table at every EHLO in its one process, and a daemon that hangs holds up every client"
+		if kind == socketmapTable {
+			what = "postscreen asks our table, and dies when a socketmap fails"
+		}
+		rest := slices.Delete(slices.Clone(list), i, i+1)
+		if others := c.beside(list[i]); len(others) > 0 {
+			rest = append(rest, "unionmap:{"+strings.Join(others, ", ")+"}")
+		}
+		c.fault(s, what, c.fix(s, postscreen, strings.Join(rest, ", ")))
 	}
-	if id := c.cfg.Verdict.AuthservID; id != "" {
-		forged["Authentication-Results of "+id] = "Authentication-Results: " + id + "; dmarc=pass"
+}
+
+// checkRelays looks for hosts that may relay and are not exempt.
+func (c *checker) checkRelays() {
+	var missing []string
+	for _, item := range split(c.values["mynetworks"]) {
+		n, ok := network(item)
+		if !ok || n.Bits() == 0 || n.Addr().IsLoopback() || here(n) || covered(n, c.cfg.Policy.Exempt) {
+			continue
+		}
+		missing = append(missing, n.String())
 	}
-	for _, h := range slices.Sorted(maps.Keys(forged)) {
-		stripped := slices.ContainsFunc(tables, func(t string) bool {
-			out, err := c.run(c.ctx, "postmap", "-c", c.Dir, "-q", forged[h], t)
-			return err == nil && (strings.HasPrefix(strings.ToUpper(out), "IGNORE") || strings.HasPrefix(strings.ToUpper(out), "STRIP"))
-		})
-		c.want(stripped, "a client's own "+h+" is removed before any filter runs",
-			"a client can write "+h+" into its message and be believed where the filter does not remove it",
-			c.edit(checks, c.checksWithOurs(tables))+" (ehlogate setup postfix prints that table)")
+	if len(missing) == 0 {
+		return
 	}
+	all := []string{}
+	for _, n := range c.cfg.Policy.Exempt {
+		all = append(all, fmt.Sprintf("%q", n))
+	}
+	for _, n := range missing {
+		all = append(all, fmt.Sprintf("%q", n))
+	}
+	c.fault(nil, "mynetworks has hosts that are not exempt, and could be taken for spammers because of what they relay: "+strings.Join(missing, ", "),
+		fmt.Sprintf("in the section [policy] of ehlogate.toml: exempt = [%s]", strings.Join(all, ", ")))
+}
+
+// covered reports whether a network lies inside one of others.
+func covered(n netip.Prefix, others []netip.Prefix) bool {
+	return slices.ContainsFunc(others, func(o netip.Prefix) bool { return o.Bits() <= n.Bits() && o.Contains(n.Addr()) })
 }

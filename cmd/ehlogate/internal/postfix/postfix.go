@@ -1,5 +1,9 @@
-// Package postfix reads and writes the settings of a Postfix through postconf(1): what is missing,
-// wrong or dangerous beside ehlogate, and the lines that fix it.
+// Package postfix reads and writes the settings of a Postfix: what is missing, wrong or dangerous
+// beside ehlogate, and the lines that fix it.
+//
+// postconf(1) says what is in force, for main.cf and for each service of master.cf with its own
+// settings. The files themselves are edited line by line, so that comments, order and layout stay,
+// and can be given back as they were.
 package postfix
 
 import (
@@ -9,18 +13,28 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 )
 
 // The parameters concerned, as postconf(5) names them.
 const (
-	milters    = "smtpd_milters"
-	discard    = "smtpd_discard_ehlo_keyword_address_maps"
-	postscreen = "postscreen_discard_ehlo_keyword_address_maps"
-	checks     = "header_checks"
-	tlsLevel   = "smtpd_tls_security_level"
+	milters     = "smtpd_milters"
+	discard     = "smtpd_discard_ehlo_keyword_address_maps"
+	keywords    = "smtpd_discard_ehlo_keywords"
+	postscreen  = "postscreen_discard_ehlo_keyword_address_maps"
+	checks      = "header_checks"
+	mimeChecks  = "mime_header_checks"
+	nested      = "nested_header_checks"
+	cleanup     = "cleanup_service_name"
+	tlsLevel    = "smtpd_tls_security_level"
+	receive     = "receive_override_options"
+	daemonName  = "milter_macro_daemon_name"
+	proxyFilter = "smtpd_proxy_filter"
+	filter      = "content_filter"
 )
 
 // The files of ours beside main.cf.
@@ -31,160 +45,208 @@ const (
 	undoFile     = "ehlogate-undo.json"
 )
 
-// Postfix is an installed Postfix.
+// ourPrefix begins the names of our services in master.cf, before that of the one that each is like.
+const ourPrefix = "ehlogate-"
+
+// Postfix is an installed Postfix as it is configured now.
 type Postfix struct {
-	// Dir is its config_directory.
+	// Dir is its config_directory, absolute.
 	Dir string
 	cfg *config.Config
+
+	main, master *document
+	// values are all parameters in force in main.cf, with what they refer to put in.
+	values   map[string]string
+	services []*service
+	// warnings are what postconf(1) says of the files.
+	warnings string
+	// types are the kinds of lookup table that it knows.
+	types map[string]bool
 }
 
 // ErrMissing means that there is no Postfix on this host.
 var ErrMissing = errors.New("postfix: postconf(1) is not installed")
 
-// Find returns the Postfix with a configuration directory, or the host's own where dir is empty.
+// Find reads the Postfix with a configuration directory, or the host's own where dir is empty.
 func Find(ctx context.Context, dir string, cfg *config.Config) (*Postfix, error) {
 	if _, err := exec.LookPath("postconf"); err != nil {
 		return nil, ErrMissing
 	}
-	p := &Postfix{Dir: dir, cfg: cfg}
+	p := &Postfix{cfg: cfg}
 	if dir == "" {
-		out, err := p.run(ctx, "postconf", "-d", "-h", "config_directory")
+		out, _, err := p.run(ctx, "postconf", "-d", "-h", "config_directory")
 		if err != nil {
 			return nil, err
 		}
-		p.Dir = out
+		dir = strings.TrimSpace(out)
 	}
-	if _, err := os.Stat(p.file("main.cf")); err != nil {
-		return nil, fmt.Errorf("postfix: %w; name its directory with --postfix-config", err)
+	// smtpd(8) works in the queue directory: a relative path would not be found there.
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("postfix: %w", err)
 	}
-	return p, nil
+	p.Dir = abs
+	return p, p.read(ctx)
+}
+
+// read reads the files and what is in force.
+func (p *Postfix) read(ctx context.Context) (err error) {
+	for name, into := range map[string]**document{"main.cf": &p.main, "master.cf": &p.master} {
+		b, err := os.ReadFile(p.file(name))
+		if err != nil {
+			return fmt.Errorf("postfix: %w; name the directory of main.cf and master.cf with --postfix-config", err)
+		}
+		*into = newDocument(p.file(name), string(b))
+	}
+	if p.values, p.warnings, err = p.inForce(ctx, p.Dir); err != nil {
+		return err
+	}
+	out, _, err := p.run(ctx, "postconf", "-c", p.Dir, "-m")
+	if err != nil {
+		return err
+	}
+	p.types = map[string]bool{}
+	for _, t := range strings.Fields(out) {
+		p.types[t] = true
+	}
+	level, _ := strconv.ParseFloat(p.values["compatibility_level"], 64)
+	p.services = parseServices(p.master, level < 1)
+	for _, s := range p.services {
+		s.main = p.values
+		if len(s.options) > 0 && (s.smtpd() || s.command == "postscreen" || s.command == "cleanup") {
+			if s.values, err = p.inForceFor(ctx, s); err != nil {
+				return err
+			}
+		}
+	}
+	p.noteFiltered()
+	return nil
+}
+
+// noteFiltered tells all services whether a content filter is used by any.
+func (p *Postfix) noteFiltered() {
+	filtered := false
+	for _, s := range p.services {
+		filtered = filtered || s.smtpd() && (s.value(filter) != "" || s.value(proxyFilter) != "")
+	}
+	for _, s := range p.services {
+		s.filtered = filtered
+	}
+}
+
+// inForce are all parameters of a configuration directory.
+func (p *Postfix) inForce(ctx context.Context, dir string) (values map[string]string, warnings string, err error) {
+	out, warnings, err := p.run(ctx, "postconf", "-c", dir, "-x")
+	if err != nil {
+		return nil, "", err
+	}
+	values = map[string]string{}
+	for line := range strings.Lines(out) {
+		name, value, _ := strings.Cut(line, "=")
+		values[strings.TrimSpace(name)] = strings.TrimSpace(value)
+	}
+	return values, warnings, nil
+}
+
+// inForceFor are all parameters of a service: postconf(1) reads a main.cf that ends with the
+// service's own settings, so that what refers to them is right, too.
+func (p *Postfix) inForceFor(ctx context.Context, s *service) (map[string]string, error) {
+	dir, err := os.MkdirTemp("", "ehlogate-postconf-")
+	if err != nil {
+		return nil, fmt.Errorf("postfix: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	var b strings.Builder
+	b.WriteString(p.main.text)
+	b.WriteByte('\n')
+	for _, name := range s.order {
+		fmt.Fprintf(&b, "%s = %s\n", name, s.options[name])
+	}
+	for name, text := range map[string]string{"main.cf": b.String(), "master.cf": p.master.text} {
+		path := filepath.Join(dir, name)
+		// Postfix waits for a second or two when a file has just been written (dict_load_file_xt).
+		long := time.Now().Add(-time.Hour)
+		if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), os.Chtimes(path, long, long)); err != nil {
+			return nil, fmt.Errorf("postfix: %w", err)
+		}
+	}
+	values, _, err := p.inForce(ctx, dir)
+	for name, v := range values {
+		values[name] = strings.ReplaceAll(v, dir, p.Dir)
+	}
+	return values, err
 }
 
 func (p *Postfix) file(name string) string { return filepath.Join(p.Dir, name) }
 
-func (p *Postfix) run(ctx context.Context, name string, args ...string) (string, error) {
-	out, err := exec.CommandContext(ctx, name, args...).Output()
-	if err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
-			err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(exit.Stderr)))
+// run runs a program of Postfix and returns what it printed and, apart from that, its warnings.
+func (p *Postfix) run(ctx context.Context, name string, args ...string) (out, warnings string, err error) {
+	var stdout, stderr strings.Builder
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		if said := strings.TrimSpace(stderr.String()); said != "" {
+			err = fmt.Errorf("%w: %s", err, said)
 		}
-		return "", fmt.Errorf("postfix: %s %s: %w", name, strings.Join(args, " "), err)
+		return stdout.String(), stderr.String(), fmt.Errorf("postfix: %s %s: %w", name, strings.Join(args, " "), err)
 	}
-	return strings.TrimSpace(string(out)), nil
+	return stdout.String(), stderr.String(), nil
 }
 
-// value is a parameter's value, with what it refers to put in.
-func (p *Postfix) value(ctx context.Context, name string) (string, error) {
-	return p.run(ctx, "postconf", "-c", p.Dir, "-x", "-h", name)
-}
-
-// explicit is a parameter's value as main.cf has it; ok is false where main.cf does not set it.
-func (p *Postfix) explicit(ctx context.Context, name string) (text string, ok bool, err error) {
-	out, err := p.run(ctx, "postconf", "-c", p.Dir, "-n", name)
-	if err != nil || out == "" {
-		return "", false, err
-	}
-	_, text, _ = strings.Cut(out, "=")
-	return strings.TrimSpace(text), true, nil
-}
-
-// service is a line of master.cf.
-type service struct{ name, kind, command string }
-
-func (s service) key() string { return s.name + "/" + s.kind }
-
-// submission reports whether a service takes mail of the operator's own users: it must not use the
-// table.
-func (s service) submission() bool {
-	switch s.name[strings.LastIndexByte(s.name, ':')+1:] {
-	case "submission", "submissions", "smtps", "587", "465":
-		return s.kind == "inet" && strings.HasPrefix(s.command, "smtpd")
-	}
-	return false
-}
-
-func (p *Postfix) services(ctx context.Context) ([]service, error) {
-	out, err := p.run(ctx, "postconf", "-c", p.Dir, "-M")
-	var list []service
-	for line := range strings.Lines(out) {
-		if f := strings.Fields(line); len(f) >= 8 {
-			list = append(list, service{f[0], f[1], strings.Join(f[7:], " ")})
+// of are the smtpd(8) services with a role.
+func (p *Postfix) of(roles ...role) (all []*service) {
+	for _, s := range p.services {
+		for _, r := range roles {
+			if s.smtpd() && s.role() == r {
+				all = append(all, s)
+			}
 		}
 	}
-	return list, err
+	return all
 }
 
-// UserServices are the names under which smtpd(8) logs where it serves the operator's own users:
-// the syslog_name of each such service, if it has one of its own.
-func (p *Postfix) UserServices(ctx context.Context) (names []string, err error) {
-	services, err := p.services(ctx)
-	if err != nil {
-		return nil, err
-	}
-	out, err := p.run(ctx, "postconf", "-c", p.Dir, "-P")
-	if err != nil {
-		return nil, err
-	}
-	set := map[string]map[string]string{}
-	for line := range strings.Lines(out) {
-		// submission/inet/syslog_name = postfix/submission
-		name, value, _ := strings.Cut(line, "=")
-		i := strings.LastIndexByte(name, '/')
-		if i < 0 {
-			continue
-		}
-		if set[name[:i]] == nil {
-			set[name[:i]] = map[string]string{}
-		}
-		set[name[:i]][strings.TrimSpace(name[i+1:])] = strings.TrimSpace(value)
-	}
-	for _, s := range services {
-		own := set[s.key()]
-		if s.kind != "inet" || !strings.HasPrefix(s.command, "smtpd") || own["syslog_name"] == "" {
-			continue
-		}
-		if s.submission() || own["smtpd_sasl_auth_enable"] == "yes" || own["smtpd_tls_wrappermode"] == "yes" || own["smtpd_tls_security_level"] == "encrypt" {
-			names = append(names, strings.NewReplacer("$service_name", s.name, "${service_name}", s.name).Replace(own["syslog_name"]))
+// service is an entry of master.cf by its name and type.
+func (p *Postfix) service(name, kind string) *service {
+	for _, s := range p.services {
+		if s.name == name && s.kind == kind {
+			return s
 		}
 	}
-	return names, nil
+	return nil
 }
 
-// ownValue is what a service sets for a parameter with -o; ok is false where it sets nothing.
-func (p *Postfix) ownValue(ctx context.Context, s service, name string) (value string, ok bool) {
-	out, err := p.run(ctx, "postconf", "-c", p.Dir, "-P", s.key()+"/"+name)
-	if err != nil || !strings.Contains(out, "=") {
-		return "", false
-	}
-	_, value, _ = strings.Cut(out, "=")
-	return strings.TrimSpace(value), true
+// Users is how services of the operator's own users are recognized from outside.
+type Users struct {
+	// SyslogNames are the names under which they log, where those are their own.
+	SyslogNames []string
+	// Daemons are their names in the milter protocol, where those are their own, and their ports.
+	Daemons map[string]bool
 }
 
-// split splits a list of milters or tables at commas and spaces outside braces.
-func split(list string) []string {
-	var items []string
-	depth, start := 0, -1
-	for i, r := range list + " " {
-		outside := depth == 0 && (r == ',' || r == ' ' || r == '\t' || r == '\n')
-		switch {
-		case outside && start >= 0:
-			items, start = append(items, list[start:i]), -1
-		case !outside && start < 0:
-			start = i
-		}
-		switch r {
-		case '{':
-			depth++
-		case '}':
-			depth--
-		}
-	}
-	return items
+// syslogName is the name under which the service logs, where it has one of its own.
+func (s *service) syslogName() string {
+	own, _ := s.own("syslog_name")
+	return strings.NewReplacer("$service_name", s.name, "${service_name}", s.name).Replace(own)
 }
 
-// ours reports whether an item of smtpd_milters is our milter.
-func (p *Postfix) ours(item string) bool {
-	fields := strings.FieldsFunc(item, func(r rune) bool { return strings.ContainsRune("{}, \t", r) })
-	return len(fields) > 0 && strings.ReplaceAll(fields[0], "localhost", "127.0.0.1") == p.cfg.Milter.Listen.String()
+// Users tells how the services of the operator's own users are recognized.
+func (p *Postfix) Users() Users {
+	u := Users{Daemons: map[string]bool{}}
+	others := map[string]bool{}
+	for _, s := range p.of(exchanger, strict, inside) {
+		others["log "+s.syslogName()] = true
+		others[s.value(daemonName)] = true
+		others[s.number()] = true
+	}
+	for _, s := range p.of(users) {
+		if name := s.syslogName(); name != "" && !others["log "+name] {
+			u.SyslogNames = append(u.SyslogNames, name)
+		}
+		for _, name := range []string{s.value(daemonName), s.number()} {
+			if name != "" && !others[name] {
+				u.Daemons[name] = true
+			}
+		}
+	}
+	return u
 }

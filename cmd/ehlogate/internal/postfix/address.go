@@ -1,0 +1,115 @@
+package postfix
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+)
+
+// reach is how Postfix reaches a listener of the daemon, as main.cf wants it. A listener on all
+// addresses is reached on loopback. A unix socket below the queue directory is named from there, so
+// that it is found with chroot and without; another one is not found with it.
+func (p *Postfix) reach(key string, a config.Address, chrooted []*service) (string, error) {
+	switch a.Network {
+	case "":
+		return "", fmt.Errorf("%s is none, and Postfix needs it; set it, such as to %s", key, config.DefaultAddress(key))
+	case "unix":
+		queue := p.values["queue_directory"]
+		if rest, ok := strings.CutPrefix(a.Address, strings.TrimSuffix(queue, "/")+"/"); ok {
+			return "unix:" + rest, nil
+		}
+		if len(chrooted) > 0 {
+			return "", fmt.Errorf("%s is %s, and %s runs in a chroot (the fifth column of master.cf), where that is not found; listen on inet:127.0.0.1:PORT or on unix:%s",
+				key, a, chrooted[0].key(), filepath.Join(queue, "ehlogate", filepath.Base(a.Address)))
+		}
+		return a.String(), nil
+	}
+	host, port, err := net.SplitHostPort(a.Address)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", key, err)
+	}
+	if port == "0" {
+		return "", fmt.Errorf("%s is %s, a port that is another one at each start; give it a number", key, a)
+	}
+	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+		if ip.Is6() && p.values["inet_protocols"] == "ipv6" {
+			host = "::1"
+		}
+	}
+	return "inet:" + net.JoinHostPort(host, port), nil
+}
+
+// same reports whether an address as main.cf has it is that of a listener.
+func (p *Postfix) same(item string, a config.Address) bool {
+	kind, rest, _ := strings.Cut(item, ":")
+	if a.Network == "" {
+		return false
+	}
+	if kind == "unix" || kind == "local" {
+		if !filepath.IsAbs(rest) {
+			rest = filepath.Join(p.values["queue_directory"], rest)
+		}
+		return a.Network == "unix" && rest == a.Address
+	}
+	host, port, err := net.SplitHostPort(rest)
+	own, ownPort, ownErr := net.SplitHostPort(a.Address)
+	if kind != "inet" || a.Network != "tcp" || err != nil || ownErr != nil || number(port) != number(ownPort) {
+		return false
+	}
+	if host == own || loopback(host) && loopback(own) {
+		return true
+	}
+	// A listener on all addresses has any name of this host.
+	ip, err := netip.ParseAddr(own)
+	return err == nil && ip.IsUnspecified()
+}
+
+func loopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+// number is a port's number, or the port as it is written where there is none.
+func number(port string) string {
+	if n, err := net.LookupPort("tcp", port); err == nil {
+		return fmt.Sprint(n)
+	}
+	return port
+}
+
+// number is the number of the service's port, empty where it has none.
+func (s *service) number() string {
+	if s.kind != "inet" {
+		return ""
+	}
+	return number(s.port())
+}
+
+// ours reports whether an item of smtpd_milters is our milter.
+func (p *Postfix) ours(item string) bool {
+	fields := strings.FieldsFunc(item, func(r rune) bool { return strings.ContainsRune("{}, \t", r) })
+	return len(fields) > 0 && p.same(fields[0], p.cfg.Milter.Listen)
+}
+
+// itemSetting is a setting of one item of smtpd_milters, such as { inet:HOST:PORT,
+// default_action=accept }.
+func itemSetting(item, name string) (value string, ok bool) {
+	for _, s := range split(strings.ReplaceAll(strings.Trim(item, "{} "), " = ", "=")) {
+		if n, v, _ := strings.Cut(s, "="); n == name {
+			return v, true
+		}
+	}
+	return "", false
+}
+
+// exists reports whether a file is there.
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}

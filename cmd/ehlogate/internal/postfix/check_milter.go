@@ -1,0 +1,223 @@
+package postfix
+
+import (
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+)
+
+// longestTimeout is how long our milter may hold up a session at one stage.
+const longestTimeout = 5 * time.Second
+
+// checkMilter looks whether our milter hears a service, and how.
+func (c *checker) checkMilter(s *service) {
+	list := split(s.value(milters))
+	ours, err := c.ourMilter()
+	if err != nil {
+		c.fault(nil, "Postfix cannot reach our milter", err.Error())
+		return
+	}
+	fix := c.fix(s, milters, c.withOurs(list, ours))
+	if slices.Contains(split(s.value(receive)), "no_milters") {
+		rest := slices.DeleteFunc(split(s.value(receive)), func(o string) bool { return o == "no_milters" })
+		c.fault(s, "receive_override_options has no_milters: nothing is heard", c.fix(s, receive, strings.Join(rest, ", ")))
+		return
+	}
+	i := slices.IndexFunc(list, c.ours)
+	if i < 0 {
+		c.fault(s, fmt.Sprintf("%s does not name our milter at %s", milters, c.cfg.Milter.Listen), fix)
+		return
+	}
+	faults := c.milterFaults(list, i)
+	for _, f := range faults {
+		c.fault(s, f, fix)
+	}
+	if len(faults) == 0 {
+		c.ok(s, "our milter is the last, after the filters whose verdicts it reads, and mail goes on without it")
+	}
+	c.checkSocket(s, "milter.listen", c.cfg.Milter.Listen)
+	c.checkMilterMaps(s)
+}
+
+// milterFaults are what is wrong with our milter in a list, at a place.
+func (p *Postfix) milterFaults(list []string, i int) (faults []string) {
+	if i != len(list)-1 {
+		faults = append(faults, "our milter is not the last in "+milters+": it does not see what later filters add")
+	}
+	setting := func(name string) string {
+		if own, ok := itemSetting(list[i], name); ok {
+			return own
+		}
+		return p.values["milter_"+name]
+	}
+	if action := setting("default_action"); action != "accept" {
+		faults = append(faults, fmt.Sprintf("default_action is %s: mail is refused or held while our milter is away", action))
+	}
+	var slow []string
+	for _, name := range []string{"connect_timeout", "command_timeout", "content_timeout"} {
+		if t := setting(name); seconds(t) > longestTimeout {
+			slow = append(slow, name+" "+t)
+		}
+	}
+	if len(slow) > 0 {
+		faults = append(faults, "a daemon that hangs holds up each session for "+strings.Join(slow, ", "))
+	}
+	return faults
+}
+
+// seconds is a time as Postfix writes it: a number and a unit, seconds without one.
+func seconds(s string) time.Duration {
+	s = strings.TrimSpace(s)
+	units := map[byte]time.Duration{'s': time.Second, 'm': time.Minute, 'h': time.Hour, 'd': 24 * time.Hour, 'w': 7 * 24 * time.Hour}
+	unit := time.Second
+	if len(s) > 0 {
+		if u, ok := units[s[len(s)-1]]; ok {
+			unit, s = u, s[:len(s)-1]
+		}
+	}
+	n, _ := strconv.Atoi(s)
+	return time.Duration(n) * unit
+}
+
+// checkMilterMaps asks smtpd_milter_maps, which goes before smtpd_milters.
+func (c *checker) checkMilterMaps(s *service) {
+	for _, t := range split(s.value("smtpd_milter_maps")) {
+		deaf := 0
+		for _, addr := range probes {
+			value, err := c.ask(c.ctx, t, addr)
+			if err != nil {
+				c.fault(s, "the table "+t+" of smtpd_milter_maps fails, and so does mail", err.Error())
+				return
+			}
+			if value != "" && !slices.ContainsFunc(split(value), c.ours) {
+				deaf++
+			}
+		}
+		if deaf > 0 {
+			c.fault(s, fmt.Sprintf("smtpd_milter_maps gives other milters than ours to clients, such as to %d of %d that were tried: nothing is heard of them", deaf, len(probes)),
+				"add our milter to what the table "+t+" says")
+		}
+	}
+}
+
+// checkSocket looks whether Postfix can reach a unix socket of ours.
+func (c *checker) checkSocket(s *service, key string, a config.Address) {
+	if a.Network != "unix" {
+		return
+	}
+	queue := c.values["queue_directory"]
+	below := strings.HasPrefix(a.Address, strings.TrimSuffix(queue, "/")+"/")
+	if s.chroot && !below {
+		c.fault(s, fmt.Sprintf("it runs in a chroot, where the socket of %s is not found: %s", key, a.Address),
+			fmt.Sprintf(`%s = "unix:%s", named unix:%s in main.cf; or an inet address`, key, filepath.Join(queue, "ehlogate", filepath.Base(a.Address)), filepath.Join("ehlogate", filepath.Base(a.Address))))
+		return
+	}
+	owner, err := user.Lookup(c.values["mail_owner"])
+	if err != nil {
+		return
+	}
+	if dir := closed(filepath.Dir(a.Address), owner); dir != "" {
+		c.fault(s, fmt.Sprintf("Postfix's user %s cannot enter %s, where the socket of %s is", owner.Username, dir, key),
+			fmt.Sprintf("chmod o+x %s, or a directory of group %s", dir, owner.Username))
+	}
+}
+
+// closed is the first directory on the way to a path that a user may not enter, or "".
+func closed(dir string, u *user.User) string {
+	groups, _ := u.GroupIds()
+	var way []string
+	for d := filepath.Clean(dir); ; d = filepath.Dir(d) {
+		way = append(way, d)
+		if d == "/" || d == "." {
+			break
+		}
+	}
+	for _, d := range slices.Backward(way) {
+		info, err := os.Stat(d)
+		if err != nil {
+			return ""
+		}
+		stat, ok := info.Sys().(*syscall.Stat_t)
+		if !ok {
+			return ""
+		}
+		bit := os.FileMode(0o001)
+		switch {
+		case strconv.Itoa(int(stat.Uid)) == u.Uid:
+			bit = 0o100
+		case slices.Contains(groups, strconv.Itoa(int(stat.Gid))):
+			bit = 0o010
+		}
+		if info.Mode()&bit == 0 {
+			return d
+		}
+	}
+	return ""
+}
+
+// deafness is a filter whose verdicts do not reach us.
+type deafness struct{ what, fix string }
+
+// deaf finds filters that put mail back where ehlogate does not hear it.
+func (p *Postfix) deaf() (all []deafness) {
+	seen := map[string]bool{}
+	for _, s := range p.of(exchanger, strict) {
+		for _, name := range []string{filter, proxyFilter} {
+			value := s.value(name)
+			if value == "" || seen[name+value] {
+				continue
+			}
+			seen[name+value] = true
+			all = append(all, p.deafTo(name, value)...)
+		}
+	}
+	return all
+}
+
+func (p *Postfix) deafTo(name, value string) (all []deafness) {
+	what := fmt.Sprintf("mail goes through the filter of %s (%s)", name, value)
+	back := p.of(inside)
+	if len(back) == 0 {
+		transport, _, _ := strings.Cut(value, ":")
+		if s := p.service(transport, "unix"); s != nil && s.command == "pipe" {
+			return []deafness{{what + " and is put back with sendmail(1), where nothing tells whose it was", "let the filter give mail back by SMTP, with XFORWARD, to a service of its own; see contrib/postfix"}}
+		}
+		return []deafness{{what + ", and no service of master.cf takes it back that could be recognized", "see contrib/postfix for the lines of such a service"}}
+	}
+	heard := slices.ContainsFunc(back, func(s *service) bool {
+		return slices.ContainsFunc(split(s.value(milters)), p.ours) && !slices.Contains(split(s.value(receive)), "no_milters")
+	})
+	if !heard {
+		s := back[0]
+		ours, err := p.ourMilter()
+		if err != nil {
+			return nil
+		}
+		fix := p.fixService(s, milters, p.withOurs(split(s.value(milters)), ours))
+		if list := split(s.value(receive)); slices.Contains(list, "no_milters") {
+			list = slices.DeleteFunc(list, func(o string) bool { return o == "no_milters" })
+			fix += "; and " + strings.TrimSpace(option(receive, strings.Join(list, ",")))
+		}
+		all = append(all, deafness{what + ", and what it finds is not heard where it puts the mail back, at " + s.key(), fix})
+	}
+	if p.cfg.LogFile == "" {
+		all = append(all, deafness{what + ", and without the mail log nothing joins what it finds to the client", "verdict.log_file, such as " + p.logFile()})
+	}
+	return all
+}
+
+// logFile is where Postfix logs to, as far as it says so.
+func (p *Postfix) logFile() string {
+	if f := p.values["maillog_file"]; f != "" && f != "/dev/stdout" {
+		return f
+	}
+	return "/var/log/mail.log, or journal"
+}

@@ -1,0 +1,464 @@
+package postfix
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/rogpeppe/go-internal/diff"
+
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/policy"
+)
+
+// Plan is what connects Postfix to ehlogate.
+type Plan struct {
+	// Files are those to write.
+	Files []File
+	// Notes say what is left to the operator.
+	Notes []string
+	// documents are the files that are changed, master.cf before main.cf: what main.cf turns on is
+	// turned off in master.cf where it must not be.
+	documents []*document
+	// mainLines and masterLines are what is added to main.cf and master.cf, as an operator would write
+	// it.
+	mainLines, masterLines []string
+	// Mode is the mode that the configuration is given, empty where it has one.
+	Mode policy.Mode
+	// ConfigFile is the daemon's configuration file.
+	ConfigFile string
+}
+
+// File is a file to write.
+type File struct{ Path, Text string }
+
+// Options are what the operator asks of a plan.
+type Options struct {
+	// Socketmap uses the plain table, which fails closed.
+	Socketmap bool
+	// Mode is the mode to begin in, empty for observe.
+	Mode policy.Mode
+}
+
+// planner works out a plan.
+type planner struct {
+	*Postfix
+	Plan
+	ctx          context.Context
+	main, master *document
+	err          error
+	// cleanups are the services that ours in master.cf stand for.
+	cleanups map[string]bool
+}
+
+// ErrConnected means that there is nothing left to do.
+var ErrConnected = errors.New("postfix: it is connected already; ehlogate check says how it stands")
+
+// Plan works out the lines for this Postfix.
+func (p *Postfix) Plan(ctx context.Context, o Options) (*Plan, error) {
+	pl := &planner{
+		Postfix: p, ctx: ctx, cleanups: map[string]bool{},
+		main: newDocument(p.main.path, p.main.text), master: newDocument(p.master.path, p.master.text),
+	}
+	served := p.of(exchanger)
+	if len(served) == 0 {
+		return nil, errors.New("postfix: no service in master.cf takes mail of strangers and lets them do without TLS: " + p.roles() + "; there is nobody from whom STARTTLS could be withheld")
+	}
+	pl.connectMilter()
+	pl.connectTable(served, o.Socketmap)
+	pl.stripForged()
+	pl.noteFilters()
+	pl.noteGenerated()
+	pl.setMode(o.Mode)
+	if pl.err != nil {
+		return nil, fmt.Errorf("postfix: %w", pl.err)
+	}
+	for _, d := range []*document{pl.master, pl.main} {
+		if len(d.edits) > 0 {
+			pl.documents = append(pl.documents, d)
+		}
+	}
+	if len(pl.documents) == 0 {
+		return nil, ErrConnected
+	}
+	return &pl.Plan, nil
+}
+
+// roles says what the smtpd(8) services are.
+func (p *Postfix) roles() string {
+	var all []string
+	for r, what := range map[role]string{users: "for users", strict: "requires TLS", inside: "for inside hosts"} {
+		for _, s := range p.of(r) {
+			all = append(all, s.key()+" is "+what)
+		}
+	}
+	if len(all) == 0 {
+		return "it has no smtpd service at all"
+	}
+	slices.Sort(all)
+	return strings.Join(all, ", ")
+}
+
+// chrooted are the smtpd(8) services of strangers that run in a chroot.
+func (p *Postfix) chrooted() []*service {
+	return slices.DeleteFunc(p.of(exchanger, strict), func(s *service) bool { return !s.chroot })
+}
+
+// set adds a setting to a service.
+func (pl *planner) set(s *service, name, value string) {
+	line := option(name, value)
+	pl.master.insertAfter(s.at.last, line)
+	pl.masterLines = append(pl.masterLines, s.key()+":"+strings.TrimPrefix(line, " "))
+}
+
+// ourMilter is the item for smtpd_milters. The timeouts bound what a daemon that hangs costs a
+// session; an end of message is answered in a tenth of that.
+func (p *Postfix) ourMilter() (string, error) {
+	addr, err := p.reach("milter.listen", p.cfg.Milter.Listen, p.chrooted())
+	return fmt.Sprintf("{ %s, default_action=accept, connect_timeout=1s, command_timeout=1s, content_timeout=1s }", addr), err
+}
+
+// withOurs is a list of milters with ours last.
+func (p *Postfix) withOurs(list []string, ours string) string {
+	list = slices.DeleteFunc(slices.Clone(list), p.ours)
+	return strings.Join(append(list, ours), ", ")
+}
+
+// sound reports whether our milter stands in a list as it should.
+func (p *Postfix) sound(list []string) bool {
+	i := slices.IndexFunc(list, p.ours)
+	return i >= 0 && len(p.milterFaults(list, i)) == 0
+}
+
+// connectMilter puts our milter last in main.cf, and in the services of strangers that have a list
+// of their own.
+func (pl *planner) connectMilter() {
+	ours, err := pl.ourMilter()
+	if err != nil {
+		pl.err = errors.Join(pl.err, err)
+		return
+	}
+	pl.addMilter(ours)
+	for _, s := range pl.of(exchanger, strict) {
+		if list, ok := s.own(milters); ok && !pl.sound(split(s.value(milters))) {
+			pl.set(s, milters, pl.withOurs(split(list), ours))
+		}
+		if slices.Contains(split(s.value(receive)), "no_milters") {
+			pl.note("%s has no_milters in receive_override_options: ehlogate hears nothing there until that is taken out", s.key())
+		}
+	}
+}
+
+func (pl *planner) addMilter(ours string) {
+	raw, at, ok := pl.main.parameter(milters)
+	list := split(raw)
+	inForce := split(pl.values[milters])
+	switch {
+	case pl.sound(inForce):
+	case slices.ContainsFunc(list, pl.ours):
+		pl.main.replace(at, milters+" = "+pl.withOurs(list, ours))
+		pl.mainLines = append(pl.mainLines, milters+" = "+pl.withOurs(list, ours))
+	case slices.ContainsFunc(inForce, pl.ours):
+		pl.note("%s names our milter through another parameter; let it be the last, as %s", milters, ours)
+	case ok:
+		pl.main.insertAfter(at.last, "    "+ours)
+		pl.mainLines = append(pl.mainLines, milters+" = "+pl.withOurs(list, ours))
+	default:
+		pl.main.add(milters + " = " + ours)
+		pl.mainLines = append(pl.mainLines, milters+" = "+ours)
+	}
+}
+
+func (pl *planner) note(format string, args ...any) {
+	pl.Notes = append(pl.Notes, fmt.Sprintf(format, args...))
+}
+
+// siteKeywords is a table that has the site's own smtpd_discard_ehlo_keywords for everybody. What a
+// table of addresses answers goes in place of them, and ours has an answer for everybody. The
+// parameter is named, so that it holds whatever it is set to later, and for each service; a static
+// table must not be empty.
+const siteKeywords = "static:{${" + keywords + "?{$" + keywords + "}:{" + policy.SilentDiscard + "}}}"
+
+// table is our table for main.cf, with the files that it needs.
+func (pl *planner) table(socketmap bool) (name string, err error) {
+	if socketmap {
+		addr, err := pl.reach("table.socketmap", pl.cfg.Table.Socketmap, pl.chrooted())
+		return "socketmap:" + addr + ":starttls", err
+	}
+	addr, err := pl.reach("table.memcache", pl.cfg.Table.Memcache, pl.chrooted())
+	if err != nil {
+		return "", err
+	}
+	for _, kind := range []string{"memcache", "texthash", "unionmap", "static"} {
+		if !pl.types[kind] {
+			return "", fmt.Errorf("this Postfix has no %s tables (postconf -m); it takes 3.0 or later", kind)
+		}
+	}
+	pl.Files = append(pl.Files,
+		File{pl.file(memcacheFile), fmt.Sprintf("# ehlogate's table, memcache_table(5). The backup answers while the daemon is away.\nmemcache = %s\nkey_format = starttls:%%s\ntimeout = 1\nmax_try = 1\nbackup = texthash:%s\n", addr, pl.file(backupFile))},
+		File{pl.file(backupFile), "# Empty: while ehlogate is away, STARTTLS is offered to everyone.\n"})
+	return "memcache:" + pl.file(memcacheFile), nil
+}
+
+// connectTable puts our table into main.cf, behind those that are there, and keeps it out of the
+// services that must not ask it.
+func (pl *planner) connectTable(served []*service, socketmap bool) {
+	name, err := pl.table(socketmap)
+	if err != nil {
+		pl.err = errors.Join(pl.err, err)
+		return
+	}
+	raw, at, ok := pl.main.parameter(discard)
+	if i, _ := pl.ourTable(split(pl.values[discard])); i < 0 {
+		items, changed := pl.withTable(split(raw), split(pl.values[discard]), name)
+		switch {
+		case changed:
+			pl.main.replace(at, discard+" = "+strings.Join(items, ", "))
+		case ok:
+			pl.main.insertAfter(at.last, "    "+items[len(items)-1])
+		default:
+			pl.main.add(discard + " = " + items[0])
+		}
+		pl.mainLines = append(pl.mainLines, discard+" = "+strings.Join(items, ", "))
+	}
+	for _, s := range served {
+		own, ok := s.own(discard)
+		i, _ := pl.ourTable(split(s.value(discard)))
+		switch {
+		case !ok || i >= 0:
+		case own == "":
+			pl.note("%s sets %s to nothing, so STARTTLS is never withheld there; take that out of master.cf if it is the mail exchanger", s.key(), discard)
+		default:
+			items, _ := pl.withTable(split(own), split(s.value(discard)), name)
+			pl.set(s, discard, strings.Join(items, ", "))
+		}
+	}
+	for _, s := range pl.of(users, strict, inside) {
+		if _, ok := s.own(discard); !ok {
+			pl.set(s, discard, raw)
+		}
+	}
+	pl.keepFromPostscreen(raw)
+}
+
+// keepFromPostscreen lets postscreen(8) go on with the tables that it had: it would ask ours at every
+// EHLO in its one process.
+func (pl *planner) keepFromPostscreen(raw string) {
+	if _, _, ok := pl.main.parameter(postscreen); ok {
+		return
+	}
+	line := strings.TrimSpace(postscreen + " = " + raw)
+	pl.main.add(line)
+	pl.mainLines = append(pl.mainLines, line)
+	for _, s := range pl.services {
+		_, set := s.own(postscreen)
+		if own, ok := s.own(discard); ok && !set && s.command == "postscreen" {
+			pl.set(s, postscreen, own)
+		}
+	}
+}
+
+// withTable is a list of tables with ours behind the others, given as it is written and as it is in
+// force. A table that has an answer for everybody would hide ours, and is joined with it; changed
+// says so.
+func (pl *planner) withTable(raw, inForce []string, ours string) (items []string, changed bool) {
+	ownSite := "unionmap:{" + siteKeywords + ", " + ours + "}"
+	for i, t := range inForce {
+		v4, v6, err := pl.hides(pl.ctx, t)
+		if err != nil {
+			pl.err = errors.Join(pl.err, fmt.Errorf("the table %s in %s cannot be asked: %w", t, discard, err))
+			return append(slices.Clone(raw), ownSite), false
+		}
+		if !v4 && !v6 {
+			continue
+		}
+		joined := "unionmap:{" + t + ", " + siteKeywords + ", " + ours + "}"
+		if v4 && v6 {
+			joined = "unionmap:{" + t + ", " + ours + "}"
+		}
+		pl.note("%s has an answer for every address, and hid our table; the two are joined with unionmap", t)
+		return slices.Concat(inForce[:i], []string{joined}, inForce[i+1:]), true
+	}
+	return append(slices.Clone(raw), ownSite), false
+}
+
+// stripForged has a client's own copies of verdict headers removed. header_checks(5) belongs to
+// cleanup(8), which also takes the mail that content filters and sendmail(1) put back, with the
+// filters' own headers. So the services of strangers get a cleanup(8) of their own.
+func (pl *planner) stripForged() {
+	if len(pl.cfg.Verdict.Names()) == 0 && pl.cfg.Verdict.AuthservID == "" {
+		return
+	}
+	for _, s := range pl.of(exchanger, strict) {
+		base := s.value(cleanup)
+		switch from := pl.service(base, "unix"); {
+		case strings.HasPrefix(base, ourPrefix):
+		case s.value(proxyFilter) != "":
+			pl.note("%s hands its mail to the filter of %s before any header can be removed: have the filter remove the clients' own %s", s.key(), proxyFilter, sample(pl.cfg.Verdict.Names()))
+		case slices.Contains(split(s.value(receive)), "no_header_body_checks"):
+			pl.note("%s has no_header_body_checks in receive_override_options: have the filter remove the clients' own %s", s.key(), sample(pl.cfg.Verdict.Names()))
+		case from == nil:
+			pl.note("%s uses the service %s, which is not in master.cf as a unix service: the clients' own %s are not removed", s.key(), base, sample(pl.cfg.Verdict.Names()))
+		default:
+			pl.set(s, cleanup, pl.cleanupLike(from))
+		}
+	}
+}
+
+// sample is the first of some names.
+func sample(names []string) string {
+	if len(names) == 0 {
+		return "verdict headers"
+	}
+	return names[0] + " and the like"
+}
+
+// cleanupLike adds a cleanup(8) like another one that removes forged headers, once for each, and
+// returns its name. What is attached keeps its headers: nested_header_checks and mime_header_checks
+// are pinned to what they were, where they follow header_checks.
+func (pl *planner) cleanupLike(from *service) string {
+	name := ourPrefix + from.name
+	if pl.cleanups[from.name] || pl.service(name, "unix") != nil {
+		return name
+	}
+	if len(pl.cleanups) == 0 {
+		pl.Files = append(pl.Files, File{pl.file(checksFile), pl.headerChecks()})
+	}
+	pl.cleanups[from.name] = true
+	before, ok := from.own(checks)
+	if !ok {
+		before, _, _ = pl.main.parameter(checks)
+	}
+	lines := []string{strings.Join(slices.Concat([]string{name}, from.fields[1:], []string{from.command}, from.flags), " ")}
+	for _, o := range from.order {
+		if o != checks {
+			lines = append(lines, option(o, from.options[o]))
+		}
+	}
+	lines = append(lines, option(checks, strings.Join(append([]string{"regexp:" + pl.file(checksFile)}, split(before)...), ", ")))
+	for _, follows := range []string{mimeChecks, nested} {
+		_, own := from.own(follows)
+		_, _, set := pl.main.parameter(follows)
+		if !own && !set {
+			lines = append(lines, option(follows, before))
+		}
+	}
+	pl.master.add(lines...)
+	pl.masterLines = append(pl.masterLines, strings.Join(lines, "\n"))
+	return name
+}
+
+// headerChecks is a regexp_table(5) that removes the client's copies of verdict headers.
+// header_checks(5) sees what the client sent, never what a milter adds.
+func (p *Postfix) headerChecks() string {
+	var b strings.Builder
+	b.WriteString("# What a client writes here is no verdict. Headers that milters add are not touched by this.\n")
+	for _, h := range p.cfg.Verdict.Names() {
+		fmt.Fprintf(&b, "/^%s[ \t]*:/\tIGNORE\n", regexp.QuoteMeta(h))
+	}
+	if id := p.cfg.Verdict.AuthservID; id != "" {
+		// RFC 8601 section 5: whatever claims to be ours. A comment may stand before the id.
+		fmt.Fprintf(&b, "/^Authentication-Results[ \t]*:[^;]*%s/\tIGNORE\n", regexp.QuoteMeta(id))
+	}
+	return b.String()
+}
+
+// noteFilters says what is needed to hear after-queue and before-queue filters.
+func (pl *planner) noteFilters() {
+	for _, f := range pl.deaf() {
+		pl.note("%s", f.what+": "+f.fix)
+	}
+}
+
+// generated is what programs that write Postfix's files leave in them.
+var generated = regexp.MustCompile(`(?i)do not (edit|modify|change)|(ansible|puppet|chef)[ -]?managed|managed by (ansible|puppet|chef|salt|zimbra)|e-smith|automatically generated|generated by`)
+
+// noteGenerated says that another program may write the files again.
+func (pl *planner) noteGenerated() {
+	for _, d := range []*document{pl.main, pl.master} {
+		if mark := generated.FindString(d.text); mark != "" {
+			pl.note("%s says %q: if another program writes it again, these lines are lost; put them where it takes its own from", d.path, mark)
+		}
+	}
+}
+
+// setMode gives the daemon's configuration the mode to begin in, unless it has one.
+func (pl *planner) setMode(asked policy.Mode) {
+	pl.ConfigFile = pl.cfg.File
+	if pl.ConfigFile == "" {
+		pl.ConfigFile = config.DefaultFile
+	}
+	mode := asked
+	if mode == "" {
+		mode = policy.Observe
+	}
+	switch {
+	case asked == "" && pl.cfg.ModeGiven, pl.cfg.Policy.Mode == mode:
+		return
+	case pl.cfg.ModeGiven:
+		pl.note("policy.mode is set to %s already; change it there", pl.cfg.Policy.Mode)
+		return
+	}
+	line := fmt.Sprintf("mode = %q", mode)
+	text, err := os.ReadFile(pl.ConfigFile)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		pl.Files = append(pl.Files, File{pl.ConfigFile, "# Every key is in contrib/ehlogate.toml, and in \"ehlogate help config\".\n[policy]\n" + line + "\n"})
+	case err != nil:
+		pl.err = errors.Join(pl.err, err)
+		return
+	default:
+		d := newDocument(pl.ConfigFile, string(text))
+		if i := slices.IndexFunc(d.lines, policySection.MatchString); i >= 0 {
+			d.insertAfter(i, line)
+		} else {
+			d.add("[policy]", line)
+		}
+		if err := config.Parse(pl.ConfigFile, []byte(d.edited())); err != nil {
+			pl.note("put policy.mode = %q into %s: a line cannot be added to it (%v)", mode, pl.ConfigFile, err)
+			return
+		}
+		pl.documents = append(pl.documents, d)
+	}
+	pl.Mode = mode
+}
+
+var policySection = regexp.MustCompile(`^\s*\[\s*policy\s*\]\s*(#.*)?\r?\n?$`)
+
+// String is the plan as an operator would carry it out by hand.
+func (plan *Plan) String() string {
+	var b strings.Builder
+	for _, f := range plan.Files {
+		fmt.Fprintf(&b, "### file %s\n%s\n", f.Path, f.Text)
+	}
+	section := func(title string, lines []string) {
+		if len(lines) > 0 {
+			fmt.Fprintf(&b, "### %s\n%s\n\n", title, strings.Join(lines, "\n"))
+		}
+	}
+	section("main.cf", plan.mainLines)
+	section("master.cf: lines to add below a service, and services to add", plan.masterLines)
+	for _, d := range plan.documents {
+		if d.path == plan.ConfigFile {
+			section(d.path, []string{fmt.Sprintf("policy.mode = %q", plan.Mode)})
+		}
+	}
+	section("to be done by hand", plan.Notes)
+	return b.String()
+}
+
+// Diff is the plan as a unified diff of the files.
+func (plan *Plan) Diff() string {
+	var b strings.Builder
+	for _, f := range plan.Files {
+		b.Write(diff.Diff("/dev/null", nil, f.Path, []byte(f.Text)))
+	}
+	for _, d := range plan.documents {
+		b.Write(diff.Diff(d.path, []byte(d.text), d.path, []byte(d.edited())))
+	}
+	return b.String()
+}

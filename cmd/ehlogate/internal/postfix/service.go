@@ -1,0 +1,296 @@
+package postfix
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// service is an entry of master.cf.
+type service struct {
+	name, kind, command string
+	chroot              bool
+	// options are its own settings, "-o name=value", the last of each; order has their names.
+	options map[string]string
+	order   []string
+	at      logical
+	// fields are the columns before the command, flags its arguments but for the options.
+	fields, flags []string
+	// values are its parameters in force, with what they refer to put in; main are those of main.cf,
+	// for what values do not have.
+	values, main map[string]string
+	// filtered says that a content filter is used somewhere in this Postfix.
+	filtered bool
+	// malformed are options without a value: the service dies of them.
+	malformed []string
+}
+
+func (s *service) key() string { return s.name + "/" + s.kind }
+
+// value is a parameter in force for the service.
+func (s *service) value(name string) string {
+	if v, ok := s.values[name]; ok {
+		return v
+	}
+	return s.main[name]
+}
+
+func (s *service) yes(name string) bool { return strings.EqualFold(s.value(name), "yes") }
+
+// own is what the service sets for a parameter with -o; ok is false where it sets nothing.
+func (s *service) own(name string) (value string, ok bool) {
+	value, ok = s.options[name]
+	return value, ok
+}
+
+// parseServices reads master.cf; master(5) has its format. Of two entries of the same name and type
+// the later counts, as for master(8).
+func parseServices(d *document, chrootByDefault bool) []*service {
+	var all []*service
+	for _, l := range d.logicals() {
+		words := braced(l.text)
+		if len(words) < 8 {
+			continue
+		}
+		s := &service{name: words[0], kind: words[1], command: words[7], at: l, fields: words[:7], options: map[string]string{}}
+		s.chroot = words[4] == "y" || words[4] == "-" && chrootByDefault
+		for i := 8; i < len(words); i++ {
+			option, isOption := strings.CutPrefix(words[i], "-o")
+			if !isOption {
+				s.flags = append(s.flags, words[i])
+				continue
+			}
+			if option == "" && i+1 < len(words) {
+				i++
+				option = words[i]
+			}
+			option = unbraced(option)
+			if name, value, ok := strings.Cut(option, "="); ok {
+				name = strings.TrimSpace(name)
+				s.order = append(slices.DeleteFunc(s.order, func(n string) bool { return n == name }), name)
+				s.options[name] = strings.TrimSpace(value)
+			} else if s.command == "smtpd" {
+				s.malformed = append(s.malformed, option)
+			}
+		}
+		all = slices.DeleteFunc(all, func(o *service) bool { return o.key() == s.key() })
+		all = append(all, s)
+	}
+	return all
+}
+
+// braced splits a line of master.cf at white space outside braces.
+func braced(line string) []string { return splitAt(line, " \t") }
+
+func unbraced(s string) string {
+	if strings.HasPrefix(s, "{") && strings.HasSuffix(s, "}") {
+		return strings.TrimSpace(s[1 : len(s)-1])
+	}
+	return s
+}
+
+// split splits a list of milters, tables or restrictions at commas and white space outside braces.
+func split(list string) []string { return splitAt(list, ", \t\r\n") }
+
+func splitAt(list, separators string) []string {
+	var items []string
+	depth, start := 0, -1
+	for i, r := range list + separators[len(separators)-1:] {
+		outside := depth <= 0 && strings.ContainsRune(separators, r)
+		switch {
+		case outside && start >= 0:
+			items, start = append(items, list[start:i]), -1
+		case !outside && start < 0:
+			start = i
+		}
+		switch r {
+		case '{':
+			depth++
+		case '}':
+			depth--
+		}
+	}
+	if start >= 0 {
+		// A brace that is not closed.
+		items = append(items, list[start:])
+	}
+	return items
+}
+
+// option is a setting as a line of master.cf; one with white space stands in braces.
+func option(name, value string) string {
+	if strings.ContainsAny(value, " \t{}") {
+		return "  -o { " + name + " = " + value + " }"
+	}
+	return "  -o " + name + "=" + value
+}
+
+// Roles of smtpd(8) services, found by what they are set to.
+type role int
+
+const (
+	// exchanger takes mail of strangers: what this is all about.
+	exchanger role = iota
+	// strict takes mail of strangers too, but only over TLS.
+	strict
+	// users takes mail of the operator's own users.
+	users
+	// inside takes mail of known hosts only, such as of a content filter that puts it back.
+	inside
+)
+
+// smtpd reports whether the service speaks SMTP with clients: with them directly, or behind
+// postscreen(8).
+func (s *service) smtpd() bool {
+	return s.command == "smtpd" && (s.kind == "inet" || s.kind == "pass")
+}
+
+// role is the role of an smtpd(8) service. Where it could be either, the operator's own users go
+// before strangers: nothing may be withheld from them.
+func (s *service) role() role {
+	switch {
+	case s.byNetworkOnly() || s.putsBack():
+		return inside
+	case s.authenticatedOnly():
+		return users
+	case s.exchangerByPort() && s.requiresTLS():
+		return strict
+	case s.exchangerByPort():
+		return exchanger
+	case s.requiresTLS(), s.yes("smtpd_sasl_auth_enable"), s.submission():
+		return users
+	}
+	return exchanger
+}
+
+// submission reports whether the service listens where mail programs submit mail (RFC 6409, RFC
+// 8314), on which no other server sends any.
+func (s *service) submission() bool {
+	port := s.number()
+	return port == "587" || port == "465"
+}
+
+// requiresTLS reports whether a client without TLS can send nothing.
+func (s *service) requiresTLS() bool {
+	return s.yes("smtpd_tls_wrappermode") || s.tlsLevel() == "encrypt"
+}
+
+// tlsLevel is smtpd_tls_security_level, or what stood for it before Postfix 2.3.
+func (s *service) tlsLevel() string {
+	switch level := strings.ToLower(s.value("smtpd_tls_security_level")); {
+	case level != "":
+		return level
+	case s.yes("smtpd_enforce_tls"):
+		return "encrypt"
+	case s.yes("smtpd_use_tls"):
+		return "may"
+	}
+	return "none"
+}
+
+// exchangerByPort reports whether clients know the service as the mail exchanger: it listens on port
+// 25, or postscreen(8) hands it its clients.
+func (s *service) exchangerByPort() bool {
+	port := s.port()
+	return s.kind == "pass" || port == "smtp" || port == "25"
+}
+
+// port is the service's port, or its name in services(5).
+func (s *service) port() string { return s.name[strings.LastIndexByte(s.name, ':')+1:] }
+
+// host is the address that the service listens on, empty for all of inet_interfaces.
+func (s *service) host() string {
+	i := strings.LastIndexByte(s.name, ':')
+	if i < 0 {
+		return ""
+	}
+	return strings.Trim(s.name[:i], "[]")
+}
+
+// proxied reports whether another program hands the service its clients, and tells it who they are.
+func (s *service) proxied() bool {
+	_, xclient := s.own("smtpd_authorized_xclient_hosts")
+	return s.value("smtpd_upstream_proxy_protocol") != "" || xclient
+}
+
+// restrictions are the lists that decide who may send, in the order of smtpd(8).
+var restrictions = []string{
+	"smtpd_client_restrictions", "smtpd_helo_restrictions", "smtpd_sender_restrictions", "smtpd_relay_restrictions", "smtpd_recipient_restrictions",
+}
+
+// loginsAndCertificates are what lets in clients that are known by more than their address.
+var loginsAndCertificates = []string{"permit_sasl_authenticated", "permit_tls_clientcerts", "permit_tls_all_clientcerts"}
+
+// authenticatedOnly reports whether only clients that have logged in, or have a certificate, may
+// send: a list permits them and rejects everybody else.
+func (s *service) authenticatedOnly() bool {
+	return s.onlyAfter(func(permitted []string) bool {
+		return slices.ContainsFunc(permitted, func(p string) bool { return slices.Contains(loginsAndCertificates, p) })
+	})
+}
+
+// byNetworkOnly reports whether only hosts of mynetworks may send.
+func (s *service) byNetworkOnly() bool {
+	return s.onlyAfter(func(permitted []string) bool {
+		return len(permitted) > 0 && !slices.ContainsFunc(permitted, func(p string) bool { return p != "permit_mynetworks" && p != "permit_inet_interfaces" })
+	})
+}
+
+// onlyAfter reports whether one of the lists ends with the rejection of everybody, and what it
+// permits before that is as asked.
+func (s *service) onlyAfter(permits func(permitted []string) bool) bool {
+	for _, name := range restrictions {
+		var permitted []string
+		for _, r := range split(s.value(name)) {
+			switch r = strings.ToLower(r); {
+			case r == "reject" || r == "defer":
+				if permits(permitted) {
+					return true
+				}
+			case r == "permit" || strings.HasPrefix(r, "permit_"):
+				permitted = append(permitted, r)
+			}
+			if r == "permit" || r == "reject" || r == "defer" {
+				break
+			}
+		}
+	}
+	return false
+}
+
+// putsBack reports whether the service takes mail back from a content filter: it listens on an inside
+// address, where a filter is used, and hands its mail to none.
+func (s *service) putsBack() bool {
+	own, isOwn := s.own(filter)
+	_, xforward := s.own("smtpd_authorized_xforward_hosts")
+	if xforward && isOwn && own == "" {
+		return true
+	}
+	if s.proxied() || !s.filtered || s.value(filter) != "" || s.value(proxyFilter) != "" {
+		return false
+	}
+	host, err := netip.ParseAddr(s.host())
+	return strings.HasSuffix(s.host(), "localhost") || err == nil && (host.IsLoopback() || host.IsPrivate())
+}
+
+// network is a network, or a single address, of mynetworks.
+func network(item string) (netip.Prefix, bool) {
+	item = strings.NewReplacer("[", "", "]", "").Replace(item)
+	if p, err := netip.ParsePrefix(item); err == nil {
+		return p.Masked(), true
+	}
+	if a, err := netip.ParseAddr(item); err == nil {
+		return netip.PrefixFrom(a, a.BitLen()), true
+	}
+	return netip.Prefix{}, false
+}
+
+// here reports whether an address is one of this host.
+func here(p netip.Prefix) bool {
+	addrs, _ := net.InterfaceAddrs()
+	return p.IsSingleIP() && slices.ContainsFunc(addrs, func(a net.Addr) bool {
+		own, err := netip.ParsePrefix(a.String())
+		return err == nil && own.Addr() == p.Addr()
+	})
+}

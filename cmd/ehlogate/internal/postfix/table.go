@@ -1,0 +1,152 @@
+package postfix
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/ehlogate/ehlogate/policy"
+)
+
+// The kinds of our table.
+const (
+	memcacheTable  = "memcache"
+	socketmapTable = "socketmap"
+)
+
+// lookup is a lookup table as main.cf names it, TYPE:NAME; see DATABASE_README.
+type lookup struct{ expression, kind, name string }
+
+func parseLookup(expression string) lookup {
+	kind, name, _ := strings.Cut(expression, ":")
+	if kind == "proxy" {
+		// proxymap(8) asks the table for others.
+		return parseLookup(name)
+	}
+	return lookup{expression, kind, name}
+}
+
+// members are the tables that a table is made of: those of unionmap, pipemap and randmap, else
+// itself.
+func (l lookup) members() (all []lookup) {
+	switch l.kind {
+	case "unionmap", "pipemap", "randmap":
+		for _, m := range split(unbraced(l.name)) {
+			all = append(all, parseLookup(m).members()...)
+		}
+		return all
+	}
+	return []lookup{l}
+}
+
+// ourKind is the kind of our table that this is, or "".
+func (p *Postfix) ourKind(l lookup) string {
+	switch l.kind {
+	case socketmapTable:
+		i := strings.LastIndexByte(l.name, ':')
+		if i > 0 && p.same(l.name[:i], p.cfg.Table.Socketmap) {
+			return socketmapTable
+		}
+	case memcacheTable:
+		// A relative path is found from here, and not by smtpd(8).
+		path := l.name
+		if !filepath.IsAbs(path) {
+			path = p.file(path)
+		}
+		if p.same(readMemcache(path)["memcache"], p.cfg.Table.Memcache) {
+			return memcacheTable
+		}
+	}
+	return ""
+}
+
+// ourTable is where our table stands in a list of tables: the item, and the kind of ours in it; the
+// kind is "" where it does not.
+func (p *Postfix) ourTable(list []string) (at int, kind string) {
+	for i, item := range list {
+		for _, m := range parseLookup(item).members() {
+			if kind = p.ourKind(m); kind != "" {
+				return i, kind
+			}
+		}
+	}
+	return -1, ""
+}
+
+// readMemcache reads the file of a memcache table; memcache_table(5) has its format, which is that
+// of main.cf.
+func readMemcache(path string) map[string]string {
+	set := map[string]string{}
+	b, _ := os.ReadFile(path)
+	for _, l := range newDocument(path, string(b)).logicals() {
+		if name, value, ok := strings.Cut(l.text, "="); ok {
+			set[strings.TrimSpace(name)] = strings.TrimSpace(value)
+		}
+	}
+	return set
+}
+
+// probes are addresses that no table should have by chance, of both families and all over them.
+var probes = []string{
+	"192.0.2.77", "198.51.100.203", "203.0.113.9", "11.201.33.5", "75.12.240.9", "140.88.1.77", "180.3.99.200", "220.45.6.7",
+	"2001:db8::77", "2001:db8:ffff:1::5", "2400:1234::1", "2600:9:8::7", "2a01:77:2::9", "2c0f:9::1",
+}
+
+// hides reports whether a table has an answer for most addresses of a family, so that those behind
+// it in a list are not asked. An error says that it cannot be asked now.
+func (p *Postfix) hides(ctx context.Context, table string) (v4, v6 bool, err error) {
+	hits, count := map[bool]int{}, map[bool]int{}
+	for _, addr := range probes {
+		isV6 := strings.Contains(addr, ":")
+		count[isV6]++
+		value, err := p.ask(ctx, table, addr)
+		if err != nil {
+			return false, false, err
+		}
+		if value != "" {
+			hits[isV6]++
+		}
+	}
+	return hits[false]*2 > count[false], hits[true]*2 > count[true], nil
+}
+
+// ask asks a table of Postfix as smtpd(8) would, but for its user. A table that has no answer says
+// nothing, and ends with status 1 as one that fails does; only that complains.
+func (p *Postfix) ask(ctx context.Context, table, key string) (string, error) {
+	out, warnings, err := p.run(ctx, "postmap", "-c", p.Dir, "-q", key, table)
+	if err != nil && faults(warnings) == "" {
+		err = nil
+	}
+	return strings.TrimSpace(out), err
+}
+
+// faults are the lines of what a program of Postfix complains of that are about more than a setting
+// that nothing uses.
+func faults(warnings string) string {
+	var b strings.Builder
+	for line := range strings.Lines(warnings) {
+		if strings.TrimSpace(line) != "" && !strings.Contains(line, "unused parameter") && !strings.Contains(line, "overriding earlier entry") {
+			b.WriteString(line)
+		}
+	}
+	return strings.TrimSpace(b.String())
+}
+
+// beside are the tables that an item joins with ours.
+func (p *Postfix) beside(item string) (others []string) {
+	for _, m := range parseLookup(item).members() {
+		if p.ourKind(m) == "" {
+			others = append(others, m.expression)
+		}
+	}
+	return others
+}
+
+// words are the EHLO keywords in a list, without silent-discard.
+func words(list string) []string {
+	all := split(strings.ToLower(unbraced(list)))
+	slices.Sort(all)
+	return slices.DeleteFunc(slices.Compact(all), func(w string) bool { return w == policy.SilentDiscard })
+}
