@@ -60,22 +60,28 @@ $virus_admin = undef;
 1;
 `
 
-// StartAmavis starts one in an empty directory. Destiny is what becomes of spam, D_DISCARD or
-// D_REJECT.
+// StartAmavis starts one in an empty directory, on free ports. Destiny is what becomes of spam,
+// D_DISCARD or D_REJECT.
 func StartAmavis(dir, destiny string) (*Amavis, error) {
 	ports, err := mx.FreePorts(2)
 	if err != nil {
 		return nil, err
 	}
+	return StartAmavisAt(dir, destiny, ports[0], ports[1])
+}
+
+// StartAmavisAt is StartAmavis with the port on which it listens and the one to which it gives mail
+// back.
+func StartAmavisAt(dir, destiny string, port, back int) (*Amavis, error) {
 	home := filepath.Join(dir, "home")
-	a := &Amavis{Port: ports[0], Back: ports[1]}
+	a := &Amavis{Port: port, Back: back}
 	var rules strings.Builder
 	// Nothing but the words in the Subject.
 	rules.WriteString("loadplugin Mail::SpamAssassin::Plugin::Check\nrequired_score 5\nuse_bayes 0\n")
 	for _, n := range Scores {
 		fmt.Fprintf(&rules, "header TEST_SCORE%[1]d Subject =~ /\\bscore%[1]d\\b/\nscore TEST_SCORE%[1]d %[1]d\n", n)
 	}
-	err = write(dir, map[string]string{
+	err := write(dir, map[string]string{
 		"amavisd.conf": fmt.Sprintf(amavisConf, home, a.Port, a.Back, destiny), "home/rules/local.cf": rules.String(), "home/tmp/.keep": "", "home/db/.keep": "", "home/var/.keep": "",
 	})
 	if err != nil {

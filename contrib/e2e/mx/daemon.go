@@ -105,10 +105,21 @@ func (d *Daemon) Signal(s syscall.Signal) error { return d.cmd.Process.Signal(s)
 // Pid is its process id.
 func (d *Daemon) Pid() int { return d.cmd.Process.Pid }
 
+// State is the state of its process as ps(1) has it, T when it is stopped.
+func (d *Daemon) State() byte {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.Pid()))
+	_, after, ok := bytes.Cut(b, []byte(") "))
+	if !ok || len(after) == 0 {
+		return 0
+	}
+	return after[0]
+}
+
 // Kill kills it with SIGKILL.
 func (d *Daemon) Kill() {
 	d.cmd.Process.Kill()
 	<-d.done
+	d.cmd = nil
 }
 
 // Stop stops it with SIGTERM and returns its exit error.

@@ -17,8 +17,11 @@ type Filter struct {
 }
 
 // StartFilter starts one on a free port.
-func StartFilter() (*Filter, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func StartFilter() (*Filter, error) { return StartFilterAt("tcp", "127.0.0.1:0") }
+
+// StartFilterAt starts one on an address.
+func StartFilterAt(network, address string) (*Filter, error) {
+	l, err := net.Listen(network, address)
 	if err != nil {
 		return nil, err
 	}

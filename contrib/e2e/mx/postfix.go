@@ -129,7 +129,7 @@ func NewPostfix(dir string) (*Postfix, error) {
 	if err := os.Chown(filepath.Join(dir, "lib"), uid, -1); err != nil {
 		return nil, err
 	}
-	chain, err := selfSigned("mx.example")
+	chain, err := SelfSigned("mx.example")
 	if err != nil {
 		return nil, err
 	}
@@ -225,8 +225,8 @@ func waitFor(ready func() error) error {
 	}
 }
 
-// selfSigned makes a key and a certificate, both in PEM.
-func selfSigned(name string) (string, error) {
+// SelfSigned makes a key and a certificate, both in PEM.
+func SelfSigned(name string) (string, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return "", err

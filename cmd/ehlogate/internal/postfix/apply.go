@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/google/renameio/v2"
 )
@@ -107,6 +108,12 @@ func (u *undo) carryOut() error {
 	return nil
 }
 
+// settled is how old a file has to look. Postfix reads one that was just written again and again for
+// two seconds, in case it is not whole yet (dict_load_file_xt), and complains each time of a parameter
+// that is set twice. Where it logs to a file of its own, postlogd(8) can stop for good over that, and
+// all mail with it.
+const settled = 3 * time.Second
+
 // write writes a file so that it is whole at any time, or where that cannot be (a file that is
 // mounted by itself), in its place. It keeps its owner and mode.
 func write(path, text string) error {
@@ -117,7 +124,12 @@ func write(path, text string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = os.WriteFile(path, []byte(text), 0o644)
 	} else if err == nil {
-		err = replaceFile(path, text, info)
+		if err = replaceFile(path, text, info); err != nil {
+			err = os.WriteFile(path, []byte(text), info.Mode().Perm())
+		}
+	}
+	if err == nil {
+		err = settle(path)
 	}
 	if err != nil {
 		return fmt.Errorf("postfix: %w", err)
@@ -125,28 +137,29 @@ func write(path, text string) error {
 	return nil
 }
 
-// chownLike gives a file the owner of another one.
-func chownLike(f *os.File, info fs.FileInfo) error {
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-		return f.Chown(int(stat.Uid), int(stat.Gid))
-	}
-	return nil
+func settle(path string) error {
+	at := time.Now().Add(-settled)
+	return os.Chtimes(path, at, at)
 }
 
 func replaceFile(path, text string, info fs.FileInfo) error {
 	f, err := renameio.NewPendingFile(path, renameio.WithExistingPermissions(), renameio.WithTempDir(filepath.Dir(path)))
-	if err == nil {
-		defer f.Cleanup()
-		if _, err = f.WriteString(text); err == nil {
-			if err = chownLike(f.File, info); err == nil {
-				err = f.CloseAtomicallyReplace()
-			}
+	if err != nil {
+		return err
+	}
+	defer f.Cleanup()
+	if _, err := f.WriteString(text); err != nil {
+		return err
+	}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		if err := f.Chown(int(stat.Uid), int(stat.Gid)); err != nil {
+			return err
 		}
 	}
-	if err != nil {
-		return os.WriteFile(path, []byte(text), info.Mode().Perm())
+	if err := settle(f.Name()); err != nil {
+		return err
 	}
-	return nil
+	return f.CloseAtomicallyReplace()
 }
 
 // complaints are what Postfix's own checks say of the configuration, by line. postfix check needs
@@ -155,7 +168,7 @@ func (p *Postfix) complaints(ctx context.Context) map[string]bool {
 	said := map[string]bool{}
 	for _, args := range [][]string{{"postconf", "-c", p.Dir, "-x"}, {"postconf", "-c", p.Dir, "-Mf"}, {"postconf", "-c", p.Dir, "-Px"}, {"postfix", "-c", p.Dir, "check"}} {
 		_, warnings, _ := p.run(ctx, args[0], args[1:]...)
-		for line := range strings.Lines(warnings) {
+		for line := range strings.Lines(faults(warnings)) {
 			said[unnumbered(line)] = true
 		}
 	}

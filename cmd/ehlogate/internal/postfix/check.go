@@ -89,12 +89,12 @@ func (p *Postfix) fix(s *service, name, value string) string {
 			return p.fixService(s, name, value)
 		}
 	}
-	return fmt.Sprintf("postconf -c %s -e '%s'", p.Dir, strings.ReplaceAll(strings.TrimSpace(name+" = "+value), "'", `'\''`))
+	return fmt.Sprintf("postconf -c %s -e '%s'", p.Dir, strings.ReplaceAll(strings.TrimSpace(name+" = "+literal(value)), "'", `'\''`))
 }
 
 // fixService is the same for the service alone. postconf -P takes no value with white space.
 func (p *Postfix) fixService(s *service, name, value string) string {
-	return fmt.Sprintf("in %s, below %s: %s", p.file("master.cf"), s.key(), strings.TrimSpace(option(name, value)))
+	return fmt.Sprintf("in %s, below %s: %s", p.file("master.cf"), s.key(), strings.TrimSpace(option(name, literal(value))))
 }
 
 // checkRoles says what the services are taken for.
@@ -110,11 +110,12 @@ func (c *checker) checkRoles() {
 	}
 }
 
-// checkOptions looks for options in master.cf that a service dies of.
+// checkOptions looks for what a service dies of.
 func (c *checker) checkOptions() {
 	for _, s := range c.services {
-		for _, o := range s.malformed {
-			c.fault(s, fmt.Sprintf("the option %q in master.cf has no value, and smtpd dies of it", "-o "+o), "-o "+o+"=VALUE without white space, or -o { "+o+" = VALUE }")
+		if len(s.malformed) > 0 {
+			c.fault(s, fmt.Sprintf("smtpd dies of %q in master.cf: options are NAME=VALUE without white space, and there are no comments at the end of a line", strings.Join(s.malformed, " ")),
+				"write -o NAME=VALUE, or -o { NAME = VALUE }, and comments on lines of their own")
 		}
 	}
 }
@@ -184,7 +185,7 @@ func (c *checker) checkRelays() {
 	var missing []string
 	for _, item := range split(c.values["mynetworks"]) {
 		n, ok := network(item)
-		if !ok || n.Bits() == 0 || n.Addr().IsLoopback() || here(n) || covered(n, c.cfg.Policy.Exempt) {
+		if !ok || n.Bits() == 0 || n.Addr().IsLoopback() || n.Addr().IsLinkLocalUnicast() || here(n) || covered(n, c.cfg.Policy.Exempt) {
 			continue
 		}
 		missing = append(missing, n.String())

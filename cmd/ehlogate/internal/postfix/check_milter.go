@@ -203,8 +203,9 @@ func (p *Postfix) deafTo(name, value string) (all []deafness) {
 		}
 		fix := p.fixService(s, milters, p.withOurs(split(s.value(milters)), ours))
 		if list := split(s.value(receive)); slices.Contains(list, "no_milters") {
+			// None of the others has run there, and none has to.
 			list = slices.DeleteFunc(list, func(o string) bool { return o == "no_milters" })
-			fix += "; and " + strings.TrimSpace(option(receive, strings.Join(list, ",")))
+			fix = p.fixService(s, milters, ours) + "; and " + strings.TrimSpace(option(receive, strings.Join(list, ",")))
 		}
 		all = append(all, deafness{what + ", and what it finds is not heard where it puts the mail back, at " + s.key(), fix})
 	}

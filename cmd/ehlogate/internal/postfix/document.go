@@ -21,6 +21,8 @@ type edit struct {
 	Remove, Add []string
 	// Prev is the line before.
 	Prev string
+	// end says that it is an entry of its own, behind what continues the last one.
+	end bool
 }
 
 // logical is a line of main.cf or master.cf with those that continue it, as postconf(5) reads them:
@@ -77,7 +79,10 @@ func (d *document) insertAfter(line int, add ...string) {
 }
 
 // add adds lines at the end.
-func (d *document) add(lines ...string) { d.insertAfter(len(d.lines)-1, lines...) }
+func (d *document) add(lines ...string) {
+	d.insertAfter(len(d.lines)-1, lines...)
+	d.edits[len(d.edits)-1].end = true
+}
 
 // replace puts lines in the place of a logical line.
 func (d *document) replace(l logical, lines ...string) {
@@ -107,7 +112,17 @@ func (d *document) edited() string {
 // one, in the order in which they were made.
 func (d *document) ordered() []edit {
 	var all []edit
-	for _, e := range d.edits {
+	inPlace := slices.Clone(d.edits)
+	slices.SortStableFunc(inPlace, func(a, b edit) int {
+		switch {
+		case a.end == b.end:
+			return 0
+		case b.end:
+			return -1
+		}
+		return 1
+	})
+	for _, e := range inPlace {
 		i := slices.IndexFunc(all, func(other edit) bool { return other.at == e.at })
 		if i < 0 {
 			all = append(all, e)

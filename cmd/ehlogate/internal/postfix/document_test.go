@@ -32,8 +32,10 @@ func TestEditsAndHowTheyAreTakenBack(t *testing.T) {
 		"at the end":                         {"a = 1\n", func(d *document) { d.add("ours = 2") }, "a = 1\nours = 2\n"},
 		"no final newline":                   {"a = 1", func(d *document) { d.add("ours = 2"); d.add("ours = 3") }, "a = 1\nours = 2\nours = 3\n"},
 		"no final newline, on the last line": {"a = 1", func(d *document) { d.insertAfter(0, "  ours"); d.add("b = 3") }, "a = 1\n  ours\nb = 3\n"},
-		"an empty file":                      {"", func(d *document) { d.add("ours = 2") }, "ours = 2\n"},
-		"a replacement":                      {"a = 1\n# c\n  2\nb = 3\n", func(d *document) { _, at, _ := d.parameter("a"); d.replace(at, "a = 9") }, "a = 9\nb = 3\n"},
+		"what continues the last entry comes before what is added": {"a = 1\n", func(d *document) { d.add("ours = 2"); d.insertAfter(0, "  ours") }, "a = 1\n  ours\nours = 2\n"},
+		"the same without a final newline":                         {"a = 1", func(d *document) { d.add("ours = 2"); d.insertAfter(0, "  ours") }, "a = 1\n  ours\nours = 2\n"},
+		"an empty file":                                            {"", func(d *document) { d.add("ours = 2") }, "ours = 2\n"},
+		"a replacement":                                            {"a = 1\n# c\n  2\nb = 3\n", func(d *document) { _, at, _ := d.parameter("a"); d.replace(at, "a = 9") }, "a = 9\nb = 3\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDocument("main.cf", c.text)

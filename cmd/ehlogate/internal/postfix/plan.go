@@ -281,7 +281,11 @@ func (pl *planner) withTable(raw, inForce []string, ours string) (items []string
 			joined = "unionmap:{" + t + ", " + ours + "}"
 		}
 		pl.note("%s has an answer for every address, and hid our table; the two are joined with unionmap", t)
-		return slices.Concat(inForce[:i], []string{joined}, inForce[i+1:]), true
+		all := slices.Concat(inForce[:i], []string{joined}, inForce[i+1:])
+		for i := range all {
+			all[i] = literal(all[i])
+		}
+		return all, true
 	}
 	return append(slices.Clone(raw), ownSite), false
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -111,6 +112,7 @@ func (p *Postfix) read(ctx context.Context) (err error) {
 	}
 	level, _ := strconv.ParseFloat(p.values["compatibility_level"], 64)
 	p.services = parseServices(p.master, level < 1)
+	p.noteScreened()
 	for _, s := range p.services {
 		s.main = p.values
 		if len(s.options) > 0 && (s.smtpd() || s.command == "postscreen" || s.command == "cleanup") {
@@ -121,6 +123,14 @@ func (p *Postfix) read(ctx context.Context) (err error) {
 	}
 	p.noteFiltered()
 	return nil
+}
+
+// noteScreened tells all services whether postscreen(8) runs.
+func (p *Postfix) noteScreened() {
+	screened := slices.ContainsFunc(p.services, func(s *service) bool { return s.command == "postscreen" })
+	for _, s := range p.services {
+		s.screened = screened
+	}
 }
 
 // noteFiltered tells all services whether a content filter is used by any.

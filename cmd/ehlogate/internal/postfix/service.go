@@ -20,9 +20,10 @@ type service struct {
 	// values are its parameters in force, with what they refer to put in; main are those of main.cf,
 	// for what values do not have.
 	values, main map[string]string
-	// filtered says that a content filter is used somewhere in this Postfix.
-	filtered bool
-	// malformed are options without a value: the service dies of them.
+	// filtered says that a content filter is used somewhere in this Postfix, screened that
+	// postscreen(8) runs in it.
+	filtered, screened bool
+	// malformed are arguments that smtpd(8) dies of: an option without a value, or what is none.
 	malformed []string
 }
 
@@ -59,6 +60,9 @@ func parseServices(d *document, chrootByDefault bool) []*service {
 			option, isOption := strings.CutPrefix(words[i], "-o")
 			if !isOption {
 				s.flags = append(s.flags, words[i])
+				if s.command == "smtpd" && !strings.HasPrefix(words[i], "-") {
+					s.malformed = append(s.malformed, words[i])
+				}
 				continue
 			}
 			if option == "" && i+1 < len(words) {
@@ -71,7 +75,7 @@ func parseServices(d *document, chrootByDefault bool) []*service {
 				s.order = append(slices.DeleteFunc(s.order, func(n string) bool { return n == name }), name)
 				s.options[name] = strings.TrimSpace(value)
 			} else if s.command == "smtpd" {
-				s.malformed = append(s.malformed, option)
+				s.malformed = append(s.malformed, "-o "+option)
 			}
 		}
 		all = slices.DeleteFunc(all, func(o *service) bool { return o.key() == s.key() })
@@ -141,9 +145,9 @@ const (
 )
 
 // smtpd reports whether the service speaks SMTP with clients: with them directly, or behind
-// postscreen(8).
+// postscreen(8), where that runs.
 func (s *service) smtpd() bool {
-	return s.command == "smtpd" && (s.kind == "inet" || s.kind == "pass")
+	return s.command == "smtpd" && (s.kind == "inet" || s.kind == "pass" && s.screened)
 }
 
 // role is the role of an smtpd(8) service. Where it could be either, the operator's own users go

@@ -150,3 +150,10 @@ func words(list string) []string {
 	slices.Sort(all)
 	return slices.DeleteFunc(slices.Compact(all), func(w string) bool { return w == policy.SilentDiscard })
 }
+
+// literal is a value in force as main.cf has to say it: $$ stands for $ there. Our table names a
+// parameter on purpose.
+func literal(value string) string {
+	value = strings.ReplaceAll(value, "$", "$$")
+	return strings.ReplaceAll(value, strings.ReplaceAll(siteKeywords, "$", "$$"), siteKeywords)
+}

@@ -1,0 +1,1 @@
+/^nobody@/ FILTER amavis:[127.0.0.1]:10024
