@@ -64,6 +64,7 @@ func serve(t testing.TB, change func(*Server)) *hall {
 		Rules: func() verdict.Rules {
 			return verdict.Rules{Headers: verdict.DefaultHeaders, Silence: policy.None}
 		},
+		Users:    func(daemon, port string) bool { return daemon == "ORIGINATING" || port == "587" },
 		Clients:  behaviour.NewClients(),
 		Sessions: h,
 		Treats:   func() bool { return true },
@@ -271,6 +272,36 @@ func TestAClientThatLeavesWithoutSTARTTLS(t *testing.T) {
 		if heard := h.stop(t); len(heard) != 1 || heard[0].Trouble != want {
 			t.Errorf("answered %s: %+v", answered, heard)
 		}
+	}
+}
+
+// TestServicesOfUsersTeachNothing is about a session that the MTA names a submission's, by name or by
+// port.
+func TestServicesOfUsersTeachNothing(t *testing.T) {
+	for name, macro := range map[string][2]string{"by name": {gomilter.MacroDaemonName, "ORIGINATING"}, "by port": {gomilter.MacroDaemonPort, "587"}} {
+		t.Run(name, func(t *testing.T) {
+			h := serve(t, nil)
+			m := must{t}
+			s, macros := h.session(t)
+			macros.Set(macro[0], macro[1])
+			m.do(s.Conn("client.example", gomilter.FamilyInet, 25, "192.0.2.7"))
+			m.do(s.Helo("client.example"))
+			m.do(s.Mail("alice@sender.example", ""))
+			m.do(s.Rcpt("bob@mx.example", ""))
+			m.do(s.DataStart())
+			m.do(s.HeaderField("X-Spam-Flag", "YES", nil))
+			m.do(s.HeaderEnd())
+			_, action, err := s.End()
+			m.do(action, err)
+			m.done(s.Close())
+			heard := h.stop(t)
+			if len(heard) != 1 || !heard[0].Submission {
+				t.Fatalf("%+v", heard)
+			}
+			if _, teaches := heard[0].Lesson(); teaches {
+				t.Errorf("%+v teaches", heard[0])
+			}
+		})
 	}
 }
 

@@ -48,6 +48,9 @@ type Server struct {
 	// MTA is asked for leave.
 	Rules  func() verdict.Rules
 	Treats func() bool
+	// Users reports whether a service is one of the operator's own users, by its name in the milter
+	// protocol and its port.
+	Users func(daemon, port string) bool
 	// Clients counts what clients do again and again.
 	Clients *behaviour.Clients
 	Now     func() time.Time
@@ -105,7 +108,7 @@ func (s *Server) init() {
 		}),
 		gomilter.WithNegotiationCallback(s.negotiate),
 		gomilter.WithReadTimeout(idle),
-		gomilter.WithMacroRequest(gomilter.StageConnect, []string{gomilter.MacroMTAFQDN, gomilter.MacroClientAddr, gomilter.MacroClientPort, gomilter.MacroClientName, gomilter.MacroClientPTR, gomilter.MacroDaemonName}),
+		gomilter.WithMacroRequest(gomilter.StageConnect, []string{gomilter.MacroMTAFQDN, gomilter.MacroClientAddr, gomilter.MacroClientPort, gomilter.MacroClientName, gomilter.MacroClientPTR, gomilter.MacroDaemonName, gomilter.MacroDaemonPort}),
 		gomilter.WithMacroRequest(gomilter.StageHelo, tlsMacros),
 		gomilter.WithMacroRequest(gomilter.StageMail, append([]string{gomilter.MacroQueueId, gomilter.MacroAuthAuthen}, tlsMacros...)),
 		gomilter.WithMacroRequest(gomilter.StageRcpt, []string{gomilter.MacroQueueId, gomilter.MacroRcptMailer, gomilter.MacroRcptHost, gomilter.MacroRcptAddr}),

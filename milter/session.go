@@ -28,11 +28,13 @@ type session struct {
 	id        string
 	connected bool
 	client    policy.Client
-	answered  policy.Answer
-	began     time.Time
-	helo      string
-	tls       *policy.TLS
-	mails     int
+	// users says that the service is one of the operator's own users.
+	users    bool
+	answered policy.Answer
+	began    time.Time
+	helo     string
+	tls      *policy.TLS
+	mails    int
 	// mail is the message under way, nil between messages.
 	mail *message
 }
@@ -101,6 +103,7 @@ func (s *session) Connect(host, family string, port uint16, addr string, m gomil
 			s.client.Addr = a
 			s.answered = s.server.Answered(a)
 		}
+		s.users = s.server.Users(m.Get(gomilter.MacroDaemonName), m.Get(gomilter.MacroDaemonPort))
 		s.server.Sessions.Begin(s.id, s.client, s.began)
 	})
 }
@@ -321,7 +324,7 @@ func (s *session) trouble() policy.Trouble {
 func (s *session) observation() *policy.Observation {
 	return &policy.Observation{
 		Message: policy.Message{
-			Time: s.server.Now(), Began: s.began, Session: s.id, Client: s.client, Unfinished: s.server.stopping(),
+			Time: s.server.Now(), Began: s.began, Session: s.id, Client: s.client, Submission: s.users, Unfinished: s.server.stopping(),
 		},
 		HELO: s.helo, STARTTLS: s.answered, TLS: s.tls,
 	}

@@ -15,6 +15,7 @@ func TestExceptions(t *testing.T) {
 	broken := &Exception{Network: excepted, Cause: BrokenTLS, Set: now, Until: now.Add(time.Hour), Note: "3 TLS handshakes failed"}
 	const week = 7 * 24 * time.Hour
 	requires := &Exception{Network: excepted, Cause: RequiresTLS, Set: now, Until: now.Add(week), Note: "left without a message when STARTTLS was withheld"}
+	own := &Exception{Network: excepted, Cause: OwnUser, Set: now, Until: now.Add(week), Note: "a user of this host logged in"}
 	deny := &Override{Network: netip.MustParsePrefix("192.0.2.0/24")}
 	for _, c := range []struct {
 		name     string
@@ -31,6 +32,7 @@ func TestExceptions(t *testing.T) {
 		{"who requires TLS is offered it", Earn, Known{Exception: requires}, 0, false, "it left without a message when STARTTLS was withheld"},
 		{"also among bad neighbours", Protect, Known{Network: evidence(40, 0), Exception: requires}, 0, false, "may require TLS"},
 		{"not when its own mail is bad", Protect, Known{Host: evidence(9, 0), Exception: requires}, 0, true, "tier bad"},
+		{"a user of our own is offered it, whatever the mail of the address", Protect, Known{Host: evidence(9, 0), Exception: own}, 0, false, "a user of this host logged in: offered until"},
 		{"not for ever", Earn, Known{Exception: requires}, week, true, "tier unknown"},
 		{"the operator's override goes first", Protect, Known{Exception: requires, Override: deny}, 0, true, "operator's deny"},
 	} {

@@ -88,6 +88,8 @@ type Message struct {
 	// Authenticated says that the client logged in: its mail is its user's, and nothing is learnt
 	// of its address.
 	Authenticated bool
+	// Submission says that it came in at a service of the operator's own users, where the same holds.
+	Submission bool
 	// Unfinished says that we stopped listening before the session ended.
 	Unfinished bool
 	// Trouble is what went wrong with TLS.
@@ -133,7 +135,7 @@ func (m *Message) Lesson() (l Lesson, ok bool) {
 // teachable reports whether anything may be learnt of the client.
 func (m *Message) teachable() bool {
 	a := m.Client.Addr
-	return !m.Authenticated && a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && !IsHere(a)
+	return !m.Authenticated && !m.Submission && a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && !IsHere(a)
 }
 
 // Correction is a message as it is now, and the verdict that was learnt of it before. Nothing

@@ -38,6 +38,9 @@ const (
 	RequiresTLS Cause = "requires-tls"
 	// BrokenTLS is a host whose TLS handshakes fail again and again.
 	BrokenTLS Cause = "broken-tls"
+	// OwnUser is a host at which a user of the operator's own logged in, or was about to at a service
+	// that must not ask the table.
+	OwnUser Cause = "own-user"
 )
 
 // Exception is what was noticed of a host and STARTTLS: for a while the host is treated otherwise
@@ -52,7 +55,7 @@ type Exception struct {
 }
 
 // Offers reports whether STARTTLS is offered because of the exception; otherwise it is withheld.
-func (e Exception) Offers() bool { return e.Cause == RequiresTLS }
+func (e Exception) Offers() bool { return e.Cause == RequiresTLS || e.Cause == OwnUser }
 
 // MarshalJSON writes an exception, with "allow" where STARTTLS is offered because of it.
 func (e Exception) MarshalJSON() ([]byte, error) {

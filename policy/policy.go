@@ -211,7 +211,7 @@ func (p *Policy) rule(d *Decision, known *Known, now time.Time) Rule {
 // heeds reports whether an exception decides: that of a host that requires TLS does so only until
 // the host's own mail is bad.
 func (p *Policy) heeds(e *Exception, j reputation.Judgement) bool {
-	return !e.Offers() || j.Own.LogOdds < p.Thresholds.Bad.Enter
+	return e.Cause != RequiresTLS || j.Own.LogOdds < p.Thresholds.Bad.Enter
 }
 
 func (d *Decision) withhold(would bool) {
@@ -262,6 +262,9 @@ func (d Decision) Why() string {
 		return fmt.Sprintf("operator's %s of %s%s", d.Override.Verb(), d.Override.Network, note(d.Override.Note))
 	case RuleException:
 		until := d.Exception.Until.Format(time.RFC3339)
+		if d.Exception.Cause == OwnUser {
+			return fmt.Sprintf("%s: offered until %s; %s", d.Exception.Note, until, d.terms())
+		}
 		if d.Exception.Offers() {
 			return fmt.Sprintf("it %s, so it may require TLS: offered until %s, unless its own mail is bad; %s", d.Exception.Note, until, d.terms())
 		}

@@ -88,7 +88,7 @@ func TestTheSampleIsTheDefault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got.Policy.Treatments, got.Log.Node = nil, want.Log.Node
+	got.Policy.Treatments, got.Log.Node, got.File, got.ModeGiven = nil, want.Log.Node, want.File, false
 	if g, w := dump(got), dump(want); g != w {
 		t.Errorf("the sample says\n%s\nthe defaults are\n%s", g, w)
 	}

@@ -74,6 +74,11 @@ func Left(host netip.Prefix, at time.Time) policy.Exception {
 	return exception(host, policy.RequiresTLS, "left without a message when STARTTLS was withheld", at, requiresFor)
 }
 
+// User returns the exception for a host at which a user of the operator's own was seen at a time.
+func User(host netip.Prefix, note string, at time.Time) policy.Exception {
+	return exception(host, policy.OwnUser, note, at, policy.LongestException)
+}
+
 func exception(host netip.Prefix, cause policy.Cause, note string, at time.Time, lasts time.Duration) policy.Exception {
 	at = at.UTC().Truncate(time.Second)
 	return policy.Exception{Network: host, Cause: cause, Note: note, Set: at, Until: at.Add(lasts)}

@@ -35,6 +35,7 @@ type Event struct {
 	// Heard is nil for a correction.
 	*Heard
 	Authenticated bool           `json:"authenticated,omitempty"`
+	Submission    bool           `json:"submission,omitempty"`
 	Verdict       policy.Verdict `json:"verdict"`
 	// Verdicts are there where more than one source gave one.
 	Verdicts   policy.Verdicts `json:"said,omitempty"`
@@ -137,7 +138,7 @@ func OfForget(n netip.Prefix, at time.Time, node string) *Event {
 // about is what events of both kinds say of a message.
 func about(m *policy.Message, node string) *Event {
 	e := &Event{
-		Node: node, Session: m.Session, QueueID: m.QueueID, Authenticated: m.Authenticated,
+		Node: node, Session: m.Session, QueueID: m.QueueID, Authenticated: m.Authenticated, Submission: m.Submission,
 		Client:  Client{Port: m.Client.Port, Name: withoutLocalParts(m.Client.Name), PTR: withoutLocalParts(m.Client.PTR)},
 		Verdict: plainVerdict(m.Verdict), Trouble: m.Trouble, Unfinished: m.Unfinished,
 	}
@@ -177,7 +178,7 @@ func (e *Event) Anonymize() {
 func (e *Event) Message() (m policy.Message, ok bool) {
 	m = policy.Message{
 		Time: e.Time.Time, Session: e.Session, QueueID: e.QueueID, Mail: e.Kind != KindSession,
-		Authenticated: e.Authenticated, Unfinished: e.Unfinished, Trouble: e.Trouble,
+		Authenticated: e.Authenticated, Submission: e.Submission, Unfinished: e.Unfinished, Trouble: e.Trouble,
 		Verdict: e.Verdict, Verdicts: e.Verdicts, Client: policy.Client{Port: e.Client.Port},
 	}
 	if e.Corrected != nil {

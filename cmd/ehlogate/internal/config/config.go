@@ -30,9 +30,14 @@ const DefaultFile = "/etc/ehlogate/ehlogate.toml"
 type Config struct {
 	// File is the configuration file that was read, empty for none.
 	File   string
-	Milter struct{ Listen Address }
-	Table  struct{ Socketmap, Memcache Address }
-	HTTP   struct {
+	Milter struct {
+		Listen Address
+		// Users are the services of the operator's own users, by their names in the milter protocol
+		// and their ports; nil for those that the MTA's own configuration has.
+		Users []string
+	}
+	Table struct{ Socketmap, Memcache Address }
+	HTTP  struct {
 		Listen    Address
 		TokenFile string
 	}

@@ -51,6 +51,7 @@ const (
 
 var settings = []Setting{
 	{"milter.listen", "where the milter listens", address(func(c *Config) *Address { return &c.Milter.Listen })},
+	{"milter.users", "services of this host's own users, by {daemon_name} or port: nothing is learnt there, and nothing withheld from where they log in", func(c *Config, v value) error { return c.setUsers(v) }},
 	{"table.socketmap", "where the socketmap table listens", address(func(c *Config) *Address { return &c.Table.Socketmap })},
 	{"table.memcache", "where the memcache table listens", address(func(c *Config) *Address { return &c.Table.Memcache })},
 	{"http.listen", "where metrics, health and the API are served", address(func(c *Config) *Address { return &c.HTTP.Listen })},
@@ -251,6 +252,17 @@ func duration(least, most time.Duration, field func(*Config) *time.Duration) fun
 		*field(c) = d
 		return nil
 	}
+}
+
+func (c *Config) setUsers(v value) error {
+	names, err := v.strs()
+	for _, n := range names {
+		if !serviceName.MatchString(n) {
+			return fmt.Errorf("%q is neither a {daemon_name} nor a port; want such as ORIGINATING or 587", n)
+		}
+	}
+	c.Milter.Users = names
+	return err
 }
 
 func (c *Config) setMode(v value) error {

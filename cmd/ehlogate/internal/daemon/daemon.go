@@ -96,18 +96,19 @@ func (d *Daemon) newIntake(cfg *config.Config) error {
 		Settings: d.intakeSettings, Now: time.Now, Log: d.log,
 	}
 	d.intake = newInbox(in)
+	users := ownUsers(cfg)
 	answers := table.NewAnswers()
 	d.tables = &table.Server{Decide: d.judge.Decide, Answered: answers.Put, Log: d.log}
 	d.milter = &milter.Server{
 		Decide: d.judge.Decide, Answered: answers.Get, Observe: d.intake.observe, Sessions: in.Correlator,
 		Clients: in.Clients, Now: time.Now, Log: d.log, Treats: d.treats,
-		Rules: func() verdict.Rules { return d.cfg.Load().Verdict },
+		Rules: func() verdict.Rules { return d.cfg.Load().Verdict }, Users: usersOf(cfg, users),
 	}
 	d.follower = &follower{
 		source: cfg.LogFile, path: filepath.Join(cfg.Store.Dir, positionFile), log: d.log,
 		reader: maillog.NewReader(maillog.Options{
 			Now: time.Now, Zone: time.Local, UnknownUser: in.UnknownUser, Reinjected: in.Reinjected,
-			Services: cfg.Services, UserServices: userServices(cfg, d.log),
+			Services: cfg.Services, UserServices: users.SyslogNames,
 		}), signal: d.intake.signal,
 		oldestPending: in.Correlator.OldestPending, now: time.Now, throttled: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
@@ -117,19 +118,34 @@ func (d *Daemon) newIntake(cfg *config.Config) error {
 // postconfWait is how long Postfix may take to tell its services.
 const postconfWait = 5 * time.Second
 
-// userServices are the names under which the services of the operator's own users log, as far as
-// there is a log to follow and a Postfix to ask.
-func userServices(cfg *config.Config, log *slog.Logger) []string {
-	if cfg.LogFile == "" || len(cfg.Services) > 0 {
-		return nil
-	}
+// ownUsers tells how services of the operator's own users are recognized, if there is a Postfix to
+// ask.
+func ownUsers(cfg *config.Config) (u postfix.Users) {
 	ctx, cancel := context.WithTimeout(context.Background(), postconfWait)
 	defer cancel()
-	p, err := postfix.Find(ctx, "", cfg)
-	if err != nil {
-		return nil
+	if p, err := postfix.Find(ctx, "", cfg); err == nil {
+		u = p.Users()
 	}
-	return p.Users().SyslogNames
+	if len(cfg.Services) > 0 {
+		u.SyslogNames = nil
+	}
+	return u
+}
+
+// usualUsers are the names and ports of services of users, where nothing else is known: Postfix's
+// sample files, and Sendmail's.
+var usualUsers = []string{"ORIGINATING", "MSA", "587", "465"}
+
+// usersOf reports which services are those of the operator's own users.
+func usersOf(cfg *config.Config, found postfix.Users) func(daemon, port string) bool {
+	known := func(name string) bool { return found.Daemons[name] }
+	switch {
+	case cfg.Milter.Users != nil:
+		known = func(name string) bool { return slices.Contains(cfg.Milter.Users, name) }
+	case found.Daemons == nil:
+		known = func(name string) bool { return slices.Contains(usualUsers, name) }
+	}
+	return func(daemon, port string) bool { return known(daemon) || known(port) }
 }
 
 func (d *Daemon) intakeSettings() intake.Settings {
@@ -245,7 +261,7 @@ func (d *Daemon) Reload(cfg *config.Config) error {
 		key     string
 		changed bool
 	}{
-		{"milter.listen", cfg.Milter != old.Milter}, {"table", cfg.Table != old.Table}, {"http", cfg.HTTP != old.HTTP},
+		{"milter", cfg.Milter.Listen != old.Milter.Listen || !slices.Equal(cfg.Milter.Users, old.Milter.Users)}, {"table", cfg.Table != old.Table}, {"http", cfg.HTTP != old.HTTP},
 		{"store", !sameStore(cfg, old)}, {"log.events", cfg.Log.Events != old.Log.Events}, {"log.retain", cfg.Log.Retain != old.Log.Retain},
 		{"verdict.log_file", cfg.LogFile != old.LogFile}, {"verdict.services", !slices.Equal(cfg.Services, old.Services)}, {"verdict.rspamd_feed", cfg.Feed != old.Feed},
 	} {

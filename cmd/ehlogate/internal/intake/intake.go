@@ -72,8 +72,8 @@ type Intake struct {
 
 	Stats Stats
 
-	reinjections                reinjections
-	unstored, oneSided, refused throttle
+	reinjections                           reinjections
+	unstored, oneSided, refused, misplaced throttle
 }
 
 // throttle lets a kind of log line through once in a while.
@@ -266,13 +266,38 @@ func (in *Intake) count(v policy.Verdict) {
 // notice takes what a session says of its client and STARTTLS.
 func (in *Intake) notice(o *policy.Observation) {
 	host := o.Decision.Host
+	in.noticeUser(o)
 	switch {
 	case !host.IsValid():
 	case o.TLS != nil:
 		in.Handshakes.Worked(host)
-	case o.Trouble == policy.LeftWithout && o.Decision.Rule == policy.RuleTier:
+	case o.Trouble == policy.LeftWithout && o.Decision.Rule == policy.RuleTier && !o.Submission:
 		in.except(behaviour.Left(host, o.Time))
 	}
+}
+
+// renewAfter is how old the exception of a user's host is before it is renewed.
+const renewAfter = 24 * time.Hour
+
+// noticeUser takes a session of the operator's own users: nothing is withheld from where they log in,
+// nor where the table is asked by a service of theirs, which must not ask it.
+func (in *Intake) noticeUser(o *policy.Observation) {
+	d := o.Decision
+	withheld := o.Submission && o.STARTTLS == policy.Withheld
+	if !d.Host.IsValid() || !o.Authenticated && !withheld || d.Rule == policy.RuleExempt || policy.IsHere(o.Client.Addr) {
+		return
+	}
+	if d.Exception != nil && d.Exception.Cause == policy.OwnUser && o.Time.Sub(d.Exception.Set) < renewAfter {
+		return
+	}
+	note := "a user of this host logged in"
+	if withheld {
+		note = "a user's service asked the table"
+		in.misplaced.every(time.Hour, func() {
+			in.Log.Error("a service of this host's own users asks the table, and STARTTLS was withheld there; ehlogate check says how to keep it from that", "client", o.Client.Addr)
+		})
+	}
+	in.except(behaviour.User(d.Host, note, o.Time))
 }
 
 // handshakeFailed takes a TLS handshake that failed.

@@ -753,6 +753,36 @@ func TestWhoLeavesWithoutSTARTTLSGetsAnException(t *testing.T) {
 	}
 }
 
+// TestNothingIsWithheldFromWhereUsersLogIn makes exceptions of sessions of the operator's own users.
+func TestNothingIsWithheldFromWhereUsersLogIn(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		o    policy.Observation
+		age  time.Duration // of an exception that is there already, if not zero
+		want int
+	}{
+		{"one who logged in", policy.Observation{Message: policy.Message{Mail: true, Authenticated: true}}, 0, 1},
+		{"one whose service asked the table, and was told to withhold", policy.Observation{Message: policy.Message{Submission: true, Trouble: policy.LeftWithout}, STARTTLS: policy.Withheld}, 0, 1},
+		{"a stranger at a service of users", policy.Observation{Message: policy.Message{Submission: true}, STARTTLS: policy.Unasked}, 0, 0},
+		{"a stranger", policy.Observation{Message: policy.Message{Mail: true}, STARTTLS: policy.Withheld}, 0, 0},
+		{"one who logged in an hour ago", policy.Observation{Message: policy.Message{Mail: true, Authenticated: true}}, time.Hour, 0},
+		{"one who logged in two days ago", policy.Observation{Message: policy.Message{Mail: true, Authenticated: true}}, 48 * time.Hour, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n := newNode(t, t.TempDir())
+			c.o.Time, c.o.Client = start, client
+			c.o.Decision = n.in.Judge.Decide(client.Addr)
+			if c.age > 0 {
+				c.o.Decision.Exception = &policy.Exception{Cause: policy.OwnUser, Set: start.Add(-c.age)}
+			}
+			n.observe(&c.o)
+			if len(n.exceptions) != c.want || c.want > 0 && n.exceptions[0].Cause != policy.OwnUser {
+				t.Errorf("%+v", n.exceptions)
+			}
+		})
+	}
+}
+
 // TestTroubleIsNotLostWhenTheSessionIsHeard is about a failed handshake, of which only the log
 // knows.
 func TestTroubleIsNotLostWhenTheSessionIsHeard(t *testing.T) {

@@ -194,7 +194,7 @@ func (pl *planner) table(socketmap bool) (name string, err error) {
 		return "", err
 	}
 	for _, kind := range []string{"memcache", "texthash", "unionmap", "static"} {
-		if !pl.types[kind] {
+		if !slices.Contains(pl.types, kind) {
 			return "", fmt.Errorf("this Postfix has no %s tables (postconf -m); it takes 3.0 or later", kind)
 		}
 	}

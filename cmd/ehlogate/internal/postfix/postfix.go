@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 )
@@ -59,10 +58,8 @@ type Postfix struct {
 	// values are all parameters in force in main.cf, with what they refer to put in.
 	values   map[string]string
 	services []*service
-	// warnings are what postconf(1) says of the files.
-	warnings string
 	// types are the kinds of lookup table that it knows.
-	types map[string]bool
+	types []string
 }
 
 // ErrMissing means that there is no Postfix on this host.
@@ -99,16 +96,8 @@ func (p *Postfix) read(ctx context.Context) (err error) {
 		}
 		*into = newDocument(p.file(name), string(b))
 	}
-	if p.values, p.warnings, err = p.inForce(ctx, p.Dir); err != nil {
+	if p.values, err = p.inForce(ctx, ""); err != nil {
 		return err
-	}
-	out, _, err := p.run(ctx, "postconf", "-c", p.Dir, "-m")
-	if err != nil {
-		return err
-	}
-	p.types = map[string]bool{}
-	for _, t := range strings.Fields(out) {
-		p.types[t] = true
 	}
 	level, _ := strconv.ParseFloat(p.values["compatibility_level"], 64)
 	p.services = parseServices(p.master, level < 1)
@@ -116,7 +105,7 @@ func (p *Postfix) read(ctx context.Context) (err error) {
 	for _, s := range p.services {
 		s.main = p.values
 		if len(s.options) > 0 && (s.smtpd() || s.command == "postscreen" || s.command == "cleanup") {
-			if s.values, err = p.inForceFor(ctx, s); err != nil {
+			if s.values, err = p.inForce(ctx, s.settings()); err != nil {
 				return err
 			}
 		}
@@ -144,47 +133,47 @@ func (p *Postfix) noteFiltered() {
 	}
 }
 
-// inForce are all parameters of a configuration directory.
-func (p *Postfix) inForce(ctx context.Context, dir string) (values map[string]string, warnings string, err error) {
-	out, warnings, err := p.run(ctx, "postconf", "-c", dir, "-x")
-	if err != nil {
-		return nil, "", err
-	}
-	values = map[string]string{}
-	for line := range strings.Lines(out) {
-		name, value, _ := strings.Cut(line, "=")
-		values[strings.TrimSpace(name)] = strings.TrimSpace(value)
-	}
-	return values, warnings, nil
-}
-
-// inForceFor are all parameters of a service: postconf(1) reads a main.cf that ends with the
-// service's own settings, so that what refers to them is right, too.
-func (p *Postfix) inForceFor(ctx context.Context, s *service) (map[string]string, error) {
+// inForce are all parameters in force with further lines at the end of main.cf, such as a service's
+// own settings, so that what refers to them is right, too. postconf(1) reads copies of the files: it
+// would wait for a second or two with one that has just been written (dict_load_file_xt).
+func (p *Postfix) inForce(ctx context.Context, further string) (map[string]string, error) {
 	dir, err := os.MkdirTemp("", "ehlogate-postconf-")
 	if err != nil {
 		return nil, fmt.Errorf("postfix: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	var b strings.Builder
-	b.WriteString(p.main.text)
-	b.WriteByte('\n')
-	for _, name := range s.order {
-		fmt.Fprintf(&b, "%s = %s\n", name, s.options[name])
-	}
-	for name, text := range map[string]string{"main.cf": b.String(), "master.cf": p.master.text} {
+	for name, text := range map[string]string{"main.cf": p.main.text + "\n" + further, "master.cf": p.master.text} {
 		path := filepath.Join(dir, name)
-		// Postfix waits for a second or two when a file has just been written (dict_load_file_xt).
-		long := time.Now().Add(-time.Hour)
-		if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), os.Chtimes(path, long, long)); err != nil {
+		if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), settle(path)); err != nil {
 			return nil, fmt.Errorf("postfix: %w", err)
 		}
 	}
-	values, _, err := p.inForce(ctx, dir)
-	for name, v := range values {
-		values[name] = strings.ReplaceAll(v, dir, p.Dir)
+	if p.types == nil {
+		out, _, err := p.run(ctx, "postconf", "-c", dir, "-m")
+		if err != nil {
+			return nil, err
+		}
+		p.types = strings.Fields(out)
 	}
-	return values, err
+	out, _, err := p.run(ctx, "postconf", "-c", dir, "-x")
+	if err != nil {
+		return nil, err
+	}
+	values := map[string]string{}
+	for line := range strings.Lines(out) {
+		name, value, _ := strings.Cut(line, "=")
+		values[strings.TrimSpace(name)] = strings.ReplaceAll(strings.TrimSpace(value), dir, p.Dir)
+	}
+	return values, nil
+}
+
+// settings are the service's own as lines of main.cf.
+func (s *service) settings() string {
+	var b strings.Builder
+	for _, name := range s.order {
+		fmt.Fprintf(&b, "%s = %s\n", name, s.options[name])
+	}
+	return b.String()
 }
 
 func (p *Postfix) file(name string) string { return filepath.Join(p.Dir, name) }
