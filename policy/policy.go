@@ -104,6 +104,9 @@ func New(p Policy) *Policy {
 	return &p
 }
 
+// Exempted are the networks that are exempt, this host's own among them.
+func (p *Policy) Exempted() []netip.Prefix { return slices.Concat(thisHost, p.Exempt) }
+
 // Layout is how addresses are cut into hosts and networks: the prefix lengths of a client's
 // identities. An IPv4 host is its /32.
 type Layout struct{ IPv4Network, IPv6Host, IPv6Network int }

@@ -1,8 +1,14 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"regexp"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -15,22 +21,30 @@ import (
 
 func lookupCommand() *cli.Command {
 	return &cli.Command{
-		Name: "lookup", Usage: "print score, tier and answer of addresses", ArgsUsage: "ADDR...",
+		Name: "lookup", Usage: "print score, tier and answer of addresses", ArgsUsage: "ADDR|HOST...",
 		Flags: []cli.Flag{apiFlag, jsonFlag}, Action: lookup,
 	}
 }
 
 func lookup(c *cli.Context) error {
 	if !c.Args().Present() {
-		return misuseOf("lookup needs an address; usage: ehlogate lookup ADDR...")
+		return misuseOf("lookup needs an address; usage: ehlogate lookup ADDR... (or host names)")
 	}
-	daemon, err := clientAbout(c)
+	var addrs []netip.Addr
+	for _, arg := range c.Args().Slice() {
+		some, err := addressesOf(c.Context, arg)
+		if err != nil {
+			return misused{err}
+		}
+		addrs = append(addrs, some...)
+	}
+	daemon, err := client(c)
 	if err != nil {
 		return err
 	}
 	w := tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
-	for _, a := range c.Args().Slice() {
-		l, err := daemon.Lookup(c.Context, a)
+	for _, a := range addrs {
+		l, err := daemon.Lookup(c.Context, a.String())
 		if err != nil {
 			return err
 		}
@@ -40,13 +54,45 @@ func lookup(c *cli.Context) error {
 			}
 			continue
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%.2f\t%s\n", l.Addr, l.STARTTLS, l.Tier, l.Score, l.Why)
+		printLookup(w, l)
 	}
 	return w.Flush()
 }
 
-// clientAbout returns a client of the running daemon for questions about the command's arguments,
-// which must all be addresses.
+func printLookup(w io.Writer, l api.Lookup) {
+	fmt.Fprintf(w, "%s\t%s\t%s\t%.2f\t%s\n", l.Addr, l.STARTTLS, l.Tier, l.Score, l.Why)
+}
+
+// resolveWait is how long a host name may take.
+const resolveWait = 10 * time.Second
+
+// addressesOf are the addresses of an argument: itself, or those of a host name.
+func addressesOf(ctx context.Context, arg string) ([]netip.Addr, error) {
+	addr, err := policy.ParseAddr(arg)
+	if err == nil {
+		return []netip.Addr{addr}, nil
+	}
+	if !hostName.MatchString(arg) {
+		return nil, fmt.Errorf("%w; want such as 192.0.2.7, 2001:db8::7 or mail.example.com", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, resolveWait)
+	defer cancel()
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", arg)
+	if err != nil {
+		return nil, fmt.Errorf("%q is not an IP address; want such as 192.0.2.7, or a host name that has one: %w", arg, err)
+	}
+	for i, a := range addrs {
+		addrs[i] = policy.PlainAddr(a)
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return slices.Compact(addrs), nil
+}
+
+// hostName is a name with a dot in it, of which the last part is not a number.
+var hostName = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.[A-Za-z][A-Za-z0-9-]*\.?$`)
+
+// clientAbout returns a client of the running daemon for a question about the command's argument,
+// which must be an address.
 func clientAbout(c *cli.Context) (*api.Client, error) {
 	for _, a := range c.Args().Slice() {
 		if _, err := policy.ParseAddr(a); err != nil {

@@ -62,40 +62,52 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 func newApp(stdout, stderr io.Writer) *cli.App {
-	usage := func(_ *cli.Context, err error, _ bool) error {
-		return misuseOf("%w; see \"ehlogate help\"", err)
-	}
 	app := &cli.App{
-		Name: "ehlogate", Usage: "offer STARTTLS by reputation", HideVersion: true,
-		Writer: stdout, ErrWriter: stderr, ExitErrHandler: func(*cli.Context, error) {}, OnUsageError: usage,
-		Flags: commonFlags(),
+		Name: "ehlogate", Usage: "offer STARTTLS by reputation", Version: version,
+		Writer: stdout, ErrWriter: stderr, ExitErrHandler: func(*cli.Context, error) {}, OnUsageError: usageError,
+		Flags:           commonFlags(),
+		HideHelpCommand: true,
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return misuseOf("unknown command %q; see \"ehlogate help\"", c.Args().First())
+				return misuseOf("unknown command %q%s; see \"ehlogate help\"", c.Args().First(), nearest(c.App.Commands, c.Args().First()))
 			}
 			return cli.ShowAppHelp(c)
 		},
 		Commands: []*cli.Command{
-			serveCommand(), checkCommand(), setupCommand(), lookupCommand(), explainCommand(),
-			changeCommand("allow"), changeCommand("deny"), changeCommand("forget"), overridesCommand(), learnCommand(), topCommand(), exportCommand(), dumpCommand(), loadCommand(), replayCommand(), versionCommand(),
+			serveCommand(), checkCommand(), setupCommand(), statusCommand(), reloadCommand(), lookupCommand(), explainCommand(),
+			changeCommand("allow"), changeCommand("deny"), changeCommand("forget"), overridesCommand(), learnCommand(), topCommand(), exportCommand(), dumpCommand(), loadCommand(), replayCommand(), versionCommand(), helpCommand(),
 		},
 	}
 	for _, c := range app.Commands {
-		c.OnUsageError = usage
+		c.OnUsageError = usageError
 		c.Flags = append(c.Flags, commonFlags()...)
+		c.Description = described(c)
+		quiet(c.Flags)
 		for _, sub := range c.Subcommands {
-			sub.OnUsageError = usage
+			sub.OnUsageError = usageError
 			sub.Flags = append(sub.Flags, commonFlags()...)
+			sub.Description = described(sub)
+			quiet(sub.Flags)
 		}
 	}
 	return app
 }
 
-// commonFlags are --config and one flag for each key of the configuration.
+// quiet leaves "(default: false)" out of the help.
+func quiet(flags []cli.Flag) {
+	for _, f := range flags {
+		if b, ok := f.(*cli.BoolFlag); ok {
+			b.DisableDefaultText = true
+		}
+	}
+}
+
+// commonFlags are --config and one flag for each key of the configuration, of which "help config"
+// tells.
 func commonFlags() []cli.Flag {
-	flags := []cli.Flag{&cli.StringFlag{Name: "config", Usage: "configuration `FILE` (default " + config.DefaultFile + " if it exists)"}}
+	flags := []cli.Flag{&cli.StringFlag{Name: "config", Usage: "configuration `FILE` (default " + config.DefaultFile + " if it exists); each of its keys is a flag, too: see \"ehlogate help config\""}}
 	for _, s := range config.Settings {
-		flags = append(flags, &cli.StringFlag{Name: s.Key, Usage: s.Usage, Category: "Configuration"})
+		flags = append(flags, &cli.StringFlag{Name: s.Key, Usage: s.Usage, Hidden: true})
 	}
 	return flags
 }

@@ -1,11 +1,16 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"time"
+	"net/netip"
+	"os"
+	"strings"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
@@ -20,47 +25,125 @@ var changeUsage = map[string]string{
 
 func changeCommand(verb string) *cli.Command {
 	c := &cli.Command{
-		Name: verb, Usage: changeUsage[verb], ArgsUsage: "ADDR|NET", Flags: []cli.Flag{apiFlag, jsonFlag},
+		Name: verb, Usage: changeUsage[verb], ArgsUsage: "ADDR|NET|HOST...",
+		Flags: []cli.Flag{
+			apiFlag, jsonFlag,
+			&cli.BoolFlag{Name: "yes", Usage: "do not ask, however large the network"},
+		},
 		Action: func(c *cli.Context) error { return change(c, verb) },
 	}
 	if verb != "forget" {
 		c.Flags = append(c.Flags,
 			&cli.StringFlag{Name: "note", Usage: "the reason, for whoever reads \"overrides\" later"},
-			&cli.StringFlag{Name: "for", Usage: "how long it holds, such as 24h (default: until forgotten)"})
+			&cli.StringFlag{Name: "for", Usage: "how long it holds, such as 36h or 7d (default: until forgotten)"})
 	}
 	return c
 }
 
 func change(c *cli.Context, verb string) error {
-	if c.NArg() != 1 {
-		return misuseOf("%s needs one address or network; usage: ehlogate %s ADDR|NET", verb, verb)
-	}
-	n, err := config.ParseNetwork(c.Args().First())
-	if err != nil {
-		return misused{err}
+	if !c.Args().Present() {
+		return misuseOf("%s needs one address or network; usage: ehlogate %s ADDR|NET|HOST...", verb, verb)
 	}
 	if f := c.String("for"); f != "" {
-		if d, err := time.ParseDuration(f); err != nil || d <= 0 {
-			return misuseOf("--for: %q is not a duration above zero; want such as 24h", f)
+		if d, err := config.ParseDuration(f); err != nil || d <= 0 {
+			return misuseOf("--for: %q is not a duration above zero; want such as 24h or 7d", f)
+		}
+	}
+	var networks []netip.Prefix
+	for _, arg := range c.Args().Slice() {
+		some, err := networksOf(c.Context, arg)
+		if err != nil {
+			return misused{err}
+		}
+		networks = append(networks, some...)
+	}
+	for _, n := range networks {
+		if err := confirm(c, verb, n); err != nil {
+			return err
 		}
 	}
 	daemon, err := client(c)
 	if err != nil {
 		return err
 	}
-	done, err := daemon.Change(c.Context, api.Change{Verb: verb, Network: n.String(), Note: c.String("note"), For: c.String("for")})
-	if err != nil {
-		return err
+	for _, n := range networks {
+		done, err := daemon.Change(c.Context, api.Change{Verb: verb, Network: n.String(), Note: c.String("note"), For: c.String("for")})
+		if err != nil {
+			return err
+		}
+		if err := printChange(c, verb, n, done); err != nil {
+			return err
+		}
 	}
-	if c.Bool("json") {
+	return nil
+}
+
+func printChange(c *cli.Context, verb string, n netip.Prefix, done api.Changed) (err error) {
+	switch {
+	case c.Bool("json"):
 		return json.NewEncoder(c.App.Writer).Encode(done)
-	}
-	if verb == "forget" {
+	case verb == "forget":
 		_, err = fmt.Fprintf(c.App.Writer, "forgot %s: %d records and overrides\n", done.Network, done.Removed)
 		return err
 	}
-	_, err = fmt.Fprintf(c.App.Writer, "%s %s, from the next connection on\n", verb, done.Network)
+	if _, err = fmt.Fprintf(c.App.Writer, "%s %s, from the next connection on\n", verb, done.Network); err != nil {
+		return err
+	}
+	for _, e := range done.Exempt {
+		exempt, parseErr := netip.ParsePrefix(e)
+		if parseErr == nil && exempt.Bits() <= n.Bits() {
+			_, err = fmt.Fprintf(c.App.Writer, "note: it has no effect, since %s is exempt (policy.exempt)\n", e)
+		} else {
+			_, err = fmt.Fprintf(c.App.Writer, "note: it has no effect on %s, which is exempt (policy.exempt)\n", e)
+		}
+	}
 	return err
+}
+
+// networksOf are the networks that an argument means: itself, or the addresses of a host name.
+func networksOf(ctx context.Context, arg string) ([]netip.Prefix, error) {
+	n, err := config.ParseNetwork(arg)
+	if err == nil {
+		return []netip.Prefix{n}, nil
+	}
+	addrs, lookupErr := addressesOf(ctx, arg)
+	if lookupErr != nil {
+		return nil, fmt.Errorf("%w (%w)", err, lookupErr)
+	}
+	var all []netip.Prefix
+	for _, a := range addrs {
+		all = append(all, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return all, nil
+}
+
+// The shortest prefixes that are taken without asking: an IPv4 /8 is more than any one network has.
+const widestIPv4, widestIPv6 = 9, 20
+
+// confirm asks about a network that is larger than anybody means.
+func confirm(c *cli.Context, verb string, n netip.Prefix) error {
+	widest := widestIPv4
+	if n.Addr().Is6() {
+		widest = widestIPv6
+	}
+	if n.Bits() >= widest || c.Bool("yes") {
+		return nil
+	}
+	share := fmt.Sprintf("one in %d of all addresses", 1<<n.Bits())
+	if n.Bits() == 0 {
+		share = "all addresses"
+	}
+	stdin, ok := c.App.Reader.(*os.File)
+	if !ok || !term.IsTerminal(int(stdin.Fd())) {
+		return misuseOf("%s %s is about %s; say --yes if that is meant", verb, n, share)
+	}
+	fmt.Fprintf(c.App.ErrWriter, "%s %s is about %s. Go on? [y/N] ", verb, n, share)
+	var answer string
+	fmt.Fscanln(stdin, &answer)
+	if !strings.EqualFold(answer, "y") && !strings.EqualFold(answer, "yes") {
+		return errors.New("nothing was changed")
+	}
+	return nil
 }
 
 func overridesCommand() *cli.Command {

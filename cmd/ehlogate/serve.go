@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -42,7 +44,8 @@ func serve(c *cli.Context) error {
 	if err != nil {
 		return misused{err}
 	}
-	d, err := server.New(cfg, listeners, log)
+	var d *server.Daemon
+	d, err = server.New(cfg, listeners, server.Options{Version: version, Reload: func() error { return reload(c, d, log) }}, log)
 	if err != nil {
 		return err
 	}
@@ -72,19 +75,24 @@ func reloadOnHangup(ctx context.Context, c *cli.Context, d *server.Daemon, log *
 		case <-hangup:
 		}
 		daemon.SdNotify(false, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
-		cfg, err := loadConfig(c)
-		if err != nil {
-			log.Error("reload: the old configuration stays in force", "error", err)
-			err = d.Reload(d.Config())
-		} else {
-			err = d.Reload(cfg)
-			log.Info("reloaded", "mode", cfg.Policy.Mode)
-		}
-		if err != nil {
+		if err := reload(c, d, log); err != nil {
 			log.Error("reload", "error", err)
 		}
 		daemon.SdNotify(false, daemon.SdNotifyReady)
 	}
+}
+
+// reload reads the configuration again and puts it in force, unless it is broken.
+func reload(c *cli.Context, d *server.Daemon, log *slog.Logger) error {
+	cfg, err := loadConfig(c)
+	if err != nil {
+		return errors.Join(fmt.Errorf("the old configuration stays in force: %w", err), d.Reload(d.Config()))
+	}
+	if err := d.Reload(cfg); err != nil {
+		return err
+	}
+	log.Info("reloaded", "mode", cfg.Policy.Mode)
+	return nil
 }
 
 // feedWatchdog tells systemd that the daemon is alive, as long as it can judge (WatchdogSec= in

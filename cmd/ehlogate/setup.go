@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -34,8 +35,14 @@ func setupCommand() *cli.Command {
 }
 
 func setupPostfix(c *cli.Context) error {
-	if count(c.Bool("apply"), c.Bool("undo"), c.Bool("dry-run")) > 1 {
-		return misuseOf("--apply, --dry-run and --undo exclude each other")
+	var asked []string
+	for _, f := range []string{"apply", "dry-run", "undo"} {
+		if c.Bool(f) {
+			asked = append(asked, "--"+f)
+		}
+	}
+	if len(asked) > 1 {
+		return misuseOf("%s exclude each other", strings.Join(asked, " and "))
 	}
 	if c.Args().Present() {
 		return misuseOf("setup postfix takes no arguments, got %q", c.Args().Slice())
@@ -75,15 +82,6 @@ func setupPostfix(c *cli.Context) error {
 		return err
 	}
 	return printNext(c, cfg, p, plan)
-}
-
-func count(flags ...bool) (n int) {
-	for _, set := range flags {
-		if set {
-			n++
-		}
-	}
-	return n
 }
 
 func undoPostfix(c *cli.Context, p *postfix.Postfix) error {

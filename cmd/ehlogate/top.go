@@ -9,14 +9,16 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
 	"github.com/ehlogate/ehlogate/policy"
 )
 
 func topCommand() *cli.Command {
 	return &cli.Command{
-		Name: "top", Usage: "list hosts of note", Action: top,
+		Name: "top", Usage: "list the hosts of the highest scores, or others of note", Action: top,
 		Flags: []cli.Flag{
 			apiFlag, jsonFlag,
+			&cli.IntFlag{Name: "n", Usage: "how many of the highest scores", Value: 20},
 			&cli.BoolFlag{Name: string(policy.BrokenTLS), Usage: "those whose TLS handshakes fail again and again: STARTTLS is withheld for a while"},
 			&cli.BoolFlag{Name: string(policy.RequiresTLS), Usage: "those that left when STARTTLS was withheld: it is offered again"},
 		},
@@ -30,12 +32,15 @@ func top(c *cli.Context) error {
 			causes = append(causes, cause)
 		}
 	}
-	if c.Args().Present() || len(causes) == 0 {
-		return misuseOf("top needs --%s, --%s or both, and no arguments", policy.BrokenTLS, policy.RequiresTLS)
+	if c.Args().Present() {
+		return misuseOf("top takes no arguments, got %q", c.Args().Slice())
 	}
 	daemon, err := client(c)
 	if err != nil {
 		return err
+	}
+	if len(causes) == 0 {
+		return topByScore(c, daemon)
 	}
 	exceptions, err := daemon.Exceptions(c.Context)
 	if err != nil {
@@ -54,6 +59,23 @@ func top(c *cli.Context) error {
 			continue
 		}
 		fmt.Fprintf(w, "%s\t%s\tsince %s\tuntil %s\t%s\n", x.Network, x.Cause, x.Set.Format(minuteFormat), x.Until.Format(minuteFormat), x.Note)
+	}
+	return w.Flush()
+}
+
+// topByScore lists the hosts of the highest scores.
+func topByScore(c *cli.Context, daemon *api.Client) error {
+	worst, err := daemon.Top(c.Context, c.Int("n"))
+	if err != nil {
+		return err
+	}
+	w := tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
+	for _, l := range worst {
+		if !c.Bool("json") {
+			printLookup(w, l)
+		} else if err := json.NewEncoder(c.App.Writer).Encode(l); err != nil {
+			return err
+		}
 	}
 	return w.Flush()
 }

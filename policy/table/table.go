@@ -39,6 +39,8 @@ const (
 type Stats struct {
 	Connections, Refused, Malformed, Late atomic.Uint64
 	Offered, Withheld, Unknown, Panics    atomic.Uint64
+	// Would counts lookups that a mode other than observe would have answered with withhold.
+	Would atomic.Uint64
 }
 
 // Server answers lookups. Its exported fields are set before Serve.
@@ -167,6 +169,9 @@ func (s *Server) lookup(name, key string) (value string, ok bool) {
 		return d.Tier.String(), ok
 	}
 	answer := d.Answer()
+	if d.Would {
+		s.Stats.Would.Add(1)
+	}
 	if answer == policy.Withheld {
 		s.Stats.Withheld.Add(1)
 	} else {

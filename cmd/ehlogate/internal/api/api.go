@@ -105,6 +105,9 @@ type Changed struct {
 	Network string `json:"network"`
 	// Removed counts the records and overrides that a forget removed.
 	Removed int `json:"removed"`
+	// Exempt are the exempt networks that a denied network lies in, or that lie in it: there it has
+	// no effect.
+	Exempt []string `json:"exempt,omitempty"`
 }
 
 // Report is a person's verdict on a message, and what is known of the message: its queue id, its

@@ -48,6 +48,9 @@ type Server struct {
 	Malformed func()
 	// Forgot is called when the evidence of a network was dropped.
 	Forgot func(netip.Prefix)
+	// Status is how the daemon stands, Reload reads its configuration again.
+	Status func() Status
+	Reload func() error
 	// Learn takes the reports of people.
 	Learn func([]Report) ([]Learnt, error)
 }
@@ -73,6 +76,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/marks", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.exceptions()) })
 	mux.HandleFunc("GET /api/v1/export", s.export)
 	mux.HandleFunc("GET /api/v1/heard", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.Heard()) })
+	mux.HandleFunc("GET /api/v1/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.status()) })
+	mux.HandleFunc("GET /api/v1/top", s.top)
 	mux.HandleFunc("GET /api/v1/dump", s.dump)
 	if s.Feed != nil {
 		mux.HandleFunc("POST /feed/rspamd", s.local(maxFeed, s.feed(func(body []byte, now time.Time) (policy.Signal, error) { return s.Thresholds().Rspamd(body, now) })))
@@ -81,6 +86,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("POST /api/v1/learn", s.authorized(maxChunk, s.learn))
 	mux.HandleFunc("POST /api/v1/load", s.authorized(maxChunk, s.load))
 	mux.HandleFunc("POST /api/v1/change", s.authorized(maxBody, s.change))
+	mux.HandleFunc("POST /api/v1/reload", s.authorized(maxBody, s.reload))
 	return mux
 }
 
@@ -176,14 +182,17 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 	}
 	override := policy.Override{Network: n, Allow: c.Verb == "allow", Note: c.Note, Set: s.Now().UTC()}
 	if c.For != "" {
-		d, err := time.ParseDuration(c.For)
+		d, err := config.ParseDuration(c.For)
 		if err != nil || d <= 0 {
-			refuse(w, http.StatusBadRequest, fmt.Errorf("for: %q is not a duration above zero; want such as 24h", c.For))
+			refuse(w, http.StatusBadRequest, fmt.Errorf("for: %q is not a duration above zero; want such as 24h or 7d", c.For))
 			return
 		}
 		override.Until = override.Set.Add(d)
 	}
 	done := Changed{Network: n.String()}
+	if c.Verb == "deny" {
+		done.Exempt = s.exempt(n)
+	}
 	switch c.Verb {
 	case "allow", "deny":
 		err = s.Store.SetOverride(override)
@@ -198,6 +207,16 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	reply(w, http.StatusOK, done)
+}
+
+// exempt are the exempt networks that a network lies in, or that lie in it.
+func (s *Server) exempt(n netip.Prefix) (all []string) {
+	for _, e := range s.Judge.Policy().Exempted() {
+		if e.Overlaps(n) {
+			all = append(all, e.String())
+		}
+	}
+	return all
 }
 
 // forget removes what is known of a network. A single address stands for its host, which is a /64

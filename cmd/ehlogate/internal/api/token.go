@@ -15,11 +15,11 @@ const minToken = 16
 func ReadToken(path string) (string, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return "", fmt.Errorf("http.token_file: %w", err)
+		return "", err
 	}
 	token := strings.TrimSpace(string(b))
 	if len(token) < minToken {
-		return "", fmt.Errorf("http.token_file: %s holds %d characters, want %d or more; remove it, and the daemon makes a new one", path, len(token), minToken)
+		return "", fmt.Errorf("%s holds %d characters, want %d or more; remove it, and the daemon makes a new one", path, len(token), minToken)
 	}
 	return token, nil
 }
@@ -32,7 +32,7 @@ func EnsureToken(path string) (string, error) {
 	}
 	token = rand.Text()
 	if err := os.WriteFile(path, []byte(token+"\n"), 0o600); err != nil {
-		return "", fmt.Errorf("http.token_file: %w", err)
+		return "", err
 	}
 	return token, nil
 }

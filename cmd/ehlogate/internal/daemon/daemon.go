@@ -6,14 +6,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -52,12 +56,24 @@ type Daemon struct {
 	http      *http.Server
 	intake    *inbox
 	follower  *follower
+
+	version string
+	started time.Time
+	today   today
+	reload  func() error
+}
+
+// Options are what a daemon is told beside its configuration.
+type Options struct {
+	Version string
+	// Reload reads the configuration again and puts it in force.
+	Reload func() error
 }
 
 // New opens the store and the event log and listens on what the configuration names, or on what is
 // passed on in listeners. Nothing is served before Run.
-func New(cfg *config.Config, listeners *Listeners, log *slog.Logger) (*Daemon, error) {
-	d := &Daemon{log: log, listeners: listeners}
+func New(cfg *config.Config, listeners *Listeners, o Options, log *slog.Logger) (*Daemon, error) {
+	d := &Daemon{log: log, listeners: listeners, version: o.Version, reload: o.Reload, started: time.Now().UTC().Truncate(time.Second)}
 	d.cfg.Store(cfg)
 	if err := d.open(cfg); err != nil {
 		d.close()
@@ -69,13 +85,17 @@ func New(cfg *config.Config, listeners *Listeners, log *slog.Logger) (*Daemon, e
 // open opens and makes all that the daemon consists of.
 func (d *Daemon) open(cfg *config.Config) (err error) {
 	inForce := policy.NewInForce(d.policyOf(cfg), time.Now)
+	// Whatever the store is, this host keeps something in its directory.
+	if err := os.MkdirAll(cfg.Store.Dir, 0o750); err != nil {
+		return fault("store.url", err)
+	}
 	store, err := openStore(cfg, inForce.Tier, d.log)
 	if err != nil {
-		return err
+		return fault("store.url", err)
 	}
 	d.store = store
 	if d.events, err = eventlog.Open(cfg.Log.Events, cfg.Log.Retain, time.Now, d.log); err != nil {
-		return err
+		return fault("log.events", err)
 	}
 	if err = d.listeners.listen(cfg); err != nil {
 		return err
@@ -86,6 +106,30 @@ func (d *Daemon) open(cfg *config.Config) (err error) {
 	}
 	d.http, err = d.newHTTP(cfg)
 	return err
+}
+
+// fault names the key that a fault at the start is about, and says what to do where the system's own
+// word does not.
+func fault(key string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%s: %w; let user %s write there, or name another place", key, err, userName())
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
+		return fmt.Errorf("%s: %w; make the directory, or name another place", key, err)
+	case errors.Is(err, syscall.EISDIR):
+		return fmt.Errorf("%s: %w; name a file", key, err)
+	case errors.Is(err, syscall.EROFS):
+		return fmt.Errorf("%s: %w; name a place that can be written", key, err)
+	}
+	return fmt.Errorf("%s: %w", key, err)
+}
+
+// userName is the user that the daemon runs as.
+func userName() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return fmt.Sprintf("%d", os.Getuid())
 }
 
 // newIntake makes what hears: the milter, the follower of the MTA's log, and intake behind them.
@@ -154,15 +198,18 @@ func (d *Daemon) intakeSettings() intake.Settings {
 }
 
 func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
-	server := &api.Server{Judge: d.judge, Store: d.store, Now: time.Now, Heard: d.intake.Heard, Learn: d.intake.learn, Forgot: d.intake.forgot}
+	server := &api.Server{
+		Status: d.status, Reload: func() error { return d.reload() },
+		Judge: d.judge, Store: d.store, Now: time.Now, Heard: d.intake.Heard, Learn: d.intake.learn, Forgot: d.intake.forgot,
+	}
 	if cfg.Feed {
 		server.Thresholds = func() verdict.Thresholds { return d.cfg.Load().Verdict.Thresholds }
 		server.Feed, server.Malformed = d.intake.post, func() { d.intake.Refused.Add(1) }
 	}
-	if cfg.HTTP.Listen.Network != "unix" {
+	if d.listeners.HTTP != nil && cfg.HTTP.Listen.Network != "unix" {
 		token, err := api.EnsureToken(cfg.HTTP.TokenFile)
 		if err != nil {
-			return nil, err
+			return nil, fault("http.token_file", err)
 		}
 		server.Token = token
 	}
@@ -218,6 +265,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	answer(d.listeners.Memcache, table.Memcache)
 	watching, unwatch := context.WithCancel(ctx)
 	defer unwatch()
+	go d.turn(watching)
 	go d.systems.Watch(watching, asn.Every, d.log)
 	if l := d.listeners.Milter; l != nil {
 		go func() { failed <- d.milter.Serve(l) }()

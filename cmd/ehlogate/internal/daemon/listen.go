@@ -55,12 +55,27 @@ func (l *Listeners) listen(cfg *config.Config) error {
 		}
 		made, err := listenOn(want.addr, want.mode)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w; is another ehlogate running, or the address not of this host?", want.key, err))
+			errs = append(errs, fmt.Errorf("%s: %w; %s", want.key, err, listenRemedy(err)))
 			continue
 		}
 		*want.field = made
 	}
 	return errors.Join(errs...)
+}
+
+// listenRemedy says what to do when an address cannot be listened on.
+func listenRemedy(err error) string {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "another program listens there: stop it if it is another ehlogate, or give this one another port"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return "that is not an address of this host"
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		return "user " + userName() + " may not listen there: take a port above 1023, or a directory that it can write"
+	case errors.Is(err, syscall.ENOENT):
+		return "make the directory of the socket"
+	}
+	return "name an address of this host"
 }
 
 func listenOn(a config.Address, mode os.FileMode) (net.Listener, error) {

@@ -7,8 +7,10 @@
 package intake
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -56,6 +58,9 @@ type Stats struct {
 	// Reinjected counts messages that an after-queue filter has put back, ResolverRefused refusals by
 	// DNS block lists that are about our resolver.
 	Reinjected, ResolverRefused atomic.Uint64
+	// Headers counts messages on which a verdict header said something; Observed what was observed of
+	// clients other than this host, Private those of private addresses.
+	Headers, Observed, Private atomic.Uint64
 }
 
 // Intake takes in all that is told of messages. Its exported fields are set before use.
@@ -71,6 +76,10 @@ type Intake struct {
 	Log        *slog.Logger
 
 	Stats Stats
+
+	// only is the client that was observed first, several says that there were others.
+	only    atomic.Pointer[netip.Addr]
+	several atomic.Bool
 
 	reinjections                           reinjections
 	unstored, oneSided, refused, misplaced throttle
@@ -139,9 +148,7 @@ func (in *Intake) Observe(o *policy.Observation, assessments []policy.Assessment
 		o.Verdicts = o.Verdicts.With(weights.Weigh(a))
 	}
 	in.Correlator.Observe(&o.Message)
-	if o.Mail {
-		in.Stats.Messages.Add(1)
-	}
+	in.countClient(o)
 	r := in.record(o)
 	in.notice(o)
 	if h := in.Heard(); h.OneSided() {
@@ -153,6 +160,30 @@ func (in *Intake) Observe(o *policy.Observation, assessments []policy.Assessment
 	return r
 }
 
+// countClient counts an observation by what its client is.
+func (in *Intake) countClient(o *policy.Observation) {
+	if o.Mail {
+		in.Stats.Messages.Add(1)
+	}
+	if slices.ContainsFunc(o.Verdicts, func(v policy.Verdict) bool { return v.Source == policy.FromHeader }) {
+		in.Stats.Headers.Add(1)
+	}
+	addr := o.Client.Addr
+	if !addr.IsValid() || addr.IsLoopback() || o.Submission {
+		return
+	}
+	in.Stats.Observed.Add(1)
+	if addr.IsPrivate() || addr.IsLinkLocalUnicast() {
+		in.Stats.Private.Add(1)
+	}
+	switch only := in.only.Load(); {
+	case only == nil:
+		in.only.CompareAndSwap(nil, &addr)
+	case *only != addr:
+		in.several.Store(true)
+	}
+}
+
 // Heard counts what was heard since the start: messages, and verdicts of spam and of ham on them.
 type Heard struct {
 	Messages uint64 `json:"messages"`
@@ -160,11 +191,36 @@ type Heard struct {
 	Ham      uint64 `json:"ham"`
 	// ResolverRefused counts refusals by DNS block lists that are about our resolver.
 	ResolverRefused uint64 `json:"resolver_refused"`
+	// Observed counts what was observed of clients other than this host, Private those of private
+	// addresses; Only is the client where there was but one.
+	Observed uint64 `json:"observed"`
+	Private  uint64 `json:"private"`
+	Only     string `json:"only,omitempty"`
+}
+
+// Hidden says why the clients' own addresses do not seem to arrive, or "".
+func (h Heard) Hidden() string {
+	switch {
+	case h.Observed < enoughMessages:
+		return ""
+	case h.Only != "":
+		return fmt.Sprintf("all %d sessions came from %s", h.Observed, h.Only)
+	case h.Private == h.Observed:
+		return fmt.Sprintf("all %d sessions came from private addresses", h.Observed)
+	}
+	return ""
 }
 
 // Heard is what was heard since the start.
 func (in *Intake) Heard() Heard {
-	return Heard{in.Stats.Messages.Load(), in.Stats.Spam.Load(), in.Stats.Ham.Load(), in.Stats.ResolverRefused.Load()}
+	h := Heard{
+		Messages: in.Stats.Messages.Load(), Spam: in.Stats.Spam.Load(), Ham: in.Stats.Ham.Load(), ResolverRefused: in.Stats.ResolverRefused.Load(),
+		Observed: in.Stats.Observed.Load(), Private: in.Stats.Private.Load(),
+	}
+	if only := in.only.Load(); only != nil && !in.several.Load() {
+		h.Only = only.String()
+	}
+	return h
 }
 
 // enoughMessages is how many messages it takes until no ham among them is not by chance.

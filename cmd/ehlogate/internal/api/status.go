@@ -1,0 +1,163 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/reputation"
+)
+
+// Status is how a daemon stands.
+type Status struct {
+	Version string      `json:"version"`
+	Node    string      `json:"node"`
+	Started time.Time   `json:"started"`
+	Mode    policy.Mode `json:"mode"`
+	// Config is the configuration file, empty for none; Events is the event log's path.
+	Config string `json:"config"`
+	Events string `json:"events"`
+	// Tiers counts the hosts of which something is known, by tier.
+	Tiers map[string]int `json:"tiers"`
+	// Heard and Withheld are counts since the start.
+	Heard    HeardCounts    `json:"heard"`
+	Withheld WithheldCounts `json:"withheld"`
+	Store    StoreStatus    `json:"store"`
+	// Silent are the sources that are configured, and of which nothing was heard although there was
+	// mail: header, log, milter, table; Why says more of each.
+	Silent     []string          `json:"silent_sources"`
+	Why        map[string]string `json:"silent_because,omitempty"`
+	Overrides  int               `json:"overrides"`
+	Exceptions int               `json:"exceptions"`
+}
+
+// Counts are counts of what was heard.
+type Counts struct {
+	Sessions uint64 `json:"sessions"`
+	Messages uint64 `json:"messages"`
+	TLS      uint64 `json:"tls"`
+	Spam     uint64 `json:"spam"`
+	Ham      uint64 `json:"ham"`
+}
+
+// HeardCounts are counts since the start, and of today.
+type HeardCounts struct {
+	Counts
+	Today Counts `json:"today"`
+}
+
+// Answers are counts of what the table answered: to Lookups questions, Withheld times to withhold
+// STARTTLS, and Would times that a mode other than observe would.
+type Answers struct {
+	Lookups  uint64 `json:"lookups"`
+	Withheld uint64 `json:"withheld"`
+	Would    uint64 `json:"would"`
+}
+
+// WithheldCounts are answers since the start, and of today.
+type WithheldCounts struct {
+	Answers
+	Today Answers `json:"today"`
+}
+
+// StoreStatus is how the store stands.
+type StoreStatus struct {
+	Name    string `json:"name"`
+	State   string `json:"state"`
+	Records int    `json:"records"`
+}
+
+// status adds what the store knows to what the daemon says of itself.
+func (s *Server) status() Status {
+	st := s.Status()
+	st.Tiers = map[string]int{}
+	for _, t := range []reputation.Tier{reputation.Good, reputation.Unknown, reputation.Suspect, reputation.Bad} {
+		st.Tiers[t.String()] = 0
+	}
+	s.Store.Each(func(r policy.Record) error {
+		st.Store.Records++
+		if s.host(r) {
+			st.Tiers[r.Evidence.Tier.String()]++
+		}
+		return nil
+	})
+	st.Overrides, st.Exceptions = len(s.Store.Overrides()), len(s.exceptions())
+	return st
+}
+
+// host reports whether a record is of a host.
+func (s *Server) host(r policy.Record) bool {
+	return r.ASN == 0 && s.Judge.Policy().Keys(r.Network.Addr()).Host == r.Network
+}
+
+// mostTop is how many hosts are listed at most.
+const mostTop = 1000
+
+// top lists the hosts of the highest scores.
+func (s *Server) top(w http.ResponseWriter, r *http.Request) {
+	n, err := strconv.Atoi(r.URL.Query().Get("n"))
+	if err != nil || n < 1 || n > mostTop {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("n: want a number from 1 to %d", mostTop))
+		return
+	}
+	p, now := s.Judge.Policy(), s.Now()
+	var worst []policy.Decision
+	byScore := func(a, b policy.Decision) int {
+		return cmp.Or(cmp.Compare(b.Score, a.Score), cmp.Compare(b.Own.Spam, a.Own.Spam), a.Addr.Compare(b.Addr))
+	}
+	err = s.Store.Each(func(r policy.Record) error {
+		if !s.host(r) {
+			return nil
+		}
+		// By its own evidence first: the rest of what is known may be in Redis.
+		worst = append(worst, p.Decide(r.Network.Addr(), policy.Known{Host: r.Evidence.Heal(now)}, now))
+		if len(worst) >= 2*mostTop {
+			slices.SortFunc(worst, byScore)
+			worst = worst[:mostTop]
+		}
+		return nil
+	})
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, err)
+		return
+	}
+	slices.SortFunc(worst, byScore)
+	worst = worst[:min(4*n, len(worst))]
+	for i, d := range worst {
+		worst[i] = s.Judge.Decide(d.Addr)
+	}
+	slices.SortFunc(worst, byScore)
+	all := []Lookup{}
+	for _, d := range worst[:min(n, len(worst))] {
+		all = append(all, lookupOf(d))
+	}
+	reply(w, http.StatusOK, all)
+}
+
+func (s *Server) reload(w http.ResponseWriter, _ *http.Request) {
+	if err := s.Reload(); err != nil {
+		refuse(w, http.StatusBadRequest, err)
+		return
+	}
+	reply(w, http.StatusOK, struct{}{})
+}
+
+// Status asks how the daemon stands.
+func (c *Client) Status(ctx context.Context) (st Status, err error) {
+	return st, c.patient().get(ctx, "/api/v1/status", &st)
+}
+
+// Top asks for the hosts of the highest scores.
+func (c *Client) Top(ctx context.Context, n int) (all []Lookup, err error) {
+	return all, c.patient().get(ctx, fmt.Sprintf("/api/v1/top?n=%d", n), &all)
+}
+
+// Reload has the daemon read its configuration again.
+func (c *Client) Reload(ctx context.Context) error {
+	return c.do(ctx, http.MethodPost, "/api/v1/reload", nil, decodeInto(&struct{}{}))
+}

@@ -1,0 +1,92 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
+	"github.com/ehlogate/ehlogate/policy/store/redis"
+)
+
+// enoughForSilence is how many messages, or lookups, it takes until a source that said nothing is
+// silent.
+const enoughForSilence = 20
+
+// today keeps the counts as they were at the last midnight.
+type today struct {
+	mu       sync.Mutex
+	heard    api.Counts
+	withheld api.Answers
+}
+
+// turn keeps the counts at each midnight, until the context ends.
+func (d *Daemon) turn(ctx context.Context) {
+	for {
+		now := time.Now()
+		y, m, day := now.Date()
+		midnight := time.NewTimer(time.Date(y, m, day+1, 0, 0, 0, 0, now.Location()).Sub(now))
+		select {
+		case <-ctx.Done():
+			midnight.Stop()
+			return
+		case <-midnight.C:
+			heard, withheld := d.counts()
+			d.today.mu.Lock()
+			d.today.heard, d.today.withheld = heard, withheld
+			d.today.mu.Unlock()
+		}
+	}
+}
+
+// counts are what was heard and answered since the start.
+func (d *Daemon) counts() (api.Counts, api.Answers) {
+	m, in, t := &d.milter.Stats, &d.intake.Stats, &d.tables.Stats
+	withheld := t.Withheld.Load()
+	return api.Counts{
+		Sessions: m.Sessions.Load(), Messages: m.Messages.Load(), TLS: m.TLSMessages.Load(), Spam: in.Spam.Load(), Ham: in.Ham.Load(),
+	}, api.Answers{Lookups: t.Offered.Load() + withheld, Withheld: withheld, Would: t.Would.Load()}
+}
+
+// status is how the daemon stands, but for what the store knows.
+func (d *Daemon) status() api.Status {
+	cfg := d.cfg.Load()
+	st := api.Status{
+		Version: d.version, Node: cfg.Log.Node, Started: d.started, Mode: d.judge.Policy().Mode,
+		Config: cfg.File, Events: cfg.Log.Events, Store: api.StoreStatus{Name: cfg.StoreName(), State: "ok"},
+	}
+	if k, ok := d.store.(*redis.Store); ok && !k.Up() {
+		st.Store.State = "away: lookups answer from memory, observations wait on disk"
+	}
+	heard, withheld := d.counts()
+	st.Heard.Counts, st.Withheld.Answers = heard, withheld
+	d.today.mu.Lock()
+	st.Heard.Today = api.Counts{
+		Sessions: heard.Sessions - d.today.heard.Sessions, Messages: heard.Messages - d.today.heard.Messages, TLS: heard.TLS - d.today.heard.TLS,
+		Spam: heard.Spam - d.today.heard.Spam, Ham: heard.Ham - d.today.heard.Ham,
+	}
+	st.Withheld.Today = api.Answers{
+		Lookups: withheld.Lookups - d.today.withheld.Lookups, Withheld: withheld.Withheld - d.today.withheld.Withheld, Would: withheld.Would - d.today.withheld.Would,
+	}
+	d.today.mu.Unlock()
+	d.findSilent(&st)
+	return st
+}
+
+// findSilent names the sources that should have said something by now.
+func (d *Daemon) findSilent(st *api.Status) {
+	cfg := d.cfg.Load()
+	st.Silent, st.Why = []string{}, map[string]string{}
+	silent := func(is bool, source, format string, args ...any) {
+		if is {
+			st.Silent = append(st.Silent, source)
+			st.Why[source] = fmt.Sprintf(format, args...)
+		}
+	}
+	lookups, messages := st.Withheld.Lookups, d.intake.Stats.Messages.Load()
+	silent(cfg.Milter.Listen.Network != "" && st.Heard.Sessions == 0 && lookups >= enoughForSilence, "milter", "no session in %d lookups: is it in smtpd_milters?", lookups)
+	silent(lookups == 0 && st.Heard.Sessions >= enoughForSilence, "table", "no lookup in %d sessions: is it in smtpd_discard_ehlo_keyword_address_maps?", st.Heard.Sessions)
+	silent(len(cfg.Verdict.Names()) > 0 && d.intake.Stats.Headers.Load() == 0 && messages >= enoughForSilence, "header", "no verdict header in %d messages: does the filter run before ehlogate, and is its header in verdict.headers?", messages)
+	silent(cfg.LogFile != "" && d.follower.reader.Stats.Postfix.Load() == 0 && st.Heard.Sessions >= enoughForSilence, "log", "no line of the MTA in %s, in %d sessions", cfg.LogFile, st.Heard.Sessions)
+}

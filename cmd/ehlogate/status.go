@@ -1,0 +1,110 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
+	"github.com/ehlogate/ehlogate/policy"
+)
+
+func statusCommand() *cli.Command {
+	return &cli.Command{
+		Name: "status", Usage: "show how the daemon stands: mode, tiers, what was heard and withheld, and what is silent",
+		Flags: []cli.Flag{apiFlag, jsonFlag}, Action: status,
+	}
+}
+
+func status(c *cli.Context) error {
+	if c.Args().Present() {
+		return misuseOf("status takes no arguments, got %q", c.Args().Slice())
+	}
+	daemon, err := client(c)
+	if err != nil {
+		return err
+	}
+	st, err := daemon.Status(c.Context)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return json.NewEncoder(c.App.Writer).Encode(st)
+	}
+	_, err = fmt.Fprint(c.App.Writer, statusText(st, time.Now()))
+	return err
+}
+
+func statusText(st api.Status, now time.Time) string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
+	row := func(name, format string, args ...any) { fmt.Fprintf(w, name+"\t"+format+"\n", args...) }
+	row("running", "version %s on %s for %s, since %s", st.Version, st.Node, now.Sub(st.Started).Round(time.Second), st.Started.Format(minuteFormat))
+	row("mode", "%s", modeText(st.Mode))
+	row("configuration", "%s", orNone(st.Config))
+	row("store", "%s: %s, %s", st.Store.Name, st.Store.State, plural(st.Store.Records, "record"))
+	row("hosts", "%d good, %d unknown, %d suspect, %d bad", st.Tiers["good"], st.Tiers["unknown"], st.Tiers["suspect"], st.Tiers["bad"])
+	heard := func(name string, n api.Counts) {
+		row(name, "%d sessions, %d messages: %d over TLS, %d spam, %d ham", n.Sessions, n.Messages, n.TLS, n.Spam, n.Ham)
+	}
+	heard("heard since the start", st.Heard.Counts)
+	heard("heard today", st.Heard.Today)
+	withheld := func(name string, n api.Answers) {
+		text := fmt.Sprintf("STARTTLS %d times, of %d lookups", n.Withheld, n.Lookups)
+		if st.Mode == policy.Observe {
+			text += fmt.Sprintf("; outside observe it would be %d times", n.Would)
+		}
+		row(name, "%s", text)
+	}
+	withheld("withheld since the start", st.Withheld.Answers)
+	withheld("withheld today", st.Withheld.Today)
+	row("overrides", "%d by the operator, %d exceptions noticed", st.Overrides, st.Exceptions)
+	for _, source := range st.Silent {
+		row("silent", "%s: %s", source, st.Why[source])
+	}
+	w.Flush()
+	return b.String()
+}
+
+func modeText(m policy.Mode) string {
+	return map[policy.Mode]string{
+		policy.Observe: "observe: nothing is withheld, and the event log says what would be",
+		policy.Protect: "protect: STARTTLS is withheld from tier bad",
+		policy.Earn:    "earn: STARTTLS is offered to tier good only",
+	}[m]
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none, all defaults"
+	}
+	return s
+}
+
+func reloadCommand() *cli.Command {
+	return &cli.Command{
+		Name: "reload", Usage: "have the daemon read its configuration again, and open the event log anew", Flags: []cli.Flag{apiFlag},
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return misuseOf("reload takes no arguments, got %q", c.Args().Slice())
+			}
+			daemon, err := client(c)
+			if err != nil {
+				return err
+			}
+			if err := daemon.Reload(c.Context); err != nil {
+				return err
+			}
+			st, err := daemon.Status(c.Context)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(c.App.Writer, "reloaded: mode %s, configuration %s\n", st.Mode, orNone(st.Config))
+			return err
+		},
+	}
+}
