@@ -17,7 +17,7 @@ import (
 
 func dumpCommand() *cli.Command {
 	return &cli.Command{
-		Name: "dump", Usage: "write all reputation and overrides of the running daemon's store to a file", ArgsUsage: "FILE",
+		Name: "dump", Usage: "write all reputation, overrides and exceptions of the running daemon's store to a file", ArgsUsage: "FILE",
 		Description: "The file is whole or not there: what was interrupted leaves nothing behind, and nothing is overwritten.",
 		Flags:       []cli.Flag{apiFlag}, Action: writeDump,
 	}
@@ -57,7 +57,7 @@ func writeDump(c *cli.Context) error {
 	if err := syncAndRename(f, part, path); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(c.App.Writer, "dumped %s and %s to %s\n", plural(end.Records, "record"), plural(end.Overrides, "override"), path)
+	_, err = fmt.Fprintf(c.App.Writer, "dumped %s and %s, and %s, to %s\n", plural(end.Records, "record"), plural(end.Overrides, "override"), plural(end.Exceptions, "exception"), path)
 	return err
 }
 
@@ -72,7 +72,7 @@ func syncAndRename(f *os.File, from, to string) error {
 func loadCommand() *cli.Command {
 	return &cli.Command{
 		Name: "load", Usage: "add a dump to the running daemon's store", ArgsUsage: "FILE",
-		Description: "What is already known is kept, and the dump added to it. Each part of a dump is added once: after an interruption, run the same\n" +
+		Description: "What is already known is kept, and the dump added to it; a dump of this very store adds nothing. Each part of a dump is added once: after an interruption, run the same\n" +
 			"command again, and it goes on where it was.",
 		Flags: []cli.Flag{apiFlag}, Action: loadDump,
 	}
@@ -107,12 +107,12 @@ func loadDump(c *cli.Context) error {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	total := end.Records + end.Overrides
+	total := end.Records + end.Overrides + end.Exceptions
 	bar := progress(c.App.ErrWriter, "load", int64(total), progressbar.OptionShowCount())
 	defer bar.Close()
 	lines := dumpLines(f)
 	lines.Scan()
-	known := 0
+	known, own := 0, false
 	for sent, chunk := 0, 1; sent < total; chunk++ {
 		var some [][]byte
 		for len(some) < chunkLines && sent+len(some) < total && lines.Scan() {
@@ -132,8 +132,14 @@ func loadDump(c *cli.Context) error {
 		if !done.Fresh {
 			known += len(some)
 		}
+		own = own || done.Own
 		sent += len(some)
 		bar.Add(len(some))
+	}
+	if own {
+		_, err = fmt.Fprintf(c.App.Writer, "%s is a dump of this very store, which has its %s already: loaded %s and %s\n",
+			path, plural(end.Records, "record"), plural(end.Overrides, "override"), plural(end.Exceptions, "exception"))
+		return err
 	}
 	_, err = fmt.Fprintf(c.App.Writer, "loaded %s and %s from %s, %d of them before\n", plural(end.Records, "record"), plural(end.Overrides, "override"), path, known)
 	return err
@@ -165,6 +171,8 @@ func verify(path string, r io.Reader) (head api.DumpHead, end api.DumpEnd, err e
 			return head, end, fmt.Errorf("%s:%d: has %d records and %d overrides, should have %d and %d; was it changed?", path, n, seen.Records, seen.Overrides, line.End.Records, line.End.Overrides)
 		case line.Override != nil:
 			seen.Overrides++
+		case line.Exception != nil:
+			seen.Exceptions++
 		default:
 			if _, err := line.Record(); err != nil {
 				return head, end, fmt.Errorf("%s:%d: %w", path, n, err)

@@ -443,6 +443,10 @@ func TestReputationMovesBetweenStores(t *testing.T) {
 	if out, status := source.Command("dump", file); status != 2 || !strings.Contains(out, "exists") {
 		t.Errorf("over a file that is there: %d: %s", status, out)
 	}
+	if out, status := source.Command("load", file); status != 0 || !strings.Contains(out, "is a dump of this very store") {
+		t.Errorf("loaded where it came from: %d: %s", status, out)
+	}
+	same(t, "the store that it was dumped from and loaded into", want, dumped(t, source))
 
 	redis := redisWithFile(t)
 	d := daemonOn(t, binary, "redis://"+redis.Addr())
@@ -486,6 +490,10 @@ func TestReputationMovesBetweenStores(t *testing.T) {
 	if out, status := d.Command("dump", back); status != 0 {
 		t.Fatalf("%d: %s", status, out)
 	}
+	if out, status := d.Command("load", back); status != 0 || !strings.Contains(out, "is a dump of this very store") {
+		t.Errorf("loaded where it came from: %d: %s", status, out)
+	}
+	same(t, "Redis, dumped and loaded again", want, dumped(t, d))
 	last := daemonOn(t, binary, "")
 	if out, status := last.Command("load", back); status != 0 {
 		t.Fatalf("%d: %s", status, out)

@@ -47,7 +47,9 @@ type Embedded struct {
 	Stats Stats
 
 	layout string
-	db     *bolt.DB
+	// id names the store, for dumps of it.
+	id string
+	db *bolt.DB
 	// writing is held by whoever changes the overrides, committing by a commit and by whoever adds
 	// what must be committed as one.
 	writing, committing sync.Mutex
@@ -95,6 +97,9 @@ func Open(dir string, o Options) (*Embedded, error) {
 	e.done.Go(e.sweepLoop)
 	return e, nil
 }
+
+// ID names the store: it is the same as long as the file is.
+func (e *Embedded) ID() string { return e.id }
 
 func newEmbedded(o Options) *Embedded {
 	e := &Embedded{Memory: NewMemory(o.Tier, o.Now), layout: o.Layout.Text(), closing: make(chan struct{}), loaded: map[string]uint64{}}

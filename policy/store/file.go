@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -19,7 +20,8 @@ import (
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
-// The file's buckets. Meta has the format, the layout, and how far each dump was loaded. An
+// The file's buckets. Meta has the format, the layout, the store's own name, and how far each dump was
+// loaded. An
 // evidence key is the network's address and one byte of prefix length, or "SA" and the number of an
 // autonomous system; its value is the record of package reputation and a CRC-32C over key and
 // record, because bbolt checks its own pages but not what is in them.
@@ -29,6 +31,7 @@ var (
 	bucketOverrides = []byte("overrides")
 	keyFormat       = []byte("format")
 	keyLayout       = []byte("layout")
+	keyID           = []byte("id")
 	prefixLoaded    = []byte("loaded ")
 	castagnoli      = crc32.MakeTable(crc32.Castagnoli)
 )
@@ -59,7 +62,7 @@ func openFile(path string, e *Embedded) (*bolt.DB, error) {
 	return db, err
 }
 
-// create makes what a new file has, and gives a file of an earlier version its layout.
+// create makes what a new file has, and gives a file of an earlier version its layout and name.
 func (e *Embedded) create(tx *bolt.Tx) error {
 	for _, name := range [][]byte{bucketMeta, bucketEvidence, bucketOverrides} {
 		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
@@ -67,6 +70,14 @@ func (e *Embedded) create(tx *bolt.Tx) error {
 		}
 	}
 	meta := tx.Bucket(bucketMeta)
+	if id := meta.Get(keyID); id != nil {
+		e.id = string(id)
+	} else {
+		e.id = rand.Text()
+		if err := meta.Put(keyID, []byte(e.id)); err != nil {
+			return err
+		}
+	}
 	if err := meta.Put(keyLayout, []byte(e.layout)); err != nil {
 		return err
 	}

@@ -148,7 +148,12 @@ func (p *Postfix) ConfigDir() string { return filepath.Join(p.Dir, "etc") }
 
 // Set sets parameters of main.cf, each "name = value".
 func (p *Postfix) Set(params ...string) error {
-	return p.command("postconf", append([]string{"-e"}, params...)...)
+	if err := p.command("postconf", append([]string{"-e"}, params...)...); err != nil {
+		return err
+	}
+	// Postfix waits for a second or two when main.cf has just been written.
+	long := time.Now().Add(-time.Minute)
+	return os.Chtimes(filepath.Join(p.ConfigDir(), "main.cf"), long, long)
 }
 
 // Service sets a parameter of the service that takes PROXY lines, as postconf -P does.

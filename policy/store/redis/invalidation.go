@@ -19,9 +19,11 @@ const (
 	// sender's stream and the networks in which a tier changed, or the words overrides and
 	// everything.
 	invalidationChannel = prefix + "{news}"
-	// schemaKey holds the schema, overridesKey the operator's overrides, each a field with JSON.
+	// schemaKey holds the schema, overridesKey the operator's overrides, each a field with JSON,
+	// idKey the name of the store.
 	schemaKey     = prefix + "schema"
 	overridesKey  = prefix + "overrides"
+	idKey         = prefix + "id"
 	overridesWord = "overrides"
 	// everythingWord says that all of it may have changed.
 	everythingWord = "everything"

@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -58,6 +59,17 @@ func (s *Store) changeOverrides(change func(context.Context) error) error {
 	}
 	s.invalidate(overridesWord)
 	return s.loadOverrides(ctx)
+}
+
+// ID names the store: it is the same for all nodes, as long as Redis keeps its data. It is empty where
+// Redis does not say.
+func (s *Store) ID() string {
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	if err := s.server.client.SetNX(ctx, idKey, rand.Text(), 0).Err(); err != nil {
+		return ""
+	}
+	return s.server.client.Get(ctx, idKey).Val()
 }
 
 // Overrides are all overrides in the order of their networks.

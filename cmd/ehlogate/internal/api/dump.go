@@ -29,7 +29,9 @@ type DumpLine struct {
 	ASN      uint32           `json:"asn,omitempty"`
 	Evidence []byte           `json:"evidence,omitempty"`
 	Override *policy.Override `json:"override,omitempty"`
-	End      *DumpEnd         `json:"end,omitempty"`
+	// Exception is what was noticed of a host and STARTTLS.
+	Exception *policy.Exception `json:"exception,omitempty"`
+	End       *DumpEnd          `json:"end,omitempty"`
 }
 
 // DumpHead says what a dump is.
@@ -40,20 +42,25 @@ type DumpHead struct {
 	// Layout is how addresses are cut into hosts and networks, which must be the same where it is
 	// loaded.
 	Layout string `json:"layout"`
+	// Store names the store that it is of: loaded into that one, its records would count twice.
+	Store string `json:"store,omitempty"`
 }
 
 // DumpEnd counts the lines between head and end.
 type DumpEnd struct {
-	Records   int `json:"records"`
-	Overrides int `json:"overrides"`
+	Records    int `json:"records"`
+	Overrides  int `json:"overrides"`
+	Exceptions int `json:"exceptions,omitempty"`
 }
 
 // Loaded is the answer to a chunk: whether it was new.
 type Loaded struct {
 	Fresh bool `json:"fresh"`
+	// Own says that the dump is of this very store, and its records were left out.
+	Own bool `json:"own,omitempty"`
 }
 
-// dump writes all evidence and overrides.
+// dump writes all evidence, overrides and exceptions.
 func (s *Server) dump(w http.ResponseWriter, _ *http.Request) {
 	http.NewResponseController(w).SetWriteDeadline(time.Time{})
 	w.Header().Set("Content-Type", "application/x-ndjson")
@@ -61,7 +68,7 @@ func (s *Server) dump(w http.ResponseWriter, _ *http.Request) {
 	lines := json.NewEncoder(out)
 	var end DumpEnd
 	write := func() error {
-		if err := lines.Encode(DumpLine{Head: &DumpHead{Format: DumpFormat, ID: rand.Text(), Layout: s.Judge.Policy().Layout.Text()}}); err != nil {
+		if err := lines.Encode(DumpLine{Head: &DumpHead{Format: DumpFormat, ID: rand.Text(), Layout: s.Judge.Policy().Layout.Text(), Store: s.Store.ID()}}); err != nil {
 			return err
 		}
 		err := s.Store.Each(func(r policy.Record) error {
@@ -78,6 +85,12 @@ func (s *Server) dump(w http.ResponseWriter, _ *http.Request) {
 		for _, o := range s.Store.Overrides() {
 			end.Overrides++
 			if err := lines.Encode(DumpLine{Override: &o}); err != nil {
+				return err
+			}
+		}
+		for _, x := range s.exceptions() {
+			end.Exceptions++
+			if err := lines.Encode(DumpLine{Exception: &x}); err != nil {
 				return err
 			}
 		}
@@ -107,6 +120,7 @@ func (s *Server) load(w http.ResponseWriter, r *http.Request) {
 	}
 	var records []policy.Record
 	var overrides []policy.Override
+	var exceptions []policy.Exception
 	decoder := json.NewDecoder(r.Body)
 	for decoder.More() {
 		var line DumpLine
@@ -118,12 +132,20 @@ func (s *Server) load(w http.ResponseWriter, r *http.Request) {
 			overrides = append(overrides, *line.Override)
 			continue
 		}
+		if line.Exception != nil {
+			exceptions = append(exceptions, *line.Exception)
+			continue
+		}
 		record, err := line.Record()
 		if err != nil {
 			refuse(w, http.StatusBadRequest, fmt.Errorf("chunk %d: %w", chunk, err))
 			return
 		}
 		records = append(records, record)
+	}
+	own := q.Get("store") != "" && q.Get("store") == s.Store.ID()
+	if own {
+		records = nil
 	}
 	fresh, err := s.Store.Load(q.Get("dump"), chunk, records, func(n netip.Prefix) netip.Prefix {
 		if k := p.Keys(n.Addr()); k.Host == n {
@@ -136,11 +158,16 @@ func (s *Server) load(w http.ResponseWriter, r *http.Request) {
 			err = s.Store.SetOverride(o)
 		}
 	}
+	for _, x := range exceptions {
+		if err == nil && !x.Ended(s.Now()) {
+			err = s.Store.SetException(x)
+		}
+	}
 	if err != nil {
 		refuse(w, http.StatusServiceUnavailable, err)
 		return
 	}
-	reply(w, http.StatusOK, Loaded{fresh || len(records) == 0})
+	reply(w, http.StatusOK, Loaded{fresh || len(records) == 0, own})
 }
 
 // Record is the record of a line.
@@ -162,7 +189,7 @@ func (c *Client) Dump(ctx context.Context, w io.Writer) error {
 
 // Load sends a chunk of a dump.
 func (c *Client) Load(ctx context.Context, head DumpHead, chunk int, lines [][]byte) (done Loaded, err error) {
-	path := fmt.Sprintf("/api/v1/load?dump=%s&chunk=%d&layout=%s", url.QueryEscape(head.ID), chunk, url.QueryEscape(head.Layout))
+	path := fmt.Sprintf("/api/v1/load?dump=%s&chunk=%d&layout=%s&store=%s", url.QueryEscape(head.ID), chunk, url.QueryEscape(head.Layout), url.QueryEscape(head.Store))
 	return done, c.do(ctx, http.MethodPost, path, bytes.NewReader(bytes.Join(lines, nil)), decodeInto(&done))
 }
 

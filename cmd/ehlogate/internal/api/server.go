@@ -28,6 +28,9 @@ type Store interface {
 	Exceptions() []policy.Exception
 	Forget(n netip.Prefix, keysOf func(netip.Addr) policy.Keys) (int, error)
 	Each(func(policy.Record) error) error
+	SetException(policy.Exception) error
+	// ID names the store, for dumps of it.
+	ID() string
 	Load(dump string, chunk uint64, records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) (fresh bool, err error)
 }
 

@@ -111,6 +111,11 @@ func (p *Postfix) read(ctx context.Context) (err error) {
 		}
 	}
 	p.noteFiltered()
+	if len(p.of(exchanger, strict)) == 0 {
+		for _, s := range p.services {
+			s.onlyOne = true
+		}
+	}
 	return nil
 }
 

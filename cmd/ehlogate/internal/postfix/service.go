@@ -23,6 +23,9 @@ type service struct {
 	// filtered says that a content filter is used somewhere in this Postfix, screened that
 	// postscreen(8) runs in it.
 	filtered, screened bool
+	// onlyOne says that no other service is taken for the mail exchanger: then this one, at which
+	// users can log in and strangers can send, is.
+	onlyOne bool
 	// malformed are arguments that smtpd(8) dies of: an option without a value, or what is none.
 	malformed []string
 }
@@ -162,7 +165,7 @@ func (s *service) role() role {
 		return strict
 	case s.exchangerByPort():
 		return exchanger
-	case s.requiresTLS(), s.yes("smtpd_sasl_auth_enable"), s.submission():
+	case s.requiresTLS(), s.submission(), s.yes("smtpd_sasl_auth_enable") && !s.onlyOne:
 		return users
 	}
 	return exchanger
