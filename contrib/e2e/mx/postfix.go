@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	mathrand "math/rand/v2"
@@ -140,7 +141,7 @@ func NewPostfix(dir string) (*Postfix, error) {
 			return nil, err
 		}
 	}
-	return p, os.Chmod(filepath.Join(dir, "chain.pem"), 0o600)
+	return p, errors.Join(p.settle(), os.Chmod(filepath.Join(dir, "chain.pem"), 0o600))
 }
 
 // ConfigDir is its config_directory.
@@ -151,14 +152,22 @@ func (p *Postfix) Set(params ...string) error {
 	if err := p.command("postconf", append([]string{"-e"}, params...)...); err != nil {
 		return err
 	}
-	// Postfix waits for a second or two when main.cf has just been written.
+	return p.settle()
+}
+
+// settle makes the configuration look old: Postfix waits for a second or two with a file that has just
+// been written.
+func (p *Postfix) settle() error {
 	long := time.Now().Add(-time.Minute)
-	return os.Chtimes(filepath.Join(p.ConfigDir(), "main.cf"), long, long)
+	return errors.Join(os.Chtimes(filepath.Join(p.ConfigDir(), "main.cf"), long, long), os.Chtimes(filepath.Join(p.ConfigDir(), "master.cf"), long, long))
 }
 
 // Service sets a parameter of the service that takes PROXY lines, as postconf -P does.
 func (p *Postfix) Service(param string) error {
-	return p.command("postconf", "-P", fmt.Sprintf("127.0.0.1:%d/inet/%s", p.ProxyPort, param))
+	if err := p.command("postconf", "-P", fmt.Sprintf("127.0.0.1:%d/inet/%s", p.ProxyPort, param)); err != nil {
+		return err
+	}
+	return p.settle()
 }
 
 // Start starts it; when it returns, it takes connections.

@@ -42,8 +42,8 @@ var ErrApplied = errors.New("postfix: set up already; ehlogate setup postfix --u
 // Applied reports whether a plan is in force.
 func (p *Postfix) Applied() bool { return exists(p.file(undoFile)) }
 
-// Apply carries a plan out and notes what it replaced, so that Undo can take it back. Then it tries
-// the result, and takes all of it back where it does not work. Files of other people are never
+// Apply carries a plan out and notes what it replaced, so that Undo can take it back. What it writes
+// is tried, and all of it is taken back where that does not work. Files of other people are never
 // overwritten.
 func (p *Postfix) Apply(ctx context.Context, plan *Plan) error {
 	if p.Applied() {
@@ -53,7 +53,6 @@ func (p *Postfix) Apply(ctx context.Context, plan *Plan) error {
 	if err != nil {
 		return err
 	}
-	before := p.complaints(ctx)
 	note, err := json.MarshalIndent(u, "", "  ")
 	if err != nil {
 		return err
@@ -62,16 +61,20 @@ func (p *Postfix) Apply(ctx context.Context, plan *Plan) error {
 	if err := os.WriteFile(p.file(undoFile), append(note, '\n'), 0o600); err != nil {
 		return fmt.Errorf("postfix: %w", err)
 	}
-	err = u.carryOut()
-	if err == nil {
-		err = p.try(ctx, before)
-	}
-	if err != nil {
-		_, undoErr := p.takeBack(u)
-		if undoErr != nil {
-			return fmt.Errorf("%w; and it could not be taken back: %w; ehlogate setup postfix --undo tries again", err, undoErr)
+	for _, step := range []func() error{
+		u.makeDirs,
+		// The files that nobody had come before those that name them.
+		func() error { return u.write(false) },
+		func() error { return p.complains(ctx, plan) },
+		func() error { return u.write(true) },
+		func() error { return p.try(ctx) },
+	} {
+		if err := step(); err != nil {
+			if _, undoErr := p.takeBack(u); undoErr != nil {
+				return fmt.Errorf("%w; and it could not be taken back: %w; ehlogate setup postfix --undo tries again", err, undoErr)
+			}
+			return fmt.Errorf("%w; all of it was taken back, nothing has changed", err)
 		}
-		return fmt.Errorf("%w; all of it was taken back, nothing has changed", err)
 	}
 	return nil
 }
@@ -94,13 +97,21 @@ func (p *Postfix) undoOf(plan *Plan) (*undo, error) {
 	return u, nil
 }
 
-func (u *undo) carryOut() error {
+func (u *undo) makeDirs() error {
 	for _, d := range u.Dirs {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return fmt.Errorf("postfix: %w", err)
 		}
 	}
+	return nil
+}
+
+// write writes the files that were there before, or those that were not.
+func (u *undo) write(there bool) error {
 	for _, f := range u.Files {
+		if (f.Before != nil) != there {
+			continue
+		}
 		if err := write(f.Path, f.After); err != nil {
 			return err
 		}
@@ -162,17 +173,58 @@ func replaceFile(path, text string, info fs.FileInfo) error {
 	return f.CloseAtomicallyReplace()
 }
 
-// complaints are what Postfix's own checks say of the configuration, by line. postfix check needs
-// root; where it cannot run, that is the same before and after.
-func (p *Postfix) complaints(ctx context.Context) map[string]bool {
-	said := map[string]bool{}
-	for _, args := range [][]string{{"postconf", "-c", p.Dir, "-x"}, {"postconf", "-c", p.Dir, "-Mf"}, {"postconf", "-c", p.Dir, "-Px"}, {"postfix", "-c", p.Dir, "check"}} {
-		_, warnings, _ := p.run(ctx, args[0], args[1:]...)
-		for line := range strings.Lines(faults(warnings)) {
-			said[unnumbered(line)] = true
+// complains has Postfix's own checks look at the files as they would be, and if they find something
+// as they are, and says what is new. It shows them copies: postfix check itself writes to main.cf
+// (post-install).
+func (p *Postfix) complains(ctx context.Context, plan *Plan) error {
+	mainAfter, masterAfter := p.main.text, p.master.text
+	for _, d := range plan.documents {
+		switch d.path {
+		case p.main.path:
+			mainAfter = d.edited()
+		case p.master.path:
+			masterAfter = d.edited()
 		}
 	}
-	return said
+	after, err := p.complaints(ctx, mainAfter, masterAfter)
+	if err != nil || len(after) == 0 {
+		return err
+	}
+	before, err := p.complaints(ctx, p.main.text, p.master.text)
+	if err != nil {
+		return err
+	}
+	for line := range after {
+		if !before[line] {
+			return fmt.Errorf("postfix: with the new settings Postfix says %q", line)
+		}
+	}
+	return nil
+}
+
+// complaints are what Postfix's own checks say of the text of main.cf and master.cf, by line.
+func (p *Postfix) complaints(ctx context.Context, main, master string) (map[string]bool, error) {
+	dir, err := os.MkdirTemp("", "ehlogate-postfix-")
+	if err != nil {
+		return nil, fmt.Errorf("postfix: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	err = os.Chmod(dir, 0o755)
+	for name, text := range map[string]string{"main.cf": main, "master.cf": master} {
+		path := filepath.Join(dir, name)
+		err = errors.Join(err, os.WriteFile(path, []byte(text), 0o644), settle(path))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("postfix: %w", err)
+	}
+	said := map[string]bool{}
+	for _, args := range [][]string{{"postconf", "-c", dir, "-x"}, {"postconf", "-c", dir, "-Mf"}, {"postconf", "-c", dir, "-Px"}, {"postfix", "-c", dir, "check"}} {
+		_, warnings, _ := p.run(ctx, args[0], args[1:]...)
+		for line := range strings.Lines(faults(warnings)) {
+			said[strings.ReplaceAll(unnumbered(line), dir, p.Dir)] = true
+		}
+	}
+	return said, nil
 }
 
 // unnumbered is a complaint without the number of its line, which changes.
@@ -184,14 +236,8 @@ func unnumbered(line string) string {
 	return before + strings.TrimLeft(after, "0123456789")
 }
 
-// try looks whether the configuration works: Postfix's own checks complain of nothing that they did
-// not before, and each table that the exchanger asks has an answer, or has none, but does not fail.
-func (p *Postfix) try(ctx context.Context, before map[string]bool) error {
-	for line := range p.complaints(ctx) {
-		if !before[line] {
-			return fmt.Errorf("postfix: with the new settings Postfix says %q", line)
-		}
-	}
+// try asks each table that the exchanger asks: it has an answer, or has none, but does not fail.
+func (p *Postfix) try(ctx context.Context) error {
 	now, err := Find(ctx, p.Dir, p.cfg)
 	if err != nil {
 		return err

@@ -60,6 +60,8 @@ type Postfix struct {
 	services []*service
 	// types are the kinds of lookup table that it knows.
 	types []string
+	// asked are the tables' answers so far: services share tables.
+	asked map[[2]string]answer
 }
 
 // ErrMissing means that there is no Postfix on this host.
@@ -70,7 +72,7 @@ func Find(ctx context.Context, dir string, cfg *config.Config) (*Postfix, error)
 	if _, err := exec.LookPath("postconf"); err != nil {
 		return nil, ErrMissing
 	}
-	p := &Postfix{cfg: cfg}
+	p := &Postfix{cfg: cfg, asked: map[[2]string]answer{}}
 	if dir == "" {
 		out, _, err := p.run(ctx, "postconf", "-d", "-h", "config_directory")
 		if err != nil {

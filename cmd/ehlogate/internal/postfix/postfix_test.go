@@ -26,7 +26,7 @@ func TestSplit(t *testing.T) {
 func TestOursAndItsSettings(t *testing.T) {
 	cfg := &config.Config{}
 	cfg.Milter.Listen = config.Address{Network: "tcp", Address: "127.0.0.1:8897"}
-	p := &Postfix{cfg: cfg}
+	p := &Postfix{cfg: cfg, asked: map[[2]string]answer{}}
 	for item, want := range map[string]struct {
 		ours   bool
 		action string
