@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 	server "github.com/ehlogate/ehlogate/cmd/ehlogate/internal/daemon"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/postfix"
@@ -25,11 +26,21 @@ var postfixFlag = &cli.StringFlag{Name: "postfix-config", Usage: "Postfix's conf
 func checkCommand() *cli.Command {
 	return &cli.Command{
 		Name: "check", Usage: "look at configuration, store and Postfix: what is missing, wrong or dangerous",
-		Flags: []cli.Flag{apiFlag, jsonFlag, postfixFlag}, Action: check,
+		Description: "Lines begin with ok, with note where there is something to know, or with fix where something is\n" +
+			"wrong; the line that fixes it follows. The exit status is 1 if there is anything to fix.",
+		Flags: []cli.Flag{
+			apiFlag, jsonFlag, postfixFlag,
+			&cli.BoolFlag{Name: "live", Usage: "also have one session with Postfix, and see what table, milter and event log make of it"},
+			&cli.StringFlag{Name: "live-address", Usage: "`HOST:PORT` of that session (default: where master.cf says)"},
+		},
+		Action: check,
 	}
 }
 
 func check(c *cli.Context) error {
+	if c.Args().Present() {
+		return misuseOf("check takes no arguments, got %q", c.Args().Slice())
+	}
 	cfg, err := loadConfig(c)
 	if err != nil {
 		return err
@@ -38,36 +49,11 @@ func check(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	found := []postfix.Finding{{OK: true, What: "the configuration is sound"}}
-	if err := new(asn.Database).Use(cfg.ASNDatabase); err != nil {
-		found = append(found, postfix.Finding{What: "autonomous systems are not judged", Fix: "fix or replace the file of reputation.asn_database: " + err.Error()})
-	} else if cfg.ASNDatabase != "" {
-		found = append(found, postfix.Finding{OK: true, What: "the database of autonomous systems is sound"})
-	}
-	running := daemon.Health(c.Context)
-	if running == nil {
-		found = append(found, postfix.Finding{OK: true, What: "the daemon answers"})
-		h, err := daemon.Heard(c.Context)
-		if err != nil {
-			return err
-		}
-		if h.OneSided() {
-			found = append(found, postfix.Finding{
-				What: fmt.Sprintf("filters said spam %d times in %d messages, and ham never: a client that sends some spam looks as if it sent nothing else", h.Spam, h.Messages),
-				Fix:  `verdict.silence = "ham", where the filter marks only spam`,
-			})
-		}
-		if h.ResolverRefused > 0 {
-			found = append(found, postfix.Finding{
-				What: fmt.Sprintf("a DNS block list does not serve this host's resolver, as seen in %s: the MTA refuses mail because of it", plural(int(h.ResolverRefused), "refusal")),
-				Fix:  "ask the list through a resolver of your own, or restrict its answers, as in reject_rbl_client LIST=127.0.0.[2..11]",
-			})
-		}
-	} else {
-		found = append(found, postfix.Finding{What: "the daemon does not answer", Fix: "ehlogate serve (" + running.Error() + ")"})
-	}
+	found := configFindings(cfg)
+	more, running := daemonFindings(c.Context, daemon)
+	found = append(found, more...)
 	found = append(found, logFindings(cfg)...)
-	found = append(found, storeFindings(c.Context, cfg, running == nil)...)
+	found = append(found, storeFindings(c.Context, cfg, running)...)
 	p, err := postfix.Find(c.Context, c.String("postfix-config"), cfg)
 	switch {
 	case errors.Is(err, postfix.ErrMissing):
@@ -79,13 +65,83 @@ func check(c *cli.Context) error {
 	default:
 		found = append(found, p.Check(c.Context)...)
 	}
+	if c.Bool("live") {
+		found = append(found, liveFindings(c, daemon, p)...)
+	}
 	return printReport(c, found)
+}
+
+// configFindings looks at what the configuration names.
+func configFindings(cfg *config.Config) []postfix.Finding {
+	found := []postfix.Finding{{OK: true, What: "the configuration is sound"}}
+	if err := new(asn.Database).Use(cfg.ASNDatabase); err != nil {
+		found = append(found, postfix.Finding{What: "autonomous systems are not judged", Fix: "fix or replace the file of reputation.asn_database: " + err.Error()})
+	} else if cfg.ASNDatabase != "" {
+		found = append(found, postfix.Finding{OK: true, What: "the database of autonomous systems is sound"})
+	}
+	secret := func(path, what string) {
+		if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o004 != 0 {
+			found = append(found, postfix.Finding{What: fmt.Sprintf("everybody on this host can read %s, %s", path, what), Fix: "chmod o= " + path + ", and let the daemon's user read it"})
+		}
+	}
+	secret(cfg.HTTP.TokenFile, "the token with which reputation can be changed")
+	if cfg.Store.Redis != nil {
+		files, inURL := cfg.Store.Redis.Secrets()
+		for _, f := range files {
+			secret(f, "a secret of store.url")
+		}
+		if inURL && cfg.File != "" {
+			secret(cfg.File, "which has the password of store.url")
+		}
+	}
+	return found
+}
+
+// daemonFindings asks the daemon how it gets on, if it runs.
+func daemonFindings(ctx context.Context, daemon *api.Client) (found []postfix.Finding, running bool) {
+	if err := daemon.Health(ctx); err != nil {
+		return []postfix.Finding{{What: "the daemon does not answer", Fix: "ehlogate serve (" + err.Error() + ")"}}, false
+	}
+	found = append(found, postfix.Finding{OK: true, What: "the daemon answers"})
+	h, err := daemon.Heard(ctx)
+	if err != nil {
+		return append(found, postfix.Finding{What: "the daemon does not say what it heard", Fix: err.Error()}), true
+	}
+	if h.OneSided() {
+		found = append(found, postfix.Finding{
+			What: fmt.Sprintf("filters said spam %d times in %d messages, and ham never: a client that sends some spam looks as if it sent nothing else", h.Spam, h.Messages),
+			Fix:  `verdict.silence = "ham", where the filter marks only spam`,
+		})
+	}
+	if h.ResolverRefused > 0 {
+		found = append(found, postfix.Finding{
+			What: fmt.Sprintf("a DNS block list does not serve this host's resolver, as seen in %s: the MTA refuses mail because of it", plural(int(h.ResolverRefused), "refusal")),
+			Fix:  "ask the list through a resolver of your own, or restrict its answers, as in reject_rbl_client LIST=127.0.0.[2..11]",
+		})
+	}
+	if why := h.Hidden(); why != "" {
+		found = append(found, postfix.Finding{
+			What: why + ": the clients' own addresses do not reach Postfix, and all would be judged as one",
+			Fix:  "let the proxy before it send PROXY lines (smtpd_upstream_proxy_protocol = haproxy), or Docker keep the addresses (host network, or no userland proxy); if these are relays, list them in policy.exempt",
+		})
+	}
+	st, err := daemon.Status(ctx)
+	if err != nil {
+		return append(found, postfix.Finding{What: "the daemon does not say how it stands", Fix: err.Error()}), true
+	}
+	for _, source := range st.Silent {
+		found = append(found, postfix.Finding{What: "a source is silent: " + source, Fix: st.Why[source]})
+	}
+	return found, true
 }
 
 // logFindings looks at the MTA's log, as the user who runs the check.
 func logFindings(cfg *config.Config) []postfix.Finding {
 	if !filepath.IsAbs(cfg.LogFile) {
 		return nil
+	}
+	if info, err := os.Stat(cfg.LogFile); err == nil && info.IsDir() {
+		return []postfix.Finding{{What: "the MTA's log is a directory: " + cfg.LogFile, Fix: "name the file in it that Postfix, or the syslog daemon, writes in verdict.log_file"}}
 	}
 	sample, err := maillog.Inspect(cfg.LogFile, maillog.Options{Now: time.Now, Zone: time.Local, Services: cfg.Services})
 	if errors.Is(err, os.ErrNotExist) {

@@ -40,6 +40,9 @@ func TestSystem(t *testing.T) {
 	}
 	h.run("postfix", "reload")
 	time.Sleep(300 * time.Millisecond)
+	if out, _ := h.ehlogate("check", "--live"); !strings.Contains(out, "live: the table was asked, and answered") && !h.expectsNoTable() {
+		t.Errorf("check --live:\n%s", out)
+	}
 	h.compare("up", before, true)
 	after, forged := h.kept("up", before)
 	if after != kept {
@@ -205,6 +208,13 @@ func (h *host) expected(out string) bool {
 		}
 	}
 	return true
+}
+
+// expectsNoTable reports whether the system's first service of strangers has no STARTTLS at all, or
+// other milters than ours.
+func (h *host) expectsNoTable() bool {
+	b, _ := os.ReadFile(h.name + "/expect")
+	return strings.Contains(string(b), "smtpd_milter_maps")
 }
 
 // faults are the lines of a check that say what is wrong, notes those of setup for the operator.

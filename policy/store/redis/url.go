@@ -164,6 +164,17 @@ func (t *Target) options(q url.Values) error {
 	return nil
 }
 
+// Secrets are the files of passwords and keys that the target names, and whether its URL has a
+// password itself.
+func (t *Target) Secrets() (files []string, inURL bool) {
+	for _, f := range []string{t.files.password, t.files.sentinelPassword, t.files.key} {
+		if f != "" {
+			files = append(files, f)
+		}
+	}
+	return files, t.password != ""
+}
+
 // String is the target without its password.
 func (t *Target) String() string {
 	scheme := "redis"

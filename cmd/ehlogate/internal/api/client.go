@@ -98,7 +98,12 @@ func (c *Client) Export(ctx context.Context, format string, w io.Writer) error {
 
 // Health returns nil when the daemon answers.
 func (c *Client) Health(ctx context.Context) error {
-	return c.do(ctx, http.MethodGet, "/healthz", nil, func(io.Reader) error { return nil })
+	return c.do(ctx, http.MethodGet, "/healthz", nil, func(r io.Reader) error {
+		if b, err := io.ReadAll(io.LimitReader(r, maxBody)); err != nil || strings.TrimSpace(string(b)) != healthy {
+			return errStranger
+		}
+		return nil
+	})
 }
 
 // Heard is what the daemon has heard.
@@ -133,9 +138,16 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader, re
 	if resp.StatusCode != http.StatusOK {
 		var f fault
 		if json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&f) != nil || f.Error == "" {
-			f.Error = resp.Status
+			return fmt.Errorf("the answer of %s is not ehlogate's (%s); does --api name its http.listen?", c.base, resp.Status)
 		}
 		return errors.New(f.Error)
 	}
-	return read(resp.Body)
+	err = read(resp.Body)
+	if syntax := new(json.SyntaxError); errors.Is(err, errStranger) || errors.As(err, &syntax) {
+		return fmt.Errorf("the answer of %s is not ehlogate's; does --api name its http.listen? (%w)", c.base, err)
+	}
+	return err
 }
+
+// errStranger is an answer that no daemon gives.
+var errStranger = errors.New("not the answer of a healthy daemon")

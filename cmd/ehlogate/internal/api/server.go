@@ -62,10 +62,13 @@ type Server struct {
 // some 60 KiB.
 const maxBody, maxChunk = 64 << 10, 256 << 10
 
+// healthy is what /healthz says.
+const healthy = "ok"
+
 // Handler routes the API.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, healthy) })
 	mux.Handle("GET /metrics", s.Metrics)
 	mux.HandleFunc("GET /api/v1/lookup", func(w http.ResponseWriter, r *http.Request) {
 		s.address(w, r, func(addr netip.Addr) any { return s.lookup(addr) })

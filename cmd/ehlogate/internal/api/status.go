@@ -22,6 +22,8 @@ type Status struct {
 	// Config is the configuration file, empty for none; Events is the event log's path.
 	Config string `json:"config"`
 	Events string `json:"events"`
+	// Anonymized says that the event log has neither names nor whole addresses.
+	Anonymized bool `json:"anonymized,omitempty"`
 	// Tiers counts the hosts of which something is known, by tier.
 	Tiers map[string]int `json:"tiers"`
 	// Heard and Withheld are counts since the start.

@@ -244,6 +244,10 @@ func (p *Postfix) try(ctx context.Context) error {
 	}
 	for _, s := range now.of(exchanger) {
 		for _, t := range split(s.value(discard)) {
+			if _, kind := now.ourTable([]string{t}); kind == socketmapTable {
+				// It fails while the daemon is away, as whoever asked for it has been told.
+				continue
+			}
 			if _, err := now.ask(ctx, t, probes[0]); err != nil {
 				return fmt.Errorf("postfix: the table %s of %s does not work: %w", t, s.key(), err)
 			}
