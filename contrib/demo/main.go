@@ -71,7 +71,7 @@ func run(ctx context.Context) error {
 	if err := postfix.Set("smtpd_milters = " + filter.Addr()); err != nil {
 		return err
 	}
-	if out, status := daemon.Command("setup", "postfix", "--apply", "--postfix-config", postfix.ConfigDir()); status != 0 {
+	if out, status := daemon.Command("setup", "postfix", "--apply", "--mode", "protect", "--postfix-config", postfix.ConfigDir()); status != 0 {
 		return fmt.Errorf("setup: %s", out)
 	}
 	if err := daemon.Start(); err != nil {
