@@ -124,7 +124,7 @@ func TestForgedVerdictsCountForNothing(t *testing.T) {
 // counts.
 func TestAForgedNoNeverHidesAYes(t *testing.T) {
 	x := start(t, "")
-	must(t, x.Set("header_checks ="))
+	must(t, x.Service("cleanup_service_name=cleanup"))
 	must(t, x.Reload())
 	if out, status := x.daemon.Command("check", "--postfix-config", x.ConfigDir()); status != 1 || !strings.Contains(out, "a client can write X-Spam-Flag") {
 		t.Errorf("check: %d\n%s", status, out)

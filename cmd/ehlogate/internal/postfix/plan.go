@@ -310,6 +310,9 @@ func (pl *planner) stripForged() {
 			pl.note("%s uses the service %s, which is not in master.cf as a unix service: the clients' own %s are not removed", s.key(), base, sample(pl.cfg.Verdict.Names()))
 		default:
 			pl.set(s, cleanup, pl.cleanupLike(from))
+			if pl.cfg.Verdict.AuthservID != "" && s.asksPolicy() {
+				pl.note("%s asks a policy service: what that prepends, such as an Authentication-Results of %s, is removed with what clients write; let it write another header", s.key(), pl.cfg.Verdict.AuthservID)
+			}
 		}
 	}
 }

@@ -237,6 +237,13 @@ func (s *service) authenticatedOnly() bool {
 	})
 }
 
+// asksPolicy reports whether a policy service is asked, which may prepend headers.
+func (s *service) asksPolicy() bool {
+	return slices.ContainsFunc(restrictions, func(name string) bool {
+		return slices.Contains(split(strings.ToLower(s.value(name))), "check_policy_service")
+	})
+}
+
 // byNetworkOnly reports whether only hosts of mynetworks may send.
 func (s *service) byNetworkOnly() bool {
 	return s.onlyAfter(func(permitted []string) bool {
