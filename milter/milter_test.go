@@ -275,8 +275,8 @@ func TestAClientThatLeavesWithoutSTARTTLS(t *testing.T) {
 	}
 }
 
-// TestServicesOfUsersTeachNothing is about a session that the MTA names a submission's, by name or by
-// port.
+// TestServicesOfUsersTeachNothing is about a session that the MTA names a submission's, by name or
+// by port.
 func TestServicesOfUsersTeachNothing(t *testing.T) {
 	for name, macro := range map[string][2]string{"by name": {gomilter.MacroDaemonName, "ORIGINATING"}, "by port": {gomilter.MacroDaemonPort, "587"}} {
 		t.Run(name, func(t *testing.T) {

@@ -57,8 +57,8 @@ func liveFindings(c *cli.Context, daemon *api.Client, p *postfix.Postfix) []post
 	return append(found, postfix.Finding{OK: true, What: fmt.Sprintf("live: the table was asked, and answered %s", answer)})
 }
 
-// countFindings says whether the daemon counted a session and a lookup: an anonymized event log does
-// not tell whose they were.
+// countFindings says whether the daemon counted a session and a lookup: an anonymized event log
+// does not tell whose they were.
 func countFindings(c *cli.Context, daemon *api.Client, before api.Status) []postfix.Finding {
 	for deadline := time.Now().Add(eventWait); ; time.Sleep(100 * time.Millisecond) {
 		now, err := daemon.Status(c.Context)

@@ -20,8 +20,8 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"ehlogate": main})
 }
 
-// TestMistakes runs the scripts under testdata/mistakes: each is a mistake that a user makes, and the
-// answer expected.
+// TestMistakes runs the scripts under testdata/mistakes: each is a mistake that a user makes, and
+// the answer expected.
 func TestMistakes(t *testing.T) {
 	files, err := filepath.Glob("testdata/mistakes/*.txt")
 	if err != nil || len(files) < 40 {

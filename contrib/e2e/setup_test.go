@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestSetupIsCheckedAndCanBeUndone goes an operator's way: check, setup, check, faults of all kinds,
-// undo.
+// TestSetupIsCheckedAndCanBeUndone goes an operator's way: check, setup, check, faults of all
+// kinds, undo.
 func TestSetupIsCheckedAndCanBeUndone(t *testing.T) {
 	x := prepare(t, "")
 	must(t, x.Set("smtpd_discard_ehlo_keyword_address_maps = inline:{203.0.113.9=etrn}", "smtpd_discard_ehlo_keywords = chunking"))
@@ -129,8 +129,8 @@ func TestUndoTakesOutWhatIsStillThere(t *testing.T) {
 	}
 }
 
-// TestUndoKeepsFilesThatAreStillNamed names our file once more between setup and undo: Postfix would
-// take no mail without a table that main.cf names.
+// TestUndoKeepsFilesThatAreStillNamed names our file once more between setup and undo: Postfix
+// would take no mail without a table that main.cf names.
 func TestUndoKeepsFilesThatAreStillNamed(t *testing.T) {
 	x := prepare(t, "")
 	x.apply()

@@ -128,8 +128,8 @@ func TestAmavisBeforeTheQueue(t *testing.T) {
 	}
 }
 
-// TestSenderAuthentication has OpenDKIM and pypolicyd-spf before the daemon, which ask a name server
-// of the test's own.
+// TestSenderAuthentication has OpenDKIM and pypolicyd-spf before the daemon, which ask a name
+// server of the test's own.
 func TestSenderAuthentication(t *testing.T) {
 	key, err := rsa.GenerateKey(mathrand.New(mathrand.NewSource(1)), 2048)
 	must(t, err)
@@ -248,8 +248,8 @@ func TestBlockLists(t *testing.T) {
 	}
 }
 
-// TestTwentyUnknownUsersCountAsTwenty asks for them in one session, with the log read and not, and as
-// the bounce that a forged sender causes.
+// TestTwentyUnknownUsersCountAsTwenty asks for them in one session, with the log read and not, and
+// as the bounce that a forged sender causes.
 func TestTwentyUnknownUsersCountAsTwenty(t *testing.T) {
 	for _, c := range []struct {
 		name, from string

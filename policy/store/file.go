@@ -20,11 +20,10 @@ import (
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
-// The file's buckets. Meta has the format, the layout, the store's own name, and how far each dump was
-// loaded. An
-// evidence key is the network's address and one byte of prefix length, or "SA" and the number of an
-// autonomous system; its value is the record of package reputation and a CRC-32C over key and
-// record, because bbolt checks its own pages but not what is in them.
+// The file's buckets. Meta has the format, the layout, the store's own name, and how far each dump
+// was loaded. An evidence key is the network's address and one byte of prefix length, or "SA" and
+// the number of an autonomous system; its value is the record of package reputation and a CRC-32C
+// over key and record, because bbolt checks its own pages but not what is in them.
 var (
 	bucketMeta      = []byte("meta")
 	bucketEvidence  = []byte("evidence")

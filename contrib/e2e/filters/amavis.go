@@ -15,8 +15,8 @@ type Amavis struct {
 	*process
 }
 
-// amavisConf is its configuration; the arguments are the directory and the two ports. Spam is marked
-// from 5 on, and discarded, or refused in a before-queue filter, from 15 on.
+// amavisConf is its configuration; the arguments are the directory and the two ports. Spam is
+// marked from 5 on, and discarded, or refused in a before-queue filter, from 15 on.
 const amavisConf = `use strict;
 $max_servers = 2;
 $daemon_user = 'amavis';

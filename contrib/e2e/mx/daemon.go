@@ -66,8 +66,8 @@ func (d *Daemon) data() string { return filepath.Join(d.Dir, "data") }
 // Config is the configuration file.
 func (d *Daemon) Config() string { return filepath.Join(d.Dir, "ehlogate.toml") }
 
-// noSleep keeps the race detector, where the program was built with it, from sleeping for a second at
-// each end.
+// noSleep keeps the race detector, where the program was built with it, from sleeping for a second
+// at each end.
 const noSleep = "GORACE=atexit_sleep_ms=0"
 
 // Start starts it and waits until it answers.

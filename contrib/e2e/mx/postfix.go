@@ -155,8 +155,8 @@ func (p *Postfix) Set(params ...string) error {
 	return p.settle()
 }
 
-// settle makes the configuration look old: Postfix waits for a second or two with a file that has just
-// been written.
+// settle makes the configuration look old: Postfix waits for a second or two with a file that has
+// just been written.
 func (p *Postfix) settle() error {
 	long := time.Now().Add(-time.Minute)
 	return errors.Join(os.Chtimes(filepath.Join(p.ConfigDir(), "main.cf"), long, long), os.Chtimes(filepath.Join(p.ConfigDir(), "master.cf"), long, long))

@@ -18,8 +18,8 @@ import (
 //
 //	WHO ADDRESS [tls] [haproxy]
 //
-// WHO is strangers, users or filters. With tls it speaks TLS from the start; with haproxy it takes a
-// PROXY line first.
+// WHO is strangers, users or filters. With tls it speaks TLS from the start; with haproxy it takes
+// a PROXY line first.
 type service struct {
 	who, address string
 	tls, haproxy bool
@@ -72,8 +72,8 @@ const patience = 20 * time.Second
 // ports are those of our end of a connection, which say nothing.
 var ports = regexp.MustCompile(`:\d+->`)
 
-// visit has a session with a service as a client at an address that uses TLS if it can, logs in where
-// users send, and sends one message with a subject. What goes wrong is a result.
+// visit has a session with a service as a client at an address that uses TLS if it can, logs in
+// where users send, and sends one message with a subject. What goes wrong is a result.
 func visit(s service, from, subject string) (got seen) {
 	start := time.Now()
 	defer func() { got.took = time.Since(start) }()

@@ -24,8 +24,8 @@ type host struct {
 	daemon   *mx.Daemon
 }
 
-// overlay is what every system has at the beginning of its main.cf: a place to deliver to, users who
-// can log in, and no limits that a test would run into.
+// overlay is what every system has at the beginning of its main.cf: a place to deliver to, users
+// who can log in, and no limits that a test would run into.
 const overlay = `# This part is the test's own.
 compatibility_level = 3.6
 myhostname = mx.example

@@ -1,6 +1,6 @@
-// Package systems tries setup, check and undo on configurations of the shapes that other people have:
-// each folder is a main.cf and master.cf of a mail system, written for this test, with the services
-// that clients see.
+// Package systems tries setup, check and undo on configurations of the shapes that other people
+// have: each folder is a main.cf and master.cf of a mail system, written for this test, with the
+// services that clients see.
 //
 // A system has a network and a file system of its own (namespaces(7)): its Postfix is the host's,
 // with /etc/postfix and /var/spool/postfix, and listens on the ports that it always has.
@@ -18,8 +18,8 @@ import (
 	"github.com/ehlogate/ehlogate/contrib/e2e/mx"
 )
 
-// inside says in the environment which system a process is to try, in namespaces of its own; binaryAt
-// is the program under test.
+// inside says in the environment which system a process is to try, in namespaces of its own;
+// binaryAt is the program under test.
 const inside, binaryAt = "EHLOGATE_TEST_SYSTEM", "EHLOGATE_TEST_BINARY"
 
 func TestMain(m *testing.M) {
@@ -77,7 +77,8 @@ func TestSystems(t *testing.T) {
 	}
 }
 
-// setUp gives the namespace addresses: the host's own, those of strangers, of users, and of a proxy.
+// setUp gives the namespace addresses: the host's own, those of strangers, of users, and of a
+// proxy.
 const setUp = `ip link set lo up
 for n in 192.0.2.0/24 198.51.100.0/24 203.0.113.0/24 172.22.1.0/24; do ip addr add $n dev lo; done
 ip addr add 192.0.2.1/32 dev lo; ip addr add 192.0.2.2/32 dev lo

@@ -13,9 +13,9 @@ import (
 // The clients. The bad one is denied by the operator, and so is the address of a user.
 const good, bad = "198.51.100.7", "203.0.113.66"
 
-// TestSystem goes an operator's way with one system: all that clients see with ehlogate, with it up,
-// hung and dead, is what they saw before, except that the bad client is not offered STARTTLS where
-// strangers send.
+// TestSystem goes an operator's way with one system: all that clients see with ehlogate, with it
+// up, hung and dead, is what they saw before, except that the bad client is not offered STARTTLS
+// where strangers send.
 func TestSystem(t *testing.T) {
 	name := os.Getenv(inside)
 	if name == "" {
@@ -141,8 +141,8 @@ func (h *host) compare(stage string, before visits, withholding bool) {
 	h.t.Logf("row: %s | %s | %s", h.name, stage, summary(now))
 }
 
-// summary says how many services offered STARTTLS and took the message, by who sends there and which
-// client it was.
+// summary says how many services offered STARTTLS and took the message, by who sends there and
+// which client it was.
 func summary(now visits) string {
 	var all []string
 	for _, who := range []string{"strangers", "users", "filters"} {
@@ -169,9 +169,9 @@ func summary(now visits) string {
 	return strings.Join(all, "; ")
 }
 
-// kept says which verdict headers are still there in what was delivered at a stage: of users' mail, of
-// what a filter puts back, of what a program submits, and of what is attached to any. forged are the
-// services of strangers whose own came through.
+// kept says which verdict headers are still there in what was delivered at a stage: of users' mail,
+// of what a filter puts back, of what a program submits, and of what is attached to any. forged are
+// the services of strangers whose own came through.
 func (h *host) kept(stage string, before visits) (kept, forged string) {
 	h.t.Helper()
 	var said []string
@@ -193,8 +193,8 @@ func (h *host) kept(stage string, before visits) (kept, forged string) {
 	return strings.ReplaceAll(strings.Join(said, "; "), stage, "STAGE"), forged
 }
 
-// expected reports whether a check found nothing but what the system's own file expects: a line that
-// each fault begins with.
+// expected reports whether a check found nothing but what the system's own file expects: a line
+// that each fault begins with.
 func (h *host) expected(out string) bool {
 	b, _ := os.ReadFile(h.name + "/expect")
 	for line := range strings.Lines(faults(out)) {

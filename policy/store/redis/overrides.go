@@ -61,8 +61,8 @@ func (s *Store) changeOverrides(change func(context.Context) error) error {
 	return s.loadOverrides(ctx)
 }
 
-// ID names the store: it is the same for all nodes, as long as Redis keeps its data. It is empty where
-// Redis does not say.
+// ID names the store: it is the same for all nodes, as long as Redis keeps its data. It is empty
+// where Redis does not say.
 func (s *Store) ID() string {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()

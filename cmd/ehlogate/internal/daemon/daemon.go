@@ -108,8 +108,8 @@ func (d *Daemon) open(cfg *config.Config) (err error) {
 	return err
 }
 
-// fault names the key that a fault at the start is about, and says what to do where the system's own
-// word does not.
+// fault names the key that a fault at the start is about, and says what to do where the system's
+// own word does not.
 func fault(key string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission):

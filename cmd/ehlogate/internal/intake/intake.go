@@ -335,8 +335,8 @@ func (in *Intake) notice(o *policy.Observation) {
 // renewAfter is how old the exception of a user's host is before it is renewed.
 const renewAfter = 24 * time.Hour
 
-// noticeUser takes a session of the operator's own users: nothing is withheld from where they log in,
-// nor where the table is asked by a service of theirs, which must not ask it.
+// noticeUser takes a session of the operator's own users: nothing is withheld from where they log
+// in, nor where the table is asked by a service of theirs, which must not ask it.
 func (in *Intake) noticeUser(o *policy.Observation) {
 	d := o.Decision
 	withheld := o.Submission && o.STARTTLS == policy.Withheld

@@ -753,7 +753,8 @@ func TestWhoLeavesWithoutSTARTTLSGetsAnException(t *testing.T) {
 	}
 }
 
-// TestNothingIsWithheldFromWhereUsersLogIn makes exceptions of sessions of the operator's own users.
+// TestNothingIsWithheldFromWhereUsersLogIn makes exceptions of sessions of the operator's own
+// users.
 func TestNothingIsWithheldFromWhereUsersLogIn(t *testing.T) {
 	for _, c := range []struct {
 		name string

@@ -141,8 +141,8 @@ func (c *checker) checkAUTH(s *service) {
 	}
 }
 
-// checkUsers looks whether services of the operator's own users, and those that require TLS, ask our
-// table.
+// checkUsers looks whether services of the operator's own users, and those that require TLS, ask
+// our table.
 func (c *checker) checkUsers() {
 	for _, s := range c.of(users, strict) {
 		list := split(s.value(discard))

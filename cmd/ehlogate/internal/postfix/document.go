@@ -26,8 +26,8 @@ type edit struct {
 }
 
 // logical is a line of main.cf or master.cf with those that continue it, as postconf(5) reads them:
-// a line that begins with white space, a carriage return too, continues the one before, and comments
-// and empty lines in between are skipped.
+// a line that begins with white space, a carriage return too, continues the one before, and
+// comments and empty lines in between are skipped.
 type logical struct {
 	text string
 	// first and last are its lines in the document.
@@ -172,8 +172,8 @@ func undone(text string, edits []edit) (_ string, left []edit) {
 	return strings.Join(lines, ""), left
 }
 
-// find is where the lines of an edit begin in a text: behind the line that they were put behind, the
-// last time that this is so, or where they are found only once; -1 where they are not.
+// find is where the lines of an edit begin in a text: behind the line that they were put behind,
+// the last time that this is so, or where they are found only once; -1 where they are not.
 func (e edit) find(lines []string) int {
 	at, count := -1, 0
 	for i := len(lines) - len(e.Add); i >= 0; i-- {

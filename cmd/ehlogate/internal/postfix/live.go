@@ -13,12 +13,12 @@ import (
 	"time"
 )
 
-// liveWait is how long the session of a live check may take: postscreen(8) lets a new client wait for
-// six seconds.
+// liveWait is how long the session of a live check may take: postscreen(8) lets a new client wait
+// for six seconds.
 const liveWait = 30 * time.Second
 
-// testClient is the address that a live check's session has where Postfix takes PROXY lines (RFC 5737:
-// it is nobody's).
+// testClient is the address that a live check's session has where Postfix takes PROXY lines (RFC
+// 5737: it is nobody's).
 const testClient = "192.0.2.254"
 
 // Live is what a session with Postfix showed.
@@ -30,8 +30,8 @@ type Live struct {
 	STARTTLS bool
 }
 
-// Converse has one session with Postfix that says EHLO and leaves. At names the address; where it is
-// empty, that is the first service of strangers in master.cf.
+// Converse has one session with Postfix that says EHLO and leaves. At names the address; where it
+// is empty, that is the first service of strangers in master.cf.
 func (p *Postfix) Converse(ctx context.Context, at string) (l Live, err error) {
 	proxied := false
 	if at == "" {

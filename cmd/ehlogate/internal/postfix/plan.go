@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/rogpeppe/go-internal/diff"
 
-	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 	"github.com/ehlogate/ehlogate/policy"
 )
 
@@ -246,8 +244,8 @@ func (pl *planner) connectTable(served []*service, socketmap bool) {
 	pl.keepFromPostscreen(raw)
 }
 
-// keepFromPostscreen lets postscreen(8) go on with the tables that it had: it would ask ours at every
-// EHLO in its one process.
+// keepFromPostscreen lets postscreen(8) go on with the tables that it had: it would ask ours at
+// every EHLO in its one process.
 func (pl *planner) keepFromPostscreen(raw string) {
 	if _, _, ok := pl.main.parameter(postscreen); ok {
 		return
@@ -291,90 +289,6 @@ func (pl *planner) withTable(raw, inForce []string, ours string) (items []string
 	return append(slices.Clone(raw), ownSite), false
 }
 
-// stripForged has a client's own copies of verdict headers removed. header_checks(5) belongs to
-// cleanup(8), which also takes the mail that content filters and sendmail(1) put back, with the
-// filters' own headers. So the services of strangers get a cleanup(8) of their own.
-func (pl *planner) stripForged() {
-	if len(pl.cfg.Verdict.Names()) == 0 && pl.cfg.Verdict.AuthservID == "" {
-		return
-	}
-	for _, s := range pl.of(exchanger, strict) {
-		base := s.value(cleanup)
-		switch from := pl.service(base, "unix"); {
-		case strings.HasPrefix(base, ourPrefix):
-		case s.value(proxyFilter) != "":
-			pl.note("%s hands its mail to the filter of %s before any header can be removed: have the filter remove the clients' own %s", s.key(), proxyFilter, sample(pl.cfg.Verdict.Names()))
-		case slices.Contains(split(s.value(receive)), "no_header_body_checks"):
-			pl.note("%s has no_header_body_checks in receive_override_options: have the filter remove the clients' own %s", s.key(), sample(pl.cfg.Verdict.Names()))
-		case from == nil:
-			pl.note("%s uses the service %s, which is not in master.cf as a unix service: the clients' own %s are not removed", s.key(), base, sample(pl.cfg.Verdict.Names()))
-		default:
-			pl.set(s, cleanup, pl.cleanupLike(from))
-			if pl.cfg.Verdict.AuthservID != "" && s.asksPolicy() {
-				pl.note("%s asks a policy service: what that prepends, such as an Authentication-Results of %s, is removed with what clients write; let it write another header", s.key(), pl.cfg.Verdict.AuthservID)
-			}
-		}
-	}
-}
-
-// sample is the first of some names.
-func sample(names []string) string {
-	if len(names) == 0 {
-		return "verdict headers"
-	}
-	return names[0] + " and the like"
-}
-
-// cleanupLike adds a cleanup(8) like another one that removes forged headers, once for each, and
-// returns its name. What is attached keeps its headers: nested_header_checks and mime_header_checks
-// are pinned to what they were, where they follow header_checks.
-func (pl *planner) cleanupLike(from *service) string {
-	name := ourPrefix + from.name
-	if pl.cleanups[from.name] || pl.service(name, "unix") != nil {
-		return name
-	}
-	if len(pl.cleanups) == 0 {
-		pl.Files = append(pl.Files, File{pl.file(checksFile), pl.headerChecks()})
-	}
-	pl.cleanups[from.name] = true
-	before, ok := from.own(checks)
-	if !ok {
-		before, _, _ = pl.main.parameter(checks)
-	}
-	lines := []string{strings.Join(slices.Concat([]string{name}, from.fields[1:], []string{from.command}, from.flags), " ")}
-	for _, o := range from.order {
-		if o != checks {
-			lines = append(lines, option(o, from.options[o]))
-		}
-	}
-	lines = append(lines, option(checks, strings.Join(append([]string{"regexp:" + pl.file(checksFile)}, split(before)...), ", ")))
-	for _, follows := range []string{mimeChecks, nested} {
-		_, own := from.own(follows)
-		_, _, set := pl.main.parameter(follows)
-		if !own && !set {
-			lines = append(lines, option(follows, before))
-		}
-	}
-	pl.master.add(lines...)
-	pl.masterLines = append(pl.masterLines, strings.Join(lines, "\n"))
-	return name
-}
-
-// headerChecks is a regexp_table(5) that removes the client's copies of verdict headers.
-// header_checks(5) sees what the client sent, never what a milter adds.
-func (p *Postfix) headerChecks() string {
-	var b strings.Builder
-	b.WriteString("# What a client writes here is no verdict. Headers that milters add are not touched by this.\n")
-	for _, h := range p.cfg.Verdict.Names() {
-		fmt.Fprintf(&b, "/^%s[ \t]*:/\tIGNORE\n", regexp.QuoteMeta(h))
-	}
-	if id := p.cfg.Verdict.AuthservID; id != "" {
-		// RFC 8601 section 5: whatever claims to be ours. A comment may stand before the id.
-		fmt.Fprintf(&b, "/^Authentication-Results[ \t]*:[^;]*%s/\tIGNORE\n", regexp.QuoteMeta(id))
-	}
-	return b.String()
-}
-
 // noteFilters says what is needed to hear after-queue and before-queue filters.
 func (pl *planner) noteFilters() {
 	for _, f := range pl.deaf() {
@@ -393,49 +307,6 @@ func (pl *planner) noteGenerated() {
 		}
 	}
 }
-
-// setMode gives the daemon's configuration the mode to begin in, unless it has one.
-func (pl *planner) setMode(asked policy.Mode) {
-	pl.ConfigFile = pl.cfg.File
-	if pl.ConfigFile == "" {
-		pl.ConfigFile = config.DefaultFile
-	}
-	mode := asked
-	if mode == "" {
-		mode = policy.Observe
-	}
-	switch {
-	case asked == "" && pl.cfg.ModeGiven, pl.cfg.Policy.Mode == mode:
-		return
-	case pl.cfg.ModeGiven:
-		pl.note("policy.mode is set to %s already; change it there", pl.cfg.Policy.Mode)
-		return
-	}
-	line := fmt.Sprintf("mode = %q", mode)
-	text, err := os.ReadFile(pl.ConfigFile)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		pl.Files = append(pl.Files, File{pl.ConfigFile, "# Every key is in contrib/ehlogate.toml, and in \"ehlogate help config\".\n[policy]\n" + line + "\n"})
-	case err != nil:
-		pl.err = errors.Join(pl.err, err)
-		return
-	default:
-		d := newDocument(pl.ConfigFile, string(text))
-		if i := slices.IndexFunc(d.lines, policySection.MatchString); i >= 0 {
-			d.insertAfter(i, line)
-		} else {
-			d.add("[policy]", line)
-		}
-		if err := config.Parse(pl.ConfigFile, []byte(d.edited())); err != nil {
-			pl.note("put policy.mode = %q into %s: a line cannot be added to it (%v)", mode, pl.ConfigFile, err)
-			return
-		}
-		pl.documents = append(pl.documents, d)
-	}
-	pl.Mode = mode
-}
-
-var policySection = regexp.MustCompile(`^\s*\[\s*policy\s*\]\s*(#.*)?\r?\n?$`)
 
 // String is the plan as an operator would carry it out by hand.
 func (plan *Plan) String() string {

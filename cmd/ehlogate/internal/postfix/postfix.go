@@ -45,7 +45,8 @@ const (
 	undoFile     = "ehlogate-undo.json"
 )
 
-// ourPrefix begins the names of our services in master.cf, before that of the one that each is like.
+// ourPrefix begins the names of our services in master.cf, before that of the one that each is
+// like.
 const ourPrefix = "ehlogate-"
 
 // Postfix is an installed Postfix as it is configured now.
@@ -141,8 +142,8 @@ func (p *Postfix) noteFiltered() {
 }
 
 // inForce are all parameters in force with further lines at the end of main.cf, such as a service's
-// own settings, so that what refers to them is right, too. postconf(1) reads copies of the files: it
-// would wait for a second or two with one that has just been written (dict_load_file_xt).
+// own settings, so that what refers to them is right, too. postconf(1) reads copies of the files:
+// it would wait for a second or two with one that has just been written (dict_load_file_xt).
 func (p *Postfix) inForce(ctx context.Context, further string) (map[string]string, error) {
 	dir, err := os.MkdirTemp("", "ehlogate-postconf-")
 	if err != nil {

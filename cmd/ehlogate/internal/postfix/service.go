@@ -196,8 +196,8 @@ func (s *service) tlsLevel() string {
 	return "none"
 }
 
-// exchangerByPort reports whether clients know the service as the mail exchanger: it listens on port
-// 25, or postscreen(8) hands it its clients.
+// exchangerByPort reports whether clients know the service as the mail exchanger: it listens on
+// port 25, or postscreen(8) hands it its clients.
 func (s *service) exchangerByPort() bool {
 	port := s.port()
 	return s.kind == "pass" || port == "smtp" || port == "25"
@@ -273,8 +273,8 @@ func (s *service) onlyAfter(permits func(permitted []string) bool) bool {
 	return false
 }
 
-// putsBack reports whether the service takes mail back from a content filter: it listens on an inside
-// address, where a filter is used, and hands its mail to none.
+// putsBack reports whether the service takes mail back from a content filter: it listens on an
+// inside address, where a filter is used, and hands its mail to none.
 func (s *service) putsBack() bool {
 	own, isOwn := s.own(filter)
 	_, xforward := s.own("smtpd_authorized_xforward_hosts")
