@@ -52,7 +52,7 @@ func liveFindings(c *cli.Context, daemon *api.Client, p *postfix.Postfix) []post
 		return append(found, fault("the table was not asked", "has Postfix been reloaded since setup? postfix reload; and does the service of that address use the table?")...)
 	}
 	if (answer == policy.Offered) != session.STARTTLS {
-		return append(found, fault(fmt.Sprintf("the table said %s, and Postfix %s", answer, offered[session.STARTTLS]), "another table or setting has its say: smtpd_tls_security_level, smtpd_discard_ehlo_keywords")...)
+		return append(found, fault(fmt.Sprintf("the table was asked, and answered %s, and yet Postfix %s", answer, offered[session.STARTTLS]), "another table or setting has its say: smtpd_tls_security_level, smtpd_discard_ehlo_keywords")...)
 	}
 	return append(found, postfix.Finding{OK: true, What: fmt.Sprintf("live: the table was asked, and answered %s", answer)})
 }

@@ -26,6 +26,7 @@ func setupCommand() *cli.Command {
 				&cli.BoolFlag{Name: "apply", Usage: "write the files and change main.cf and master.cf; what then does not work is taken back at once"},
 				&cli.BoolFlag{Name: "dry-run", Usage: "print what --apply would change, as a diff"},
 				&cli.BoolFlag{Name: "undo", Usage: "take back what --apply did"},
+				&cli.BoolFlag{Name: "no-reload", Usage: "do not reload a Postfix that runs"},
 				&cli.BoolFlag{Name: "socketmap", Usage: "use the socketmap table, which stops all mail while the daemon is away"},
 				&cli.StringFlag{Name: "mode", Usage: "the `MODE` to begin in (default: policy.mode where that is set, else observe)"},
 			},
@@ -85,35 +86,87 @@ func setupPostfix(c *cli.Context) error {
 }
 
 func undoPostfix(c *cli.Context, p *postfix.Postfix) error {
-	left, err := p.Undo()
+	left, err := p.Undo(c.Context, !c.Bool("no-reload"))
+	if err != nil {
+		return err
+	}
 	for _, what := range left {
-		fmt.Fprintf(c.App.Writer, "left alone, because it was changed since or is still named: %s\n", what)
+		fmt.Fprintf(c.App.Writer, "left: %s\n", what)
 	}
-	if err == nil {
-		fmt.Fprintf(c.App.Writer, "taken back in %s; now: postfix reload\n", p.Dir)
+	if len(left) > 0 {
+		return errors.New("not all could be taken back; change what is left by hand, and run this again")
 	}
+	if p.Running() && !c.Bool("no-reload") {
+		_, err = fmt.Fprintf(c.App.Writer, "taken back in %s, and Postfix reloaded\n", p.Dir)
+		return err
+	}
+	_, err = fmt.Fprintf(c.App.Writer, "taken back in %s; now: postfix reload, if it runs, at once: until then it may put mail off\n", p.Dir)
 	return err
 }
 
-// printNext says what was done, and how to go on.
+// printNext puts what was applied in force, as far as that can be done, and says how to go on.
 func printNext(c *cli.Context, cfg *config.Config, p *postfix.Postfix, plan *postfix.Plan) error {
 	w := c.App.Writer
 	fmt.Fprintf(w, "applied in %s, and tried: its tables answer, and postfix check finds nothing new\n", p.Dir)
 	for _, n := range plan.Notes {
 		fmt.Fprintf(w, "note: %s\n", n)
 	}
-	fmt.Fprintf(w, "\nnow:\n")
-	if plan.Mode != "" {
-		fmt.Fprintf(w, "  ehlogate reload          or start it: ehlogate serve; %s says policy.mode = %q\n", plan.ConfigFile, plan.Mode)
-	}
-	fmt.Fprintf(w, "  postfix reload\n  ehlogate check --live    one session through Postfix, and what the daemon heard of it\n")
 	mode := cfg.Policy.Mode
 	if plan.Mode != "" {
 		mode = plan.Mode
+		fmt.Fprintf(w, "mode: %s, as %s says now\n", mode, plan.ConfigFile)
+	} else {
+		fmt.Fprintf(w, "mode: %s, as the configuration says\n", mode)
 	}
+	var next []string
+	running, problem := daemonFollows(c, mode)
+	switch {
+	case !running:
+		next = append(next, "ehlogate serve          the daemon does not run yet")
+	case problem != "":
+		fmt.Fprintf(w, "note: %s\n", problem)
+		next = append(next, "ehlogate reload         before Postfix is reloaded")
+	}
+	switch {
+	case !p.Running():
+		next = append(next, "postfix start           it does not run")
+	case problem != "" || c.Bool("no-reload"):
+		next = append(next, "postfix reload")
+	default:
+		// Its new processes read main.cf at once, but master.cf only now.
+		if err := p.Reload(c.Context); err != nil {
+			return err
+		}
+		fmt.Fprintln(w, "Postfix: reloaded")
+	}
+	next = append(next, "ehlogate check --live   one session through Postfix, and what the daemon heard of it")
+	fmt.Fprintf(w, "\nnow:\n  %s\n", strings.Join(next, "\n  "))
 	if mode == policy.Observe {
 		_, err := fmt.Fprintf(w, "\nIn mode observe nothing is withheld. After some days, ehlogate status says what would have been; then set\npolicy.mode = \"protect\" in %s, and: ehlogate reload\n", plan.ConfigFile)
 		return err
 	}
 	return nil
+}
+
+// daemonFollows has a running daemon read its configuration, and says why it is not in the mode that
+// it should be in.
+func daemonFollows(c *cli.Context, mode policy.Mode) (running bool, problem string) {
+	daemon, err := client(c)
+	if err != nil || daemon.Health(c.Context) != nil {
+		return false, ""
+	}
+	st, err := daemon.Status(c.Context)
+	if err == nil && st.Mode == mode {
+		return true, ""
+	}
+	if err := daemon.Reload(c.Context); err != nil {
+		return true, "the daemon could not be reloaded: " + err.Error()
+	}
+	if st, err = daemon.Status(c.Context); err != nil {
+		return true, err.Error()
+	}
+	if st.Mode != mode {
+		return true, fmt.Sprintf("the daemon is in mode %s, as its own configuration says (%s); set policy.mode = %q there", st.Mode, orNone(st.Config), mode)
+	}
+	return true, ""
 }

@@ -136,15 +136,20 @@ func TestUndoKeepsFilesThatAreStillNamed(t *testing.T) {
 	x.apply()
 	checks := filepath.Join(x.ConfigDir(), "ehlogate-header-checks")
 	must(t, x.Set("header_checks = regexp:"+checks+", regexp:{{/^X-Own:/ IGNORE}}"))
-	out := x.command("setup", "postfix", "--undo", "--postfix-config", x.ConfigDir())
-	if !strings.Contains(out, "still named: "+checks) {
-		t.Errorf("undo printed\n%s", out)
+	out, status := x.daemon.Command("setup", "postfix", "--undo", "--postfix-config", x.ConfigDir())
+	if status != 1 || !strings.Contains(out, checks+" is still named") {
+		t.Errorf("undo: %d\n%s", status, out)
 	}
 	if _, err := os.Stat(checks); err != nil {
 		t.Error(err)
 	}
 	if got := postconf(t, x, "smtpd_milters"); got != x.filter.Addr() {
 		t.Errorf("smtpd_milters after --undo: %q", got)
+	}
+	must(t, x.Set("header_checks ="))
+	x.command("setup", "postfix", "--undo", "--postfix-config", x.ConfigDir())
+	if left, _ := filepath.Glob(filepath.Join(x.ConfigDir(), "ehlogate*")); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
 	}
 }
 
@@ -184,7 +189,7 @@ func TestSetupBeginsInObserve(t *testing.T) {
 			must(t, err)
 			must(t, x.daemon.Start())
 			out := x.command(append([]string{"setup", "postfix", "--apply", "--postfix-config", x.ConfigDir()}, c.flags...)...)
-			if c.want == "observe" && !strings.Contains(out, "ehlogate reload") {
+			if c.want == "observe" && !strings.Contains(out, `policy.mode = "protect" in `) {
 				t.Errorf("setup does not say how to go on:\n%s", out)
 			}
 			x.command("reload")

@@ -13,6 +13,8 @@ type document struct {
 	// lines have their ends; the last one may lack it.
 	lines []string
 	edits []edit
+	// settings are what the edits mean, to find it again in a file that was changed since.
+	settings []setting
 }
 
 // edit replaces the lines from at on, as many as Remove has, by those of Add.

@@ -110,6 +110,7 @@ func (p *Postfix) chrooted() []*service {
 func (pl *planner) set(s *service, name, value string) {
 	line := option(name, value)
 	pl.master.insertAfter(s.at.last, line)
+	pl.master.settings = append(pl.master.settings, setting{Service: s.key(), Name: name, Value: value})
 	pl.masterLines = append(pl.masterLines, s.key()+":"+strings.TrimPrefix(line, " "))
 }
 
@@ -159,14 +160,17 @@ func (pl *planner) addMilter(ours string) {
 	case pl.sound(inForce):
 	case slices.ContainsFunc(list, pl.ours):
 		pl.main.replace(at, milters+" = "+pl.withOurs(list, ours))
+		pl.main.settings = append(pl.main.settings, setting{Name: milters, Value: ours})
 		pl.mainLines = append(pl.mainLines, milters+" = "+pl.withOurs(list, ours))
 	case slices.ContainsFunc(inForce, pl.ours):
 		pl.note("%s names our milter through another parameter; let it be the last, as %s", milters, ours)
 	case ok:
 		pl.main.insertAfter(at.last, "    "+ours)
+		pl.main.settings = append(pl.main.settings, setting{Name: milters, Value: ours})
 		pl.mainLines = append(pl.mainLines, milters+" = "+pl.withOurs(list, ours))
 	default:
 		pl.main.add(milters + " = " + ours)
+		pl.main.settings = append(pl.main.settings, setting{Name: milters, Value: ours})
 		pl.mainLines = append(pl.mainLines, milters+" = "+ours)
 	}
 }
@@ -214,6 +218,7 @@ func (pl *planner) connectTable(served []*service, socketmap bool) {
 	raw, at, ok := pl.main.parameter(discard)
 	if i, _ := pl.ourTable(split(pl.values[discard])); i < 0 {
 		items, changed := pl.withTable(split(raw), split(pl.values[discard]), name)
+		pl.main.settings = append(pl.main.settings, setting{Name: discard, Value: name})
 		switch {
 		case changed:
 			pl.main.replace(at, discard+" = "+strings.Join(items, ", "))
@@ -252,6 +257,7 @@ func (pl *planner) keepFromPostscreen(raw string) {
 	}
 	line := strings.TrimSpace(postscreen + " = " + raw)
 	pl.main.add(line)
+	pl.main.settings = append(pl.main.settings, setting{Name: postscreen, Value: raw, Whole: true})
 	pl.mainLines = append(pl.mainLines, line)
 	for _, s := range pl.services {
 		_, set := s.own(postscreen)

@@ -184,6 +184,26 @@ func (s *service) settings() string {
 	return b.String()
 }
 
+// Running reports whether this Postfix runs: master(8) keeps its process id in the queue directory.
+func (p *Postfix) Running() bool {
+	b, err := os.ReadFile(filepath.Join(p.values["queue_directory"], "pid", "master.pid"))
+	if err != nil {
+		return false
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || pid <= 0 {
+		return false
+	}
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	return err == nil && strings.TrimSpace(string(name)) == "master"
+}
+
+// Reload has Postfix read its configuration again.
+func (p *Postfix) Reload(ctx context.Context) error {
+	_, _, err := p.run(ctx, "postfix", "-c", p.Dir, "reload")
+	return err
+}
+
 func (p *Postfix) file(name string) string { return filepath.Join(p.Dir, name) }
 
 // run runs a program of Postfix and returns what it printed and, apart from that, its warnings.

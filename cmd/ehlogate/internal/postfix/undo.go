@@ -1,7 +1,7 @@
 package postfix
 
 import (
-	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,8 +27,10 @@ type undoneFile struct {
 	Path   string  `json:"path"`
 	Before *string `json:"before"`
 	After  string  `json:"after"`
-	// Edits are the lines that were changed, from the end of the file to its beginning.
-	Edits []edit `json:"edits,omitempty"`
+	// Edits are the lines that were changed, from the end of the file to its beginning, Settings what
+	// they mean.
+	Edits    []edit    `json:"edits,omitempty"`
+	Settings []setting `json:"settings,omitempty"`
 }
 
 // undoOf notes what a plan will change.
@@ -44,7 +46,7 @@ func (p *Postfix) undoOf(plan *Plan) (*undo, error) {
 		}
 	}
 	for _, d := range plan.documents {
-		u.Files = append(u.Files, undoneFile{Path: d.path, Before: &d.text, After: d.edited(), Edits: d.ordered()})
+		u.Files = append(u.Files, undoneFile{Path: d.path, Before: &d.text, After: d.edited(), Edits: d.ordered(), Settings: d.settings})
 	}
 	return u, nil
 }
@@ -71,26 +73,32 @@ func (u *undo) write(there bool) error {
 	return nil
 }
 
-// Undo takes back what Apply did. A file that is as it was left gets its bytes back; of one that
-// was changed since, the lines are taken out that are still there. What cannot be taken back is
-// returned, and the files while they are still named: Postfix takes no mail when a table in main.cf
-// is missing.
-func (p *Postfix) Undo() (left []string, err error) {
+// Undo takes back what Apply did. A file that is as it was left gets its bytes back; in one that was
+// changed since, what we set is found by its meaning and taken out, and nothing else. What cannot be
+// taken back is returned, with the files and services that are still named: Postfix takes no mail when
+// one of them is missing. Then the note stays, for another try.
+func (p *Postfix) Undo(ctx context.Context, reload bool) (left []string, err error) {
 	b, err := os.ReadFile(p.file(undoFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("postfix: %s is not there: nothing to take back", p.file(undoFile))
 	} else if err != nil {
-		return nil, fmt.Errorf("postfix: %w", err)
+		return nil, fmt.Errorf("postfix: %w; run this as root", err)
 	}
 	u := &undo{}
-	decoder := json.NewDecoder(bytes.NewReader(b))
-	if err := decoder.Decode(u); err != nil || u.Format != undoFormat {
+	if err := json.Unmarshal(b, u); err != nil || u.Format != undoFormat {
 		return nil, fmt.Errorf("postfix: %s is not what this version of ehlogate wrote (%v); use the one that did", p.file(undoFile), err)
 	}
-	return p.takeBack(u)
+	return p.takeBack(u, func() error {
+		if !reload || !p.Running() {
+			return nil
+		}
+		return p.Reload(ctx)
+	})
 }
 
-func (p *Postfix) takeBack(u *undo) (left []string, err error) {
+// takeBack gives the files back that were there before; then Postfix is reloaded, and the files go that
+// were not: it puts mail off when a table is missing that it still knows of.
+func (p *Postfix) takeBack(u *undo, reload func() error) (left []string, err error) {
 	var now []string
 	for _, f := range slices.Backward(u.Files) {
 		if f.Before == nil {
@@ -102,110 +110,87 @@ func (p *Postfix) takeBack(u *undo) (left []string, err error) {
 		}
 		left, now = append(left, more...), append(now, text)
 	}
+	if err := reload(); err != nil {
+		return left, err
+	}
 	for _, f := range u.Files {
 		if f.Before != nil {
 			continue
 		}
 		if slices.ContainsFunc(now, func(text string) bool { return names(text, f.Path) }) {
-			left = append(left, f.Path)
+			left = append(left, f.Path+" is still named")
 			continue
 		}
-		if text, err := os.ReadFile(f.Path); err == nil && string(text) != f.After && filepath.Dir(f.Path) != p.Dir {
-			// The daemon's configuration is the operator's by now.
-			left = append(left, f.Path)
-			continue
-		}
-		if err := os.Remove(f.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return left, fmt.Errorf("postfix: %w", err)
+		if err := p.remove(f); err != nil {
+			return left, err
 		}
 	}
 	for _, d := range slices.Backward(u.Dirs) {
 		// It stays if there is something else in it by now.
 		os.Remove(d)
 	}
+	if len(left) > 0 {
+		return left, nil
+	}
 	if err := os.Remove(p.file(undoFile)); err != nil {
 		return left, fmt.Errorf("postfix: %w", err)
 	}
-	return left, nil
+	return nil, nil
 }
+
+// remove removes a file that we made. One that somebody has changed since is moved aside, and the
+// daemon's configuration stays.
+func (p *Postfix) remove(f undoneFile) error {
+	text, err := os.ReadFile(f.Path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err == nil && string(text) == f.After:
+		err = os.Remove(f.Path)
+	case err == nil && filepath.Dir(f.Path) == p.Dir:
+		err = os.Rename(f.Path, f.Path+movedAside)
+	}
+	if err != nil {
+		return fmt.Errorf("postfix: %w", err)
+	}
+	return nil
+}
+
+// movedAside ends the name of a file of ours that somebody has changed, after it was taken back.
+const movedAside = ".old"
 
 // names reports whether the text of a configuration file names another file, outside comments.
 func names(text, path string) bool {
-	for _, l := range newDocument("", text).logicals() {
-		if strings.Contains(l.text, path) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(newDocument("", text).logicals(), func(l logical) bool { return strings.Contains(l.text, path) })
 }
 
 // restore gives a file its text back, and returns that text and what is left of ours in it.
 func (p *Postfix) restore(f undoneFile) (text string, left []string, err error) {
 	b, err := os.ReadFile(f.Path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", []string{f.Path + ", which is not there any more"}, nil
+		return "", []string{f.Path + " is not there any more"}, nil
 	}
 	if err != nil {
 		return "", nil, fmt.Errorf("postfix: %w", err)
 	}
 	text = string(b)
-	if text == f.After {
-		return *f.Before, nil, write(f.Path, *f.Before)
-	}
-	restored, conflicts := undone(text, f.Edits)
-	for _, e := range conflicts {
-		// Another setting of the same parameter may have ours in it.
-		var ok bool
-		if restored, ok = without(restored, e); !ok {
-			left = append(left, fmt.Sprintf("%s: %s", f.Path, strings.TrimSpace(strings.Join(e.Add, " "))))
+	restored := text
+	switch {
+	case text == f.After:
+		restored = *f.Before
+	case text == *f.Before:
+	case len(f.Settings) == 0:
+		// The daemon's configuration: what the operator has set there since is his.
+		if back, conflicts := undone(text, f.Edits); len(conflicts) == 0 {
+			restored = back
 		}
+	default:
+		d := newDocument(f.Path, text)
+		left = p.unset(d, f.Settings)
+		restored = d.edited()
 	}
 	if restored == text {
 		return text, left, nil
 	}
 	return restored, left, write(f.Path, restored)
-}
-
-// without takes the items that an edit added out of the lists that have them by now. ok is false
-// where none does, and so the lines of the edit are not known any more.
-func without(text string, e edit) (_ string, ok bool) {
-	added := strings.Join(e.Add, "")
-	removed := strings.Join(e.Remove, "")
-	for _, item := range ourItems(added) {
-		if strings.Contains(removed, item) {
-			continue
-		}
-		for _, form := range []string{", " + item, item + ", ", item} {
-			if before, after, found := strings.Cut(text, form); found {
-				text, ok = before+after, true
-				break
-			}
-		}
-	}
-	// What is gone already needs nothing.
-	return text, ok || !strings.Contains(text, ourMark(added))
-}
-
-// ourItems are the items of lists in a line that are ours: a milter in braces, or a table.
-func ourItems(line string) (items []string) {
-	_, value, ok := strings.Cut(line, "=")
-	if !ok {
-		value = line
-	}
-	for _, text := range []string{line, value} {
-		for _, item := range split(strings.TrimSpace(text)) {
-			if strings.HasPrefix(item, "{") && strings.Contains(item, "default_action=accept") || strings.Contains(item, memcacheFile) || strings.Contains(item, checksFile) || strings.HasPrefix(item, "socketmap:") {
-				items = append(items, item)
-			}
-		}
-	}
-	return items
-}
-
-// ourMark is what shows that a line is ours.
-func ourMark(line string) string {
-	if items := ourItems(line); len(items) > 0 {
-		return items[0]
-	}
-	return strings.TrimSpace(line)
 }

@@ -1,0 +1,210 @@
+package postfix
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// setting is something that was set in main.cf or master.cf.
+type setting struct {
+	// Service is a service of master.cf, NAME/TYPE, empty for main.cf. With Entry the service itself is
+	// what was added.
+	Service string `json:"service,omitempty"`
+	Entry   bool   `json:"entry,omitempty"`
+	// Name is a parameter, Value what a service was given for it, or what was added to its list in
+	// main.cf; with Whole the value is all of it.
+	Name  string `json:"name,omitempty"`
+	Value string `json:"value,omitempty"`
+	Whole bool   `json:"whole,omitempty"`
+}
+
+// unset takes settings out of a document that was changed since they were made, wherever they stand
+// by now and however they are written. It returns what has to stay.
+func (p *Postfix) unset(d *document, settings []setting) (left []string) {
+	for _, s := range settings {
+		switch {
+		case s.Entry:
+		case s.Service != "":
+			d.unsetOption(s)
+		case s.Whole:
+			if value, at, ok := d.parameter(s.Name); ok && alike(value, s.Value) {
+				d.drop(at)
+			}
+		default:
+			p.unsetItem(d, s)
+		}
+		d.commit()
+	}
+	for _, s := range settings {
+		if !s.Entry {
+			continue
+		}
+		name, _, _ := strings.Cut(s.Service, "/")
+		if by := d.usedBy(name); by != "" {
+			left = append(left, fmt.Sprintf("%s: the service %s is still named by %s", d.path, name, by))
+			continue
+		}
+		for _, l := range d.logicals() {
+			if words := braced(l.text); len(words) > 1 && words[0]+"/"+words[1] == s.Service {
+				d.drop(l)
+			}
+		}
+		d.commit()
+	}
+	return left
+}
+
+// alike reports whether two values are the same but for white space, commas and braces around them.
+func alike(a, b string) bool { return slices.Equal(split(unbraced(a)), split(unbraced(b))) }
+
+// commit makes the edits so far.
+func (d *document) commit() { *d = *newDocument(d.path, d.edited()) }
+
+// drop takes out a logical line, but for the comments in it.
+func (d *document) drop(l logical) {
+	var kept []string
+	for _, line := range d.lines[l.first : l.last+1] {
+		if c := strings.TrimSpace(line); c == "" || c[0] == '#' {
+			kept = append(kept, line)
+		}
+	}
+	d.edits = append(d.edits, edit{at: l.first, Remove: d.lines[l.first : l.last+1], Add: kept})
+}
+
+// usedBy is the service that hands mail to one of the name, or "".
+func (d *document) usedBy(name string) string {
+	for _, s := range parseServices(d, false) {
+		if slices.ContainsFunc(s.order, func(o string) bool { return s.options[o] == name }) {
+			return s.key()
+		}
+	}
+	return ""
+}
+
+// unsetOption takes an option out of a service.
+func (d *document) unsetOption(set setting) {
+	for _, l := range d.logicals() {
+		words := braced(l.text)
+		if len(words) < 8 || words[0]+"/"+words[1] != set.Service {
+			continue
+		}
+		for i := l.first; i <= l.last; i++ {
+			if line := d.lines[i]; !strings.HasPrefix(strings.TrimSpace(line), "#") {
+				d.editLine(i, withoutOption(line, set))
+			}
+		}
+	}
+}
+
+// editLine gives a line another text; one that is left with white space goes.
+func (d *document) editLine(i int, text string) {
+	if text == d.lines[i] {
+		return
+	}
+	e := edit{at: i, Remove: d.lines[i : i+1]}
+	if strings.TrimSpace(text) != "" {
+		e.Add = []string{text}
+	}
+	d.edits = append(d.edits, e)
+}
+
+// withoutOption is a line of master.cf without an option.
+func withoutOption(line string, set setting) string {
+	words := braced(strings.TrimRight(line, "\r\n"))
+	for i, at := 0, 0; i < len(words); i++ {
+		start := at + strings.Index(line[at:], words[i])
+		at = start + len(words[i])
+		text, isOption := strings.CutPrefix(words[i], "-o")
+		if isOption && text == "" && i+1 < len(words) {
+			i++
+			text = words[i]
+			at += strings.Index(line[at:], text) + len(text)
+		}
+		name, value, ok := strings.Cut(unbraced(text), "=")
+		if !isOption || !ok || strings.TrimSpace(name) != set.Name || !alike(value, set.Value) {
+			continue
+		}
+		before, after := strings.TrimRight(line[:start], " \t"), line[at:]
+		if before == "" {
+			// What follows continues the service as this did.
+			before, after = line[:start], strings.TrimLeft(after, " \t")
+		}
+		return before + after
+	}
+	return line
+}
+
+// unsetItem takes our milter, or our table, out of the list of a parameter, however it is written by
+// now. A list that is left empty goes.
+func (p *Postfix) unsetItem(d *document, set setting) {
+	value, l, ok := d.parameter(set.Name)
+	if !ok {
+		return
+	}
+	for _, item := range split(value) {
+		mine := alike(item, set.Value)
+		replacement := ""
+		switch set.Name {
+		case milters:
+			mine = mine || p.ours(item)
+		case discard:
+			if i, kind := p.ourTable([]string{item}); i >= 0 && kind != "" || strings.Contains(item, set.Value) {
+				mine = true
+				replacement = strings.Join(p.others(item, set.Value), ", ")
+			}
+		}
+		if !mine {
+			continue
+		}
+		if alike(value, item) && replacement == "" {
+			d.drop(l)
+			return
+		}
+		d.replaceItem(l, item, replacement)
+		return
+	}
+}
+
+// others are the site's own tables in an item that joins them with ours.
+func (p *Postfix) others(item, ours string) (all []string) {
+	for _, m := range parseLookup(item).members() {
+		if p.ourKind(m) == "" && m.expression != ours && m.expression != siteKeywords {
+			all = append(all, m.expression)
+		}
+	}
+	return all
+}
+
+// replaceItem puts another text in the place of an item of a list, or takes it out with its comma.
+// An item that does not stand on one line is left to the list being written anew.
+func (d *document) replaceItem(l logical, item, text string) {
+	for i := l.first; i <= l.last; i++ {
+		line := d.lines[i]
+		if strings.HasPrefix(strings.TrimSpace(line), "#") {
+			continue
+		}
+		before, after, ok := strings.Cut(line, item)
+		if !ok {
+			continue
+		}
+		if text == "" {
+			if rest := strings.TrimLeft(after, ", \t"); strings.TrimSpace(rest) != "" {
+				after = rest
+			} else {
+				before = strings.TrimRight(before, ", \t")
+			}
+		}
+		d.editLine(i, before+text+after)
+		return
+	}
+	name, value, _ := strings.Cut(l.text, "=")
+	items := split(value)
+	if i := slices.Index(items, item); i >= 0 {
+		items = slices.Delete(items, i, i+1)
+		if text != "" {
+			items = slices.Insert(items, i, text)
+		}
+		d.replace(l, strings.TrimSpace(name)+" = "+strings.Join(items, ", "))
+	}
+}
