@@ -21,7 +21,7 @@ import (
 	"github.com/ehlogate/ehlogate/policy/store/redis"
 )
 
-var postfixFlag = &cli.StringFlag{Name: "postfix-config", Usage: "Postfix's config_`DIRECTORY` (default: the host's own)"}
+var postfixFlag = &cli.StringFlag{Name: "postfix-config", Usage: "`DIRECTORY` of main.cf and master.cf (default: the host's own)"}
 
 func checkCommand() *cli.Command {
 	return &cli.Command{

@@ -72,7 +72,8 @@ func syncAndRename(f *os.File, from, to string) error {
 func loadCommand() *cli.Command {
 	return &cli.Command{
 		Name: "load", Usage: "add a dump to the running daemon's store", ArgsUsage: "FILE",
-		Description: "What is already known is kept, and the dump added to it; a dump of this very store adds nothing. Each part of a dump is added once: after an interruption, run the same\n" +
+		Description: "What is already known is kept, and the dump added to it; a dump of this very store brings back what is gone and adds\n" +
+			"nothing to the rest. Each part of a dump is added once: after an interruption, run the same\n" +
 			"command again, and it goes on where it was.",
 		Flags: []cli.Flag{apiFlag}, Action: loadDump,
 	}
@@ -137,7 +138,7 @@ func loadDump(c *cli.Context) error {
 		bar.Add(len(some))
 	}
 	if own {
-		_, err = fmt.Fprintf(c.App.Writer, "%s is a dump of this very store, which has its %s already: loaded %s and %s\n",
+		_, err = fmt.Fprintf(c.App.Writer, "%s is a dump of this very store: of its %s, those that were gone are back, and the rest is as it was; loaded %s and %s\n",
 			path, plural(end.Records, "record"), plural(end.Overrides, "override"), plural(end.Exceptions, "exception"))
 		return err
 	}

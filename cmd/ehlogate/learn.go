@@ -22,11 +22,14 @@ import (
 
 func learnCommand() *cli.Command {
 	c := &cli.Command{
-		Name: "learn", Usage: "say what a message was: it corrects what was learnt of it, or is a new verdict on its client",
+		Name: "learn", ArgsUsage: "spam|ham [WHAT...]", Usage: "say what a message was: it corrects what was learnt of it, or is a new verdict on its client",
 		Description: "WHAT is a queue id, an address, a file with a message, a feedback report (ARF) or an mbox, a Maildir, or - for standard input, which is\n" +
 			"the default; gzip is read, too. A message's client is found in its Received lines, past the relays in verdict.own_networks. A feedback report\n" +
 			"says by itself what it is. Mail of logged-in users, of hosts inside and of programs on this host teaches nothing. What is refused is said\n" +
 			"with its file and number, and the exit status is 1.",
+	}
+	c.Action = func(c *cli.Context) error {
+		return misuseOf("learn needs spam or ham, got %q; usage: ehlogate learn spam|ham [WHAT...]", c.Args().First())
 	}
 	for _, class := range []policy.Class{policy.Spam, policy.Ham} {
 		c.Subcommands = append(c.Subcommands, &cli.Command{

@@ -73,7 +73,7 @@ func addressesOf(ctx context.Context, arg string) ([]netip.Addr, error) {
 		return []netip.Addr{addr}, nil
 	}
 	if !hostName.MatchString(arg) {
-		return nil, fmt.Errorf("%w; want such as 192.0.2.7, 2001:db8::7 or mail.example.com", err)
+		return nil, fmt.Errorf("%w; want such as 192.0.2.7, 2001:db8::7, or a host name with a dot in it", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, resolveWait)
 	defer cancel()
@@ -198,7 +198,7 @@ func tierText(e api.Explanation) string {
 func whatIfText(e api.Explanation) string {
 	switch {
 	case e.Override != nil:
-		return "only the operator: ehlogate forget " + e.Override.Network.String()
+		return "only the operator: ehlogate forget --override " + e.Override.Network.String()
 	case e.Exempt:
 		return "only policy.exempt in the configuration"
 	case e.Exception != nil && !e.Exception.Offers():

@@ -81,12 +81,12 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 	for _, c := range app.Commands {
 		c.OnUsageError = usageError
 		c.Flags = append(c.Flags, commonFlags()...)
-		c.Description = described(c)
+		c.Description, c.HideHelpCommand = described(c), true
 		quiet(c.Flags)
 		for _, sub := range c.Subcommands {
 			sub.OnUsageError = usageError
 			sub.Flags = append(sub.Flags, commonFlags()...)
-			sub.Description = described(sub)
+			sub.Description, sub.HideHelpCommand = described(sub), true
 			quiet(sub.Flags)
 		}
 	}
@@ -204,11 +204,14 @@ const unitToken = "/var/lib/ehlogate/api-token"
 // client returns a client of the running daemon. The token is read if it can be; whether it is
 // needed, the daemon knows.
 func client(c *cli.Context) (*api.Client, error) {
-	cfg, err := loadConfig(c)
-	if err != nil {
-		return nil, err
-	}
 	at, ok := flagOf(c, "api")
+	cfg, err := loadConfig(c)
+	if err != nil && !ok {
+		return nil, fmt.Errorf("%w; the daemon may run all the same: name its http.listen with --api", err)
+	} else if err != nil {
+		// The daemon goes on with the configuration that it has.
+		cfg = &config.Config{}
+	}
 	if !ok {
 		at = cfg.HTTP.Listen.String()
 	}

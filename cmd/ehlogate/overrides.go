@@ -32,10 +32,12 @@ func changeCommand(verb string) *cli.Command {
 		},
 		Action: func(c *cli.Context) error { return change(c, verb) },
 	}
-	if verb != "forget" {
+	if verb == "forget" {
+		c.Flags = append(c.Flags, &cli.BoolFlag{Name: "override", Usage: "lift the override alone, and keep the evidence"})
+	} else {
 		c.Flags = append(c.Flags,
-			&cli.StringFlag{Name: "note", Usage: "the reason, for whoever reads \"overrides\" later"},
-			&cli.StringFlag{Name: "for", Usage: "how long it holds, such as 36h or 7d (default: until forgotten)"})
+			&cli.StringFlag{Name: "note", Usage: "`TEXT` of the reason, for whoever reads \"overrides\" later"},
+			&cli.StringFlag{Name: "for", Usage: "`DURATION` for which it holds, such as 36h or 7d (default: until forgotten)"})
 	}
 	return c
 }
@@ -66,6 +68,9 @@ func change(c *cli.Context, verb string) error {
 	if err != nil {
 		return err
 	}
+	if c.Bool("override") {
+		verb = "lift"
+	}
 	for _, n := range networks {
 		done, err := daemon.Change(c.Context, api.Change{Verb: verb, Network: n.String(), Note: c.String("note"), For: c.String("for")})
 		if err != nil {
@@ -82,6 +87,9 @@ func printChange(c *cli.Context, verb string, n netip.Prefix, done api.Changed) 
 	switch {
 	case c.Bool("json"):
 		return json.NewEncoder(c.App.Writer).Encode(done)
+	case verb == "lift":
+		_, err = fmt.Fprintf(c.App.Writer, "lifted from %s: %s\n", done.Network, plural(done.Removed, "override"))
+		return err
 	case verb == "forget":
 		_, err = fmt.Fprintf(c.App.Writer, "forgot %s: %d records and overrides\n", done.Network, done.Removed)
 		return err

@@ -45,7 +45,7 @@ func serve(c *cli.Context) error {
 		return misused{err}
 	}
 	var d *server.Daemon
-	d, err = server.New(cfg, listeners, server.Options{Version: version, Reload: func() error { return reload(c, d, log) }}, log)
+	d, err = server.New(cfg, listeners, server.Options{Version: version, Reload: func() ([]string, error) { return reload(c, d, log) }}, log)
 	if err != nil {
 		return err
 	}
@@ -75,24 +75,25 @@ func reloadOnHangup(ctx context.Context, c *cli.Context, d *server.Daemon, log *
 		case <-hangup:
 		}
 		daemon.SdNotify(false, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
-		if err := reload(c, d, log); err != nil {
+		if _, err := reload(c, d, log); err != nil {
 			log.Error("reload", "error", err)
 		}
 		daemon.SdNotify(false, daemon.SdNotifyReady)
 	}
 }
 
-// reload reads the configuration again and puts it in force, unless it is broken.
-func reload(c *cli.Context, d *server.Daemon, log *slog.Logger) error {
+// reload reads the configuration again and puts it in force, unless it is broken. It returns the keys
+// that take a restart.
+func reload(c *cli.Context, d *server.Daemon, log *slog.Logger) (restart []string, err error) {
 	cfg, err := loadConfig(c)
 	if err != nil {
-		return errors.Join(fmt.Errorf("the old configuration stays in force: %w", err), d.Reload(d.Config()))
+		_, reopened := d.Reload(d.Config())
+		return nil, errors.Join(fmt.Errorf("the old configuration stays in force: %w", err), reopened)
 	}
-	if err := d.Reload(cfg); err != nil {
-		return err
+	if restart, err = d.Reload(cfg); err == nil {
+		log.Info("reloaded", "mode", cfg.Policy.Mode)
 	}
-	log.Info("reloaded", "mode", cfg.Policy.Mode)
-	return nil
+	return restart, err
 }
 
 // feedWatchdog tells systemd that the daemon is alive, as long as it can judge (WatchdogSec= in

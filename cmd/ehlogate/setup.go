@@ -28,7 +28,7 @@ func setupCommand() *cli.Command {
 				&cli.BoolFlag{Name: "undo", Usage: "take back what --apply did"},
 				&cli.BoolFlag{Name: "no-reload", Usage: "do not reload a Postfix that runs"},
 				&cli.BoolFlag{Name: "socketmap", Usage: "use the socketmap table, which stops all mail while the daemon is away"},
-				&cli.StringFlag{Name: "mode", Usage: "the `MODE` to begin in (default: policy.mode where that is set, else observe)"},
+				&cli.StringFlag{Name: "mode", Usage: "begin in `MODE` (default: policy.mode where that is set, else observe)"},
 			},
 			Action: setupPostfix,
 		}},
@@ -159,7 +159,7 @@ func daemonFollows(c *cli.Context, mode policy.Mode) (running bool, problem stri
 	if err == nil && st.Mode == mode {
 		return true, ""
 	}
-	if err := daemon.Reload(c.Context); err != nil {
+	if _, err := daemon.Reload(c.Context); err != nil {
 		return true, "the daemon could not be reloaded: " + err.Error()
 	}
 	if st, err = daemon.Status(c.Context); err != nil {

@@ -49,20 +49,20 @@ func statusText(st api.Status, now time.Time) string {
 	row("store", "%s: %s, %s", st.Store.Name, st.Store.State, plural(st.Store.Records, "record"))
 	row("hosts", "%d good, %d unknown, %d suspect, %d bad", st.Tiers["good"], st.Tiers["unknown"], st.Tiers["suspect"], st.Tiers["bad"])
 	heard := func(name string, n api.Counts) {
-		row(name, "%d sessions, %d messages: %d over TLS, %d spam, %d ham", n.Sessions, n.Messages, n.TLS, n.Spam, n.Ham)
+		row(name, "%s, %s: %d over TLS, %d spam, %d ham", plural(int(n.Sessions), "session"), plural(int(n.Messages), "message"), n.TLS, n.Spam, n.Ham)
 	}
 	heard("heard since the start", st.Heard.Counts)
 	heard("heard today", st.Heard.Today)
 	withheld := func(name string, n api.Answers) {
-		text := fmt.Sprintf("STARTTLS %d times, of %d lookups", n.Withheld, n.Lookups)
+		text := fmt.Sprintf("STARTTLS in %d of %s", n.Withheld, plural(int(n.Lookups), "lookup"))
 		if st.Mode == policy.Observe {
-			text += fmt.Sprintf("; outside observe it would be %d times", n.Would)
+			text += fmt.Sprintf("; in mode protect it would be %d", n.Would)
 		}
 		row(name, "%s", text)
 	}
 	withheld("withheld since the start", st.Withheld.Answers)
 	withheld("withheld today", st.Withheld.Today)
-	row("overrides", "%d by the operator, %d exceptions noticed", st.Overrides, st.Exceptions)
+	row("overrides", "%s by the operator, %s noticed by the daemon", plural(st.Overrides, "override"), plural(st.Exceptions, "exception"))
 	for _, source := range st.Silent {
 		row("silent", "%s: %s", source, st.Why[source])
 	}
@@ -72,7 +72,7 @@ func statusText(st api.Status, now time.Time) string {
 
 func modeText(m policy.Mode) string {
 	return map[policy.Mode]string{
-		policy.Observe: "observe: nothing is withheld, and the event log says what would be",
+		policy.Observe: "observe: nothing is withheld but by deny, and the event log says what would be",
 		policy.Protect: "protect: STARTTLS is withheld from tier bad",
 		policy.Earn:    "earn: STARTTLS is offered to tier good only",
 	}[m]
@@ -96,8 +96,12 @@ func reloadCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if err := daemon.Reload(c.Context); err != nil {
+			done, err := daemon.Reload(c.Context)
+			if err != nil {
 				return err
+			}
+			for _, key := range done.Restart {
+				fmt.Fprintf(c.App.Writer, "note: %s was changed, and takes a restart\n", key)
 			}
 			st, err := daemon.Status(c.Context)
 			if err != nil {

@@ -18,7 +18,7 @@ func topCommand() *cli.Command {
 		Name: "top", Usage: "list the hosts of the highest scores, or others of note", Action: top,
 		Flags: []cli.Flag{
 			apiFlag, jsonFlag,
-			&cli.IntFlag{Name: "n", Usage: "how many of the highest scores", Value: 20},
+			&cli.IntFlag{Name: "n", Usage: "`NUMBER` of hosts", Value: 20},
 			&cli.BoolFlag{Name: string(policy.BrokenTLS), Usage: "those whose TLS handshakes fail again and again: STARTTLS is withheld for a while"},
 			&cli.BoolFlag{Name: string(policy.RequiresTLS), Usage: "those that left when STARTTLS was withheld: it is offered again"},
 		},

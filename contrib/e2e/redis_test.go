@@ -447,6 +447,12 @@ func TestReputationMovesBetweenStores(t *testing.T) {
 		t.Errorf("loaded where it came from: %d: %s", status, out)
 	}
 	same(t, "the store that it was dumped from and loaded into", want, dumped(t, source))
+	for _, args := range [][]string{{"forget", "0.0.0.0/0", "--yes"}, {"load", file}} {
+		if out, status := source.Command(args...); status != 0 {
+			t.Fatalf("%v: %d: %s", args, status, out)
+		}
+	}
+	same(t, "the store after all was forgotten and its dump loaded", want, dumped(t, source))
 
 	redis := redisWithFile(t)
 	d := daemonOn(t, binary, "redis://"+redis.Addr())
@@ -494,6 +500,12 @@ func TestReputationMovesBetweenStores(t *testing.T) {
 		t.Errorf("loaded where it came from: %d: %s", status, out)
 	}
 	same(t, "Redis, dumped and loaded again", want, dumped(t, d))
+	for _, args := range [][]string{{"forget", "0.0.0.0/0", "--yes"}, {"load", back}} {
+		if out, status := d.Command(args...); status != 0 {
+			t.Fatalf("%v: %d: %s", args, status, out)
+		}
+	}
+	same(t, "Redis after all was forgotten and its dump loaded", want, dumped(t, d))
 	last := daemonOn(t, binary, "")
 	if out, status := last.Command("load", back); status != 0 {
 		t.Fatalf("%d: %s", status, out)

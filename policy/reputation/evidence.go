@@ -156,6 +156,13 @@ func (e Evidence) Without(host Evidence) Evidence {
 	return e
 }
 
+// With returns a network's evidence with what one more of its hosts says there.
+func (e Evidence) With(host Evidence) Evidence {
+	e.advance(host.Newest)
+	e.combine(&host, func(c, d Count, most int32) Count { return c.plus(d.contribution(), most) })
+	return e
+}
+
 // Rejoin returns a network's evidence after two pieces of evidence of one of its hosts, each of
 // which had its say in it, have become one.
 func (e Evidence) Rejoin(a, b Evidence) Evidence {

@@ -212,6 +212,28 @@ func (m *Memory) join(records []policy.Record, networkOf func(netip.Prefix) neti
 	return changed
 }
 
+// restore adds the hosts and autonomous systems among records that are not known, given the network
+// of a host.
+func (m *Memory) restore(records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) (changed []key) {
+	for _, r := range records {
+		k, around := key{r.Network, r.ASN}, key{}
+		if r.ASN == 0 {
+			around.network = networkOf(r.Network)
+		}
+		if around.network == r.Network && r.ASN == 0 || m.get(k) != (reputation.Evidence{}) {
+			continue
+		}
+		evidence := r.Evidence.Heal(m.now())
+		m.update(k, func(reputation.Evidence) reputation.Evidence { return evidence })
+		changed = append(changed, k)
+		if r.ASN == 0 {
+			m.update(around, func(v reputation.Evidence) reputation.Evidence { return v.With(evidence) })
+			changed = append(changed, around)
+		}
+	}
+	return changed
+}
+
 // Expire removes records in which nothing counts any more and returns how many.
 func (m *Memory) Expire(now time.Time) int { return len(m.expire(now)) }
 

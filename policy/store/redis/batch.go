@@ -47,6 +47,7 @@ const (
 	enter    = "enter"
 	remove   = "remove"
 	merge    = "merge"
+	restore  = "restore"
 	subtract = "subtract"
 )
 

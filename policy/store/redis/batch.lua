@@ -15,6 +15,8 @@
 --   remove  FIELD   takes a host's part out of its network and removes the host
 --   merge  FIELD RECORD   adds another store's record to a host, which then speaks in its
 --       network as one, or to the sum
+--   restore  FIELD RECORD   gives a host a record, which then speaks in its network, or the sum,
+--       unless there is one already
 --   subtract  RECORD   takes the part of a host with such a record out of an autonomous system
 --
 -- It returns the word "applied", "had" for a batch that was applied before, or "behind" when
@@ -202,7 +204,7 @@ for i = 2, #KEYS do
   keys[i] = { fields = { '' }, found = {}, now = {}, dirty = {} }
 end
 local changes, at = {}, 7
-local LENGTH = { learn = 7, move = 7, enter = 4, remove = 3, merge = 4, subtract = 3 }
+local LENGTH = { learn = 7, move = 7, enter = 4, remove = 3, merge = 4, restore = 4, subtract = 3 }
 while at <= #ARGV do
   local op, k = ARGV[at], keys[tonumber(ARGV[at + 1])]
   changes[#changes + 1] = { op = op, key = k, at = at + 2 }
@@ -262,6 +264,17 @@ for i, c in ipairs(changes) do
       k.now[field] = both
       k.dirty[field] = true
       host = both
+    elseif c.op == 'restore' then
+      if not found then
+        host = decode(ARGV[a + 1])
+        if field ~= '' then
+          advance(k.now[''], host[2])
+          combine(k.now[''], host, contribution)
+          k.dirty[''] = true
+        end
+        k.now[field] = host
+        k.dirty[field] = true
+      end
     elseif c.op == 'enter' then
       -- A host that was forgotten meanwhile stays forgotten.
       if k.dirty[field] == true or found and k.dirty[field] ~= 'gone' then

@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -14,14 +15,29 @@ import (
 
 // Load adds a chunk of another store's dump to what is known; see store.Embedded.Load.
 func (s *Store) Load(dump string, chunk uint64, records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) (fresh bool, err error) {
+	return s.load(merge, "load-"+dump, chunk, records, networkOf)
+}
+
+// Restore adds what is not known any more of a chunk of this store's own dump; see
+// store.Embedded.Restore.
+func (s *Store) Restore(records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) error {
+	_, err := s.load(restore, "restore-"+rand.Text(), 1, records, networkOf)
+	return err
+}
+
+func (s *Store) load(op, sender string, chunk uint64, records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) (fresh bool, err error) {
 	if !s.Up() {
 		return false, errAway
 	}
 	batches := map[int]*batch{}
 	for _, r := range records {
-		c := change{Op: merge, Key: systemKey(r.ASN)}
+		c := change{Op: op, Key: systemKey(r.ASN)}
 		if r.ASN == 0 {
 			network := networkOf(r.Network)
+			if op == restore && network == r.Network {
+				// A network is what its hosts say.
+				continue
+			}
 			c.Key = network.String()
 			if network != r.Network {
 				c.Host = r.Network
@@ -30,7 +46,7 @@ func (s *Store) Load(dump string, chunk uint64, records []policy.Record, network
 		c.Record, _ = r.Evidence.Heal(s.opt.Now()).AppendBinary(nil)
 		n := bucketOf(c.Key)
 		if batches[n] == nil {
-			batches[n] = &batch{Sender: "load-" + dump, Bucket: n, Number: chunk}
+			batches[n] = &batch{Sender: sender, Bucket: n, Number: chunk}
 		}
 		batches[n].Changes = append(batches[n].Changes, c)
 	}

@@ -56,7 +56,7 @@ func (b *batch) arguments(now time.Time, forced bool) (keys []string, args []any
 			args = append(args, c.field(), c.Slice, c.Count.Spam, c.Count.Ham, c.Record)
 		case move:
 			args = append(args, c.Slice, c.Count.Spam, c.Count.Ham, c.Past.Spam, c.Past.Ham)
-		case enter, merge:
+		case enter, merge, restore:
 			args = append(args, c.field(), c.Record)
 		case remove:
 			args = append(args, c.field())

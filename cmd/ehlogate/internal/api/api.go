@@ -91,7 +91,7 @@ type WhatIf struct {
 	WaitSeconds int `json:"wait_seconds"`
 }
 
-// Change is an operator's allow, deny or forget of a network.
+// Change is an operator's allow, deny or forget of a network, or lift of the override on it.
 type Change struct {
 	Verb    string `json:"verb"`
 	Network string `json:"network"`

@@ -29,7 +29,7 @@ func newServer(t *testing.T) *Server {
 	}
 	t.Cleanup(func() { kept.Close() })
 	judge := policy.NewJudge(inForce, kept)
-	return &Server{Judge: judge, Store: kept, Now: time.Now, Thresholds: func() verdict.Thresholds { return verdict.DefaultThresholds }, Token: token, Metrics: http.NotFoundHandler(), Forgot: func(netip.Prefix) {}}
+	return &Server{Judge: judge, Store: kept, Now: time.Now, Thresholds: func() verdict.Thresholds { return verdict.DefaultThresholds }, Token: token, Metrics: http.NotFoundHandler(), Forgot: func(netip.Prefix) {}, Status: func() Status { return Status{} }}
 }
 
 func client(t *testing.T, at, token string) *Client {

@@ -122,8 +122,36 @@ func decodeInto(answer any) func(io.Reader) error {
 // ErrAway is what a command gets when no daemon answers.
 var ErrAway = errors.New("no daemon answers; is \"ehlogate serve\" running, and does --api or --config name its http.listen?")
 
+// do asks the daemon. Where it wants another token, the daemon says in which file its own is.
 func (c *Client) do(ctx context.Context, method, path string, body io.Reader, read func(io.Reader) error) error {
-	r, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	var sent []byte
+	if body != nil {
+		var err error
+		if sent, err = io.ReadAll(body); err != nil {
+			return err
+		}
+	}
+	err := c.try(ctx, method, path, sent, read)
+	if !errors.Is(err, errToken) {
+		return err
+	}
+	st, statusErr := c.Status(ctx)
+	if statusErr != nil || st.TokenFile == "" {
+		return err
+	}
+	token, tokenErr := ReadToken(st.TokenFile)
+	if tokenErr != nil {
+		return fmt.Errorf("writing needs the daemon's token: %w; run the command as a user who can read that file", tokenErr)
+	}
+	c.token = token
+	return c.try(ctx, method, path, sent, read)
+}
+
+// errToken is the answer to a request without the right token.
+var errToken = errors.New("writing needs the token in http.token_file; run the command as a user who can read it")
+
+func (c *Client) try(ctx context.Context, method, path string, body []byte, read func(io.Reader) error) error {
+	r, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -135,6 +163,9 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader, re
 		return fmt.Errorf("%w (%w)", ErrAway, err)
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusUnauthorized {
+		return errToken
+	}
 	if resp.StatusCode != http.StatusOK {
 		var f fault
 		if json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&f) != nil || f.Error == "" {

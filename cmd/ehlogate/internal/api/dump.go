@@ -42,7 +42,8 @@ type DumpHead struct {
 	// Layout is how addresses are cut into hosts and networks, which must be the same where it is
 	// loaded.
 	Layout string `json:"layout"`
-	// Store names the store that it is of: loaded into that one, its records would count twice.
+	// Store names the store that it is of: loaded into that one, its records would count twice, and
+	// only bring back what is gone.
 	Store string `json:"store,omitempty"`
 }
 
@@ -56,7 +57,7 @@ type DumpEnd struct {
 // Loaded is the answer to a chunk: whether it was new.
 type Loaded struct {
 	Fresh bool `json:"fresh"`
-	// Own says that the dump is of this very store, and its records were left out.
+	// Own says that the dump is of this very store, and only what was not known any more was added.
 	Own bool `json:"own,omitempty"`
 }
 
@@ -143,16 +144,19 @@ func (s *Server) load(w http.ResponseWriter, r *http.Request) {
 		}
 		records = append(records, record)
 	}
-	own := q.Get("store") != "" && q.Get("store") == s.Store.ID()
-	if own {
-		records = nil
-	}
-	fresh, err := s.Store.Load(q.Get("dump"), chunk, records, func(n netip.Prefix) netip.Prefix {
+	networkOf := func(n netip.Prefix) netip.Prefix {
 		if k := p.Keys(n.Addr()); k.Host == n {
 			return k.Network
 		}
 		return n
-	})
+	}
+	var fresh bool
+	own := q.Get("store") != "" && q.Get("store") == s.Store.ID()
+	if own {
+		err = s.Store.Restore(records, networkOf)
+	} else {
+		fresh, err = s.Store.Load(q.Get("dump"), chunk, records, networkOf)
+	}
 	for _, o := range overrides {
 		if err == nil && !o.Ended(s.Now()) {
 			err = s.Store.SetOverride(o)

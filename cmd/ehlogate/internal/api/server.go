@@ -29,8 +29,10 @@ type Store interface {
 	Forget(n netip.Prefix, keysOf func(netip.Addr) policy.Keys) (int, error)
 	Each(func(policy.Record) error) error
 	SetException(policy.Exception) error
+	LiftOverride(netip.Prefix) (lifted bool, err error)
 	// ID names the store, for dumps of it.
 	ID() string
+	Restore(records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) error
 	Load(dump string, chunk uint64, records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) (fresh bool, err error)
 }
 
@@ -51,9 +53,10 @@ type Server struct {
 	Malformed func()
 	// Forgot is called when the evidence of a network was dropped.
 	Forgot func(netip.Prefix)
-	// Status is how the daemon stands, Reload reads its configuration again.
+	// Status is how the daemon stands, Reload reads its configuration
+	// again and returns the keys that take a restart.
 	Status func() Status
-	Reload func() error
+	Reload func() (restart []string, err error)
 	// Learn takes the reports of people.
 	Learn func([]Report) ([]Learnt, error)
 }
@@ -204,8 +207,13 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 		err = s.Store.SetOverride(override)
 	case "forget":
 		done.Removed, err = s.forget(n)
+	case "lift":
+		var lifted bool
+		if lifted, err = s.Store.LiftOverride(n); lifted {
+			done.Removed = 1
+		}
 	default:
-		refuse(w, http.StatusBadRequest, fmt.Errorf("verb: %q is not allowed; want allow, deny or forget", c.Verb))
+		refuse(w, http.StatusBadRequest, fmt.Errorf("verb: %q is not allowed; want allow, deny or forget, or lift", c.Verb))
 		return
 	}
 	if err != nil {
@@ -218,7 +226,10 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 // exempt are the exempt networks that a network lies in, or that lie in it.
 func (s *Server) exempt(n netip.Prefix) (all []string) {
 	for _, e := range s.Judge.Policy().Exempted() {
-		if e.Overlaps(n) {
+		switch {
+		case e.Overlaps(n) && e.Bits() <= n.Bits():
+			return []string{e.String()}
+		case e.Overlaps(n):
 			all = append(all, e.String())
 		}
 	}

@@ -22,6 +22,8 @@ type Status struct {
 	// Config is the configuration file, empty for none; Events is the event log's path.
 	Config string `json:"config"`
 	Events string `json:"events"`
+	// TokenFile has the token that writing needs, empty where none is needed.
+	TokenFile string `json:"token_file,omitempty"`
 	// Anonymized says that the event log has neither names nor whole addresses.
 	Anonymized bool `json:"anonymized,omitempty"`
 	// Tiers counts the hosts of which something is known, by tier.
@@ -142,11 +144,17 @@ func (s *Server) top(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) reload(w http.ResponseWriter, _ *http.Request) {
-	if err := s.Reload(); err != nil {
+	restart, err := s.Reload()
+	if err != nil {
 		refuse(w, http.StatusBadRequest, err)
 		return
 	}
-	reply(w, http.StatusOK, struct{}{})
+	reply(w, http.StatusOK, Reloaded{append([]string{}, restart...)})
+}
+
+// Reloaded is the answer to a reload: the keys that were changed and take a restart.
+type Reloaded struct {
+	Restart []string `json:"restart"`
 }
 
 // Status asks how the daemon stands.
@@ -160,6 +168,6 @@ func (c *Client) Top(ctx context.Context, n int) (all []Lookup, err error) {
 }
 
 // Reload has the daemon read its configuration again.
-func (c *Client) Reload(ctx context.Context) error {
-	return c.do(ctx, http.MethodPost, "/api/v1/reload", nil, decodeInto(&struct{}{}))
+func (c *Client) Reload(ctx context.Context) (r Reloaded, err error) {
+	return r, c.do(ctx, http.MethodPost, "/api/v1/reload", nil, decodeInto(&r))
 }

@@ -214,11 +214,26 @@ func defaults(env func(string) (string, bool)) *Config {
 	return c
 }
 
-// derive fills in what depends on other values.
+// derive fills in what depends on other values. Paths are absolute from here on: a command is rarely
+// run where the daemon is.
 func (c *Config) derive() {
+	absolute(&c.Store.Dir)
 	c.HTTP.TokenFile = cmp.Or(c.HTTP.TokenFile, filepath.Join(c.Store.Dir, "api-token"))
 	c.Store.Spool = cmp.Or(c.Store.Spool, c.Store.Dir)
 	c.Log.Events = cmp.Or(c.Log.Events, filepath.Join(c.Store.Dir, "events.ndjson"))
+	for _, path := range []*string{&c.HTTP.TokenFile, &c.Store.Spool, &c.Log.Events, &c.File} {
+		absolute(path)
+	}
+}
+
+// absolute makes a path absolute, where there is one and the working directory is known.
+func absolute(path *string) {
+	if *path == "" {
+		return
+	}
+	if abs, err := filepath.Abs(*path); err == nil {
+		*path = abs
+	}
 }
 
 // StoreName says where evidence is kept, without a password.

@@ -60,20 +60,23 @@ type Daemon struct {
 	version string
 	started time.Time
 	today   today
-	reload  func() error
+	reload  func() (restart []string, err error)
+	// booted is the configuration of the start.
+	booted *config.Config
 }
 
 // Options are what a daemon is told beside its configuration.
 type Options struct {
 	Version string
-	// Reload reads the configuration again and puts it in force.
-	Reload func() error
+	// Reload reads the configuration again and puts it in force, and returns the keys that take a
+	// restart.
+	Reload func() (restart []string, err error)
 }
 
 // New opens the store and the event log and listens on what the configuration names, or on what is
 // passed on in listeners. Nothing is served before Run.
 func New(cfg *config.Config, listeners *Listeners, o Options, log *slog.Logger) (*Daemon, error) {
-	d := &Daemon{log: log, listeners: listeners, version: o.Version, reload: o.Reload, started: time.Now().UTC().Truncate(time.Second)}
+	d := &Daemon{log: log, listeners: listeners, version: o.Version, reload: o.Reload, booted: cfg, started: time.Now().UTC().Truncate(time.Second)}
 	d.cfg.Store(cfg)
 	if err := d.open(cfg); err != nil {
 		d.close()
@@ -199,7 +202,7 @@ func (d *Daemon) intakeSettings() intake.Settings {
 
 func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 	server := &api.Server{
-		Status: d.status, Reload: func() error { return d.reload() },
+		Status: d.status, Reload: func() ([]string, error) { return d.reload() },
 		Judge: d.judge, Store: d.store, Now: time.Now, Heard: d.intake.Heard, Learn: d.intake.learn, Forgot: d.intake.forgot,
 	}
 	if cfg.Feed {
@@ -302,9 +305,9 @@ func (d *Daemon) Config() *config.Config { return d.cfg.Load() }
 func (d *Daemon) Decide(addr netip.Addr) policy.Decision { return d.judge.Decide(addr) }
 
 // Reload puts a new configuration in force, as far as that goes without a restart, and opens the
-// event log anew.
-func (d *Daemon) Reload(cfg *config.Config) error {
-	old := d.cfg.Load()
+// event log anew. It returns the keys that take a restart.
+func (d *Daemon) Reload(cfg *config.Config) (restart []string, err error) {
+	old := d.booted
 	for _, c := range []struct {
 		key     string
 		changed bool
@@ -314,6 +317,7 @@ func (d *Daemon) Reload(cfg *config.Config) error {
 		{"verdict.log_file", cfg.LogFile != old.LogFile}, {"verdict.services", !slices.Equal(cfg.Services, old.Services)}, {"verdict.rspamd_feed", cfg.Feed != old.Feed},
 	} {
 		if c.changed {
+			restart = append(restart, c.key)
 			d.log.Warn("this key changes with the next restart", "key", c.key)
 		}
 	}
@@ -324,7 +328,7 @@ func (d *Daemon) Reload(cfg *config.Config) error {
 	}
 	d.cfg.Store(cfg)
 	d.judge.Set(d.policyOf(cfg))
-	return d.events.Reopen()
+	return restart, d.events.Reopen()
 }
 
 func (d *Daemon) close() error {

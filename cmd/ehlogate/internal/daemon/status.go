@@ -54,7 +54,8 @@ func (d *Daemon) status() api.Status {
 	cfg := d.cfg.Load()
 	st := api.Status{
 		Version: d.version, Node: cfg.Log.Node, Started: d.started, Mode: d.judge.Policy().Mode,
-		Config: cfg.File, Events: cfg.Log.Events, Anonymized: cfg.Log.Anonymize, Store: api.StoreStatus{Name: cfg.StoreName(), State: "ok"},
+		Config: cfg.File, Events: cfg.Log.Events, Anonymized: cfg.Log.Anonymize,
+		TokenFile: cfg.HTTP.TokenFile, Store: api.StoreStatus{Name: cfg.StoreName(), State: "ok"},
 	}
 	if k, ok := d.store.(*redis.Store); ok && !k.Up() {
 		st.Store.State = "away: lookups answer from memory, observations wait on disk"

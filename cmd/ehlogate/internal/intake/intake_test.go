@@ -643,7 +643,7 @@ func TestVerdictsAreCounted(t *testing.T) {
 	tell("Q1", policy.Spam)
 	tell("Q2", policy.Spam)
 	tell("Q3", policy.Ham)
-	if h, s := n.in.Heard(), &n.in.Stats; h != (Heard{Messages: 3, Spam: 2, Ham: 2}) || s.Corrections.Load() != 3 {
+	if h, s := n.in.Heard(), &n.in.Stats; h != (Heard{Messages: 3, Spam: 2, Ham: 2, Observed: 4, Only: "192.0.2.7"}) || s.Corrections.Load() != 3 {
 		t.Errorf("%+v, %d corrections", h, s.Corrections.Load())
 	}
 	e := n.lines()
@@ -750,6 +750,32 @@ func TestWhoLeavesWithoutSTARTTLSGetsAnException(t *testing.T) {
 	leave(n, policy.RuleTier, policy.LeftWithout)
 	if got := strings.Count(n.log.String(), "the disk is full"); got != 1 {
 		t.Errorf("said %d times: %s", got, n.log.String())
+	}
+}
+
+// TestClientsWithoutAddressesOfTheirOwnAreSaid, as behind a proxy that does not tell them.
+func TestClientsWithoutAddressesOfTheirOwnAreSaid(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		count int
+		addr  func(i int) string
+		want  string
+	}{
+		{"one client", 20, func(int) string { return "203.0.113.1" }, "all 20 sessions came from 203.0.113.1"},
+		{"private ones", 20, func(i int) string { return fmt.Sprintf("172.22.1.%d", i) }, "all 20 sessions came from private addresses"},
+		{"too few to say", 19, func(int) string { return "203.0.113.1" }, ""},
+		{"some of them private", 40, func(i int) string { return []string{"172.22.1.1", "203.0.113.1"}[i%2] }, ""},
+		{"this host", 40, func(int) string { return "127.0.0.1" }, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n := newNode(t, t.TempDir())
+			for i := range c.count {
+				n.observe(&policy.Observation{Message: policy.Message{Time: n.clock, Client: policy.Client{Addr: netip.MustParseAddr(c.addr(i))}}})
+			}
+			if got := n.in.Heard().Hidden(); got != c.want {
+				t.Errorf("%q, want %q", got, c.want)
+			}
+		})
 	}
 }
 

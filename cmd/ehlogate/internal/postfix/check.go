@@ -51,6 +51,7 @@ func (p *Postfix) Check(ctx context.Context) []Finding {
 		c.add(nil, Finding{What: f.what, Fix: f.fix})
 	}
 	c.checkRelays()
+	c.checkLog()
 	var all []Finding
 	for _, f := range c.found {
 		if len(f.services) > 0 {
@@ -202,6 +203,13 @@ func (c *checker) checkRelays() {
 	}
 	c.fault(nil, "mynetworks has hosts that are not exempt, and could be taken for spammers because of what they relay: "+strings.Join(missing, ", "),
 		fmt.Sprintf("in the section [policy] of ehlogate.toml: exempt = [%s]", strings.Join(all, ", ")))
+}
+
+// checkLog notes that the mail log is not followed.
+func (c *checker) checkLog() {
+	if c.cfg.LogFile == "" && len(c.of(exchanger)) > 0 {
+		c.note(nil, "the mail log is not followed: what filters, block lists and postscreen refuse is not heard", "verdict.log_file = \"PATH\", such as "+c.logFile())
+	}
 }
 
 // covered reports whether a network lies inside one of others.
