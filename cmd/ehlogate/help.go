@@ -22,7 +22,7 @@ var examples = map[string]string{
 	"explain":   "ehlogate explain 192.0.2.7",
 	"allow":     "ehlogate allow 192.0.2.7 mail.example.com --note \"our partner\"\nehlogate allow 198.51.100.0/24 --for 7d",
 	"deny":      "ehlogate deny 203.0.113.0/24 --for 36h --note \"flood\"",
-	"forget":    "ehlogate forget 192.0.2.7\nehlogate forget --override 198.51.100.0/24",
+	"forget":    "ehlogate forget 192.0.2.7\nehlogate forget 198.51.100.0/24 --override",
 	"overrides": "ehlogate overrides",
 	"learn":     "ehlogate learn ham 780D29842A2\nehlogate learn spam ~/Maildir/.Junk",
 	"top":       "ehlogate top\nehlogate top --broken-tls",

@@ -198,7 +198,7 @@ func tierText(e api.Explanation) string {
 func whatIfText(e api.Explanation) string {
 	switch {
 	case e.Override != nil:
-		return "only the operator: ehlogate forget --override " + e.Override.Network.String()
+		return "only the operator: ehlogate forget " + e.Override.Network.String() + " --override"
 	case e.Exempt:
 		return "only policy.exempt in the configuration"
 	case e.Exception != nil && !e.Exception.Offers():

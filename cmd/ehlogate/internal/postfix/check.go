@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -82,20 +83,35 @@ func (c *checker) note(s *service, what, fix string) {
 
 func (c *checker) fault(s *service, what, fix string) { c.add(s, Finding{What: what, Fix: fix}) }
 
-// fix is the line that gives a parameter a value for a service: in master.cf where the service has
-// its own.
+// fix is the line that gives a parameter a value for a service: in master.cf where the service's value
+// is not that of main.cf.
 func (p *Postfix) fix(s *service, name, value string) string {
 	if s != nil {
-		if _, ok := s.own(name); ok {
+		if _, ok := s.own(name); ok || s.value(name) != p.values[name] {
 			return p.fixService(s, name, value)
 		}
 	}
-	return fmt.Sprintf("postconf -c %s -e '%s'", p.Dir, strings.ReplaceAll(strings.TrimSpace(name+" = "+literal(value)), "'", `'\''`))
+	return fmt.Sprintf("postconf -c %s -e %s", quoted(p.Dir), quoted(strings.TrimSpace(name+" = "+literal(value))))
+}
+
+// plainWord is what a shell takes as it is.
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:@%+=-]+$`)
+
+// quoted is a word for a shell.
+func quoted(word string) string {
+	if plainWord.MatchString(word) {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
 // fixService is the same for the service alone. postconf -P takes no value with white space.
 func (p *Postfix) fixService(s *service, name, value string) string {
-	return fmt.Sprintf("in %s, below %s: %s", p.file("master.cf"), s.key(), strings.TrimSpace(option(name, literal(value))))
+	line := strings.TrimSpace(option(name, literal(value)))
+	if _, ok := s.own(name); ok {
+		return fmt.Sprintf("in %s, in the service %s, in the place of its option %s: %s", p.file("master.cf"), s.key(), name, line)
+	}
+	return fmt.Sprintf("in %s, below %s: %s", p.file("master.cf"), s.key(), line)
 }
 
 // checkRoles says what the services are taken for.
@@ -174,8 +190,10 @@ func (c *checker) checkPostscreen() {
 			what = "postscreen asks our table, and dies when a socketmap fails"
 		}
 		rest := slices.Delete(slices.Clone(list), i, i+1)
-		if others := c.beside(list[i]); len(others) > 0 {
-			rest = append(rest, "unionmap:{"+strings.Join(others, ", ")+"}")
+		for _, other := range c.beside(list[i]) {
+			if parseLookup(other).kind != "static" {
+				rest = append(rest, other)
+			}
 		}
 		c.fault(s, what, c.fix(s, postscreen, strings.Join(rest, ", ")))
 	}

@@ -24,6 +24,8 @@ func (c *checker) checkTable(s *service) {
 	case kind == "" && hasOwn && own == "":
 		c.note(s, discard+" is set to nothing in master.cf: STARTTLS is never withheld there", "take that out of master.cf if it is the mail exchanger")
 		return
+	case kind == "" && c.misled(s, list):
+		return
 	case kind == "":
 		c.fault(s, discard+" does not name our table: STARTTLS is never withheld", c.fix(s, discard, c.connected(list))+" ("+c.preparation()+")")
 		return
@@ -36,7 +38,7 @@ func (c *checker) checkTable(s *service) {
 		if v4, v6, err := c.hides(c.ctx, t); err == nil && (v4 || v6) {
 			joined := "unionmap:{" + t + ", " + list[i] + "}"
 			c.fault(s, "the table "+t+" has an answer for every address, so ours is never asked",
-				c.fix(s, discard, strings.Join(slices.Concat(list[:slices.Index(list, t)], []string{joined}), ", ")))
+				c.fix(s, discard, strings.Join(joinAt(list, t, list[i], joined), ", ")))
 			return
 		}
 	}
@@ -44,11 +46,40 @@ func (c *checker) checkTable(s *service) {
 	c.checkKeywords(s, list, i)
 }
 
+// joinAt is a list with another item in the place of one, and without a third.
+func joinAt(list []string, at, out, in string) []string {
+	var all []string
+	for _, item := range list {
+		switch item {
+		case at:
+			all = append(all, in)
+		case out:
+		default:
+			all = append(all, item)
+		}
+	}
+	return all
+}
+
 // connected is a list of tables with ours.
 func (c *checker) connected(list []string) string {
 	ours := "memcache:" + c.file(memcacheFile)
 	items, _ := (&planner{Postfix: c.Postfix, ctx: c.ctx}).withTable(list, list, ours)
 	return strings.Join(items, ", ")
+}
+
+// misled finds our file with an address that is not the daemon's.
+func (c *checker) misled(s *service, list []string) bool {
+	for _, t := range list {
+		for _, m := range parseLookup(t).members() {
+			if m.kind == memcacheTable && m.name == c.file(memcacheFile) {
+				addr, _ := c.reach("table.memcache", c.cfg.Table.Memcache, c.chrooted())
+				c.fault(s, fmt.Sprintf("%s names %s, and the daemon answers at %s: STARTTLS is never withheld", m.name, readMemcache(m.name)["memcache"], c.cfg.Table.Memcache), "memcache = "+addr+" in "+m.name)
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // preparation is what a line that names the memcache table needs before it: without the file, every
@@ -215,6 +246,14 @@ const authResults = "Authentication-Results"
 // checkForged asks the header_checks of a service what they do with verdict headers that a client
 // wrote.
 func (c *checker) checkForged(s *service) {
+	if c.service(s.value(cleanup), "unix") == nil {
+		c.fault(s, "cleanup_service_name names "+s.value(cleanup)+", which is not in master.cf: no mail comes in", c.lostCleanup(s))
+		return
+	}
+	if table, err := c.failingCheck(s); err != nil {
+		c.fault(s, "the table "+table+" of header_checks fails: every message gets 451", err.Error())
+		return
+	}
 	believed := c.believed(s)
 	if len(believed) == 0 {
 		c.ok(s, "a client's own verdict headers are removed before any filter runs")
@@ -224,15 +263,32 @@ func (c *checker) checkForged(s *service) {
 	switch {
 	case s.value(proxyFilter) != "" || slices.Contains(split(s.value(receive)), "no_header_body_checks"):
 		c.note(s, what, "have the filter remove them: mail goes to it before Postfix can")
-	case exists(c.file(checksFile)):
+	case c.service(ourPrefix+s.value(cleanup), "unix") != nil:
+		c.fault(s, what, c.fixService(s, cleanup, ourPrefix+s.value(cleanup)))
+	case strings.HasPrefix(s.value(cleanup), ourPrefix):
 		base := c.service(s.value(cleanup), "unix")
-		if base == nil {
-			return
-		}
 		c.fault(s, what, c.fixService(base, checks, strings.Join(append([]string{"regexp:" + c.file(checksFile)}, split(base.value(checks))...), ", ")))
 	default:
 		c.fault(s, what, "ehlogate setup postfix prints the table, and the cleanup service that removes them from clients' mail alone; --apply writes both")
 	}
+}
+
+// lostCleanup is the line that gives a service a cleanup(8) that is there.
+func (c *checker) lostCleanup(s *service) string {
+	if base, ours := strings.CutPrefix(s.value(cleanup), ourPrefix); ours {
+		return c.fixService(s, cleanup, base) + ", then postfix reload; ehlogate setup postfix --undo, then --apply, makes ours again"
+	}
+	return "add that service to master.cf, or name another one"
+}
+
+// failingCheck is a table of a service's header_checks that cannot be asked.
+func (c *checker) failingCheck(s *service) (table string, err error) {
+	for _, t := range split(c.service(s.value(cleanup), "unix").value(checks)) {
+		if _, err := c.ask(c.ctx, t, "X-Spam-Flag: No"); err != nil {
+			return t, err
+		}
+	}
+	return "", nil
 }
 
 // believed are the verdict headers that a client can write.

@@ -201,6 +201,9 @@ func (pl *planner) table(socketmap bool) (name string, err error) {
 			return "", fmt.Errorf("this Postfix has no %s tables (postconf -m); it takes 3.0 or later", kind)
 		}
 	}
+	if i, kind := pl.ourTable(split(pl.values[discard])); i >= 0 && kind == memcacheTable {
+		return "memcache:" + pl.file(memcacheFile), nil
+	}
 	pl.Files = append(pl.Files,
 		File{pl.file(memcacheFile), fmt.Sprintf("# ehlogate's table, memcache_table(5). The backup answers while the daemon is away.\nmemcache = %s\nkey_format = starttls:%%s\ntimeout = 1\nmax_try = 1\nbackup = texthash:%s\n", addr, pl.file(backupFile))},
 		File{pl.file(backupFile), "# Empty: while ehlogate is away, STARTTLS is offered to everyone.\n"})
@@ -252,12 +255,17 @@ func (pl *planner) connectTable(served []*service, socketmap bool) {
 // keepFromPostscreen lets postscreen(8) go on with the tables that it had: it would ask ours at
 // every EHLO in its one process.
 func (pl *planner) keepFromPostscreen(raw string) {
-	if _, _, ok := pl.main.parameter(postscreen); ok {
+	own, at, set := pl.main.parameter(postscreen)
+	if set && !strings.Contains(own, discard) {
 		return
 	}
 	line := strings.TrimSpace(postscreen + " = " + raw)
-	pl.main.add(line)
-	pl.main.settings = append(pl.main.settings, setting{Name: postscreen, Value: raw, Whole: true})
+	if set {
+		pl.main.replace(at, line)
+	} else {
+		pl.main.add(line)
+		pl.main.settings = append(pl.main.settings, setting{Name: postscreen, Value: raw, Whole: true})
+	}
 	pl.mainLines = append(pl.mainLines, line)
 	for _, s := range pl.services {
 		_, set := s.own(postscreen)

@@ -65,9 +65,11 @@ func (pl *planner) cleanupLike(from *service) string {
 	}
 	lines = append(lines, option(checks, strings.Join(append([]string{"regexp:" + pl.file(checksFile)}, split(before)...), ", ")))
 	for _, follows := range []string{mimeChecks, nested} {
-		_, own := from.own(follows)
-		_, _, set := pl.main.parameter(follows)
-		if !own && !set {
+		value, set := from.own(follows)
+		if !set {
+			value, _, set = pl.main.parameter(follows)
+		}
+		if !set || strings.Contains(value, "$"+checks) || strings.Contains(value, "${"+checks) {
 			lines = append(lines, option(follows, before))
 		}
 	}

@@ -44,7 +44,7 @@ func (pl *planner) setMode(asked policy.Mode) {
 			d.add("[policy]", line)
 		}
 		if err := config.Parse(pl.ConfigFile, []byte(d.edited())); err != nil {
-			pl.note("put policy.mode = %q into %s: a line cannot be added to it (%v)", mode, pl.ConfigFile, err)
+			pl.err = errors.Join(pl.err, fmt.Errorf("put policy.mode = %q into %s first, or say --mode protect: a line cannot be added to it (%w)", mode, pl.ConfigFile, err))
 			return
 		}
 		pl.documents = append(pl.documents, d)

@@ -180,7 +180,14 @@ func (s *service) submission() bool {
 
 // requiresTLS reports whether a client without TLS can send nothing.
 func (s *service) requiresTLS() bool {
-	return s.yes("smtpd_tls_wrappermode") || s.tlsLevel() == "encrypt"
+	return s.yes("smtpd_tls_wrappermode") || !slices.Contains([]string{"none", "may"}, s.tlsLevel()) || s.rejectsPlaintext()
+}
+
+// rejectsPlaintext reports whether a restriction asks for TLS.
+func (s *service) rejectsPlaintext() bool {
+	return slices.ContainsFunc(append([]string{"smtpd_data_restrictions", "smtpd_end_of_data_restrictions"}, restrictions...), func(name string) bool {
+		return slices.Contains(split(strings.ToLower(s.value(name))), "reject_plaintext_session")
+	})
 }
 
 // tlsLevel is smtpd_tls_security_level, or what stood for it before Postfix 2.3.
@@ -252,17 +259,23 @@ func (s *service) byNetworkOnly() bool {
 }
 
 // onlyAfter reports whether one of the lists ends with the rejection of everybody, and what it
-// permits before that is as asked.
+// permits before that is as asked. A list that may let others in by the recipient, or by a table or a
+// policy service that says so, is not such a one.
 func (s *service) onlyAfter(permits func(permitted []string) bool) bool {
 	for _, name := range restrictions {
 		var permitted []string
+		open := false
 		for _, r := range split(s.value(name)) {
-			switch r = strings.ToLower(r); {
+			r = strings.ToLower(r)
+			switch {
 			case r == "reject" || r == "defer":
-				if permits(permitted) {
+				if !open && permits(permitted) {
 					return true
 				}
-			case r == "permit" || strings.HasPrefix(r, "permit_"):
+			case r == "permit" || r == "permit_auth_destination" || r == "permit_mx_backup",
+				strings.HasPrefix(r, "check_") && strings.HasSuffix(r, "_access"), r == "check_policy_service":
+				open = open || !strings.HasPrefix(r, "check_sasl_")
+			case strings.HasPrefix(r, "permit_"):
 				permitted = append(permitted, r)
 			}
 			if r == "permit" || r == "reject" || r == "defer" {
@@ -281,11 +294,16 @@ func (s *service) putsBack() bool {
 	if xforward && isOwn && own == "" {
 		return true
 	}
+	host, err := netip.ParseAddr(s.host())
+	inner := strings.HasSuffix(s.host(), "localhost") || err == nil && (host.IsLoopback() || host.IsPrivate())
+	if list, ok := s.own("smtpd_milters"); ok && list == "" && (inner || !s.exchangerByPort()) && !s.proxied() {
+		// The filters have seen its mail, or must not.
+		return true
+	}
 	if s.proxied() || !s.filtered || s.value(filter) != "" || s.value(proxyFilter) != "" {
 		return false
 	}
-	host, err := netip.ParseAddr(s.host())
-	return strings.HasSuffix(s.host(), "localhost") || err == nil && (host.IsLoopback() || host.IsPrivate())
+	return inner
 }
 
 // network is a network, or a single address, of mynetworks.
