@@ -70,7 +70,7 @@ func TestSystems(t *testing.T) {
 				t.Fatalf("%v\n%s", err, out)
 			}
 			for line := range strings.Lines(string(out)) {
-				if row, ok := strings.CutPrefix(strings.TrimSpace(line), "row: "); ok {
+				if _, row, ok := strings.Cut(strings.TrimSpace(line), " row: "); ok {
 					t.Log(row)
 				}
 			}

@@ -90,10 +90,9 @@ func (p *Postfix) complaints(ctx context.Context, main, master string) (map[stri
 		return nil, fmt.Errorf("postfix: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	err = os.Chmod(dir, 0o755)
 	for name, text := range map[string]string{"main.cf": main, "master.cf": master} {
 		path := filepath.Join(dir, name)
-		err = errors.Join(err, os.WriteFile(path, []byte(text), 0o644), settle(path))
+		err = errors.Join(err, os.WriteFile(path, []byte(text), 0o600), settle(path))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("postfix: %w", err)

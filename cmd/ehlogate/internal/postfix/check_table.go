@@ -114,7 +114,11 @@ func (c *checker) memcacheWorks(s *service, m lookup) bool {
 			"name "+c.file(m.name)+" in "+discard)
 		return false
 	}
-	if _, err := os.ReadFile(m.name); err != nil {
+	if _, err := os.ReadFile(m.name); errors.Is(err, fs.ErrPermission) {
+		// Postfix reads it as root.
+		c.note(s, "the file of the table "+m.expression+" cannot be read by this user", "run this as root")
+		return false
+	} else if err != nil {
 		c.fault(s, "the file of the table "+m.expression+" cannot be read: every client gets 421 4.3.0", err.Error())
 		return false
 	}
