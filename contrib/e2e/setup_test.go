@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -74,8 +75,20 @@ func TestSetupIsCheckedAndCanBeUndone(t *testing.T) {
 	} {
 		t.Run(c.param, func(t *testing.T) {
 			must(t, x.Set(c.param))
-			if out, status := check(); status != 1 || !strings.Contains(out, c.want) {
+			out, status := check()
+			if status != 1 || !strings.Contains(out, c.want) {
 				t.Errorf("check: %d, without %q:\n%s", status, c.want, out)
+			}
+			if remedies := commands(out); len(remedies) > 0 {
+				for _, remedy := range remedies {
+					if out, err := exec.Command("sh", "-c", remedy).CombinedOutput(); err != nil {
+						t.Errorf("%s: %v\n%s", remedy, err, out)
+					}
+				}
+				must(t, x.Set("alias_database ="))
+				if out, status := check(); status != 0 {
+					t.Errorf("check after its own remedies, %q: %d\n%s", remedies, status, out)
+				}
 			}
 			must(t, os.WriteFile(filepath.Join(x.ConfigDir(), "main.cf"), []byte(connected), 0o644))
 		})
@@ -204,6 +217,20 @@ func TestSetupBeginsInObserve(t *testing.T) {
 			}
 		})
 	}
+}
+
+// commands are the remedies of a check that can be carried out as they are printed.
+func commands(out string) (all []string) {
+	for line := range strings.Lines(out) {
+		line = strings.TrimSpace(line)
+		if command, _, ok := strings.Cut(line, " ("); ok && strings.HasPrefix(line, "postconf ") {
+			line = command
+		}
+		if strings.HasPrefix(line, "postconf ") && !strings.Contains(line, ", with ") {
+			all = append(all, line)
+		}
+	}
+	return all
 }
 
 func postconf(t *testing.T, x *exchanger, name string) string {

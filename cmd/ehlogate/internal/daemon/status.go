@@ -10,9 +10,12 @@ import (
 	"github.com/ehlogate/ehlogate/policy/store/redis"
 )
 
-// enoughForSilence is how many messages, or lookups, it takes until a source that said nothing is
+// enoughForSilence is how many messages, or sessions, it takes until a source that said nothing is
 // silent.
 const enoughForSilence = 20
+
+// enoughLookups is the same for lookups, of which a check makes some itself.
+const enoughLookups = 200
 
 // today keeps the counts as they were at the last midnight.
 type today struct {
@@ -86,7 +89,7 @@ func (d *Daemon) findSilent(st *api.Status) {
 		}
 	}
 	lookups, messages := st.Withheld.Lookups, d.intake.Stats.Messages.Load()
-	silent(cfg.Milter.Listen.Network != "" && st.Heard.Sessions == 0 && lookups >= enoughForSilence, "milter", "no session in %d lookups: is it in smtpd_milters?", lookups)
+	silent(cfg.Milter.Listen.Network != "" && st.Heard.Sessions == 0 && lookups >= enoughLookups, "milter", "no session in %d lookups: is it in smtpd_milters?", lookups)
 	silent(lookups == 0 && st.Heard.Sessions >= enoughForSilence, "table", "no lookup in %d sessions: is it in smtpd_discard_ehlo_keyword_address_maps?", st.Heard.Sessions)
 	silent(len(cfg.Verdict.Names()) > 0 && d.intake.Stats.Headers.Load() == 0 && messages >= enoughForSilence, "header", "no verdict header in %d messages: does the filter run before ehlogate, and is its header in verdict.headers?", messages)
 	silent(cfg.LogFile != "" && d.follower.reader.Stats.Postfix.Load() == 0 && st.Heard.Sessions >= enoughForSilence, "log", "no line of the MTA in %s, in %d sessions", cfg.LogFile, st.Heard.Sessions)

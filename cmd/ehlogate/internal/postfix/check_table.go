@@ -42,8 +42,9 @@ func (c *checker) checkTable(s *service) {
 			return
 		}
 	}
-	c.checkJoin(s, list, i)
-	c.checkKeywords(s, list, i)
+	if c.joined(s, list, i) {
+		c.checkKeywords(s, list, i)
+	}
 }
 
 // joinAt is a list with another item in the place of one, and without a third.
@@ -160,8 +161,8 @@ func (c *checker) backupWorks(s *service, m lookup, backup string) bool {
 	return true
 }
 
-// checkJoin looks how our table is joined with others.
-func (c *checker) checkJoin(s *service, list []string, i int) {
+// joined reports whether our table is joined with others as it should be.
+func (c *checker) joined(s *service, list []string, i int) bool {
 	l := parseLookup(list[i])
 	alone := slices.Concat(list[:i], []string{c.connected(nil)}, list[i+1:])
 	switch l.kind {
@@ -169,7 +170,10 @@ func (c *checker) checkJoin(s *service, list []string, i int) {
 		c.fault(s, "our table stands in a randmap: it is asked by chance only", c.fix(s, discard, strings.Join(alone, ", ")))
 	case "pipemap":
 		c.fault(s, "our table stands in a pipemap: what it answers is looked up in the next table", c.fix(s, discard, strings.Join(alone, ", ")))
+	default:
+		return true
 	}
+	return false
 }
 
 // checkKeywords looks whether clients whom we offer everything get back what the site takes from
