@@ -38,8 +38,8 @@ func checkCommand() *cli.Command {
 }
 
 func check(c *cli.Context) error {
-	if c.Args().Present() {
-		return misuseOf("check takes no arguments, got %q", c.Args().Slice())
+	if err := noArguments(c, "check"); err != nil {
+		return err
 	}
 	cfg, err := loadConfig(c)
 	if err != nil {

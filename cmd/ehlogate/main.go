@@ -38,6 +38,14 @@ func (m misused) Unwrap() error { return m.error }
 
 func misuseOf(format string, args ...any) error { return misused{fmt.Errorf(format, args...)} }
 
+// noArguments refuses the arguments of a command that takes none.
+func noArguments(c *cli.Context, command string) error {
+	if c.Args().Present() {
+		return misuseOf("%s takes no arguments, got %q", command, c.Args().Slice())
+	}
+	return nil
+}
+
 // run runs a command line and returns its exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	app := newApp(stdout, stderr)

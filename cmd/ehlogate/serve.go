@@ -27,8 +27,8 @@ func serveCommand() *cli.Command {
 }
 
 func serve(c *cli.Context) error {
-	if c.Args().Present() {
-		return misuseOf("serve takes no arguments, got %q", c.Args().Slice())
+	if err := noArguments(c, "serve"); err != nil {
+		return err
 	}
 	cfg, err := loadConfig(c)
 	if err != nil {

@@ -45,8 +45,8 @@ func setupPostfix(c *cli.Context) error {
 	if len(asked) > 1 {
 		return misuseOf("%s exclude each other", strings.Join(asked, " and "))
 	}
-	if c.Args().Present() {
-		return misuseOf("setup postfix takes no arguments, got %q", c.Args().Slice())
+	if err := noArguments(c, "setup postfix"); err != nil {
+		return err
 	}
 	mode := policy.Mode(c.String("mode"))
 	if c.IsSet("mode") && !slices.Contains(policy.Modes, mode) {

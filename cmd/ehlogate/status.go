@@ -21,8 +21,8 @@ func statusCommand() *cli.Command {
 }
 
 func status(c *cli.Context) error {
-	if c.Args().Present() {
-		return misuseOf("status takes no arguments, got %q", c.Args().Slice())
+	if err := noArguments(c, "status"); err != nil {
+		return err
 	}
 	daemon, err := client(c)
 	if err != nil {
@@ -89,8 +89,8 @@ func reloadCommand() *cli.Command {
 	return &cli.Command{
 		Name: "reload", Usage: "have the daemon read its configuration again, and open the event log anew", Flags: []cli.Flag{apiFlag},
 		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return misuseOf("reload takes no arguments, got %q", c.Args().Slice())
+			if err := noArguments(c, "reload"); err != nil {
+				return err
 			}
 			daemon, err := client(c)
 			if err != nil {

@@ -32,8 +32,8 @@ func top(c *cli.Context) error {
 			causes = append(causes, cause)
 		}
 	}
-	if c.Args().Present() {
-		return misuseOf("top takes no arguments, got %q", c.Args().Slice())
+	if err := noArguments(c, "top"); err != nil {
+		return err
 	}
 	daemon, err := client(c)
 	if err != nil {

@@ -168,9 +168,7 @@ func (e Evidence) With(host Evidence) Evidence {
 func (e Evidence) Rejoin(a, b Evidence) Evidence {
 	both := Merge(a, b)
 	e.advance(both.Newest)
-	e = e.Without(a).Without(b)
-	e.combine(&both, func(c, d Count, most int32) Count { return c.plus(d.contribution(), most) })
-	return e
+	return e.Without(a).Without(b).With(both)
 }
 
 // combine makes of each slice that both keep what f says of the two.

@@ -76,7 +76,7 @@ func (c *Client) Change(ctx context.Context, change Change) (done Changed, err e
 	if err != nil {
 		return done, err
 	}
-	return done, c.do(ctx, http.MethodPost, "/api/v1/change", bytes.NewReader(body), decodeInto(&done))
+	return done, c.do(ctx, http.MethodPost, "/api/v1/change", body, decodeInto(&done))
 }
 
 // Learn reports what messages were.
@@ -85,7 +85,7 @@ func (c *Client) Learn(ctx context.Context, reports []Report) (done []Learnt, er
 	if err != nil {
 		return nil, err
 	}
-	return done, c.do(ctx, http.MethodPost, "/api/v1/learn", bytes.NewReader(body), decodeInto(&done))
+	return done, c.do(ctx, http.MethodPost, "/api/v1/learn", body, decodeInto(&done))
 }
 
 // Export copies the static table in a format to w.
@@ -123,15 +123,8 @@ func decodeInto(answer any) func(io.Reader) error {
 var ErrAway = errors.New("no daemon answers; is \"ehlogate serve\" running, and does --api or --config name its http.listen?")
 
 // do asks the daemon. Where it wants another token, the daemon says in which file its own is.
-func (c *Client) do(ctx context.Context, method, path string, body io.Reader, read func(io.Reader) error) error {
-	var sent []byte
-	if body != nil {
-		var err error
-		if sent, err = io.ReadAll(body); err != nil {
-			return err
-		}
-	}
-	err := c.try(ctx, method, path, sent, read)
+func (c *Client) do(ctx context.Context, method, path string, body []byte, read func(io.Reader) error) error {
+	err := c.try(ctx, method, path, body, read)
 	if !errors.Is(err, errToken) {
 		return err
 	}
@@ -144,7 +137,7 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader, re
 		return fmt.Errorf("writing needs the daemon's token: %w; run the command as a user who can read that file", tokenErr)
 	}
 	c.token = token
-	return c.try(ctx, method, path, sent, read)
+	return c.try(ctx, method, path, body, read)
 }
 
 // errToken is the answer to a request without the right token.

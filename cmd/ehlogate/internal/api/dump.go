@@ -194,7 +194,7 @@ func (c *Client) Dump(ctx context.Context, w io.Writer) error {
 // Load sends a chunk of a dump.
 func (c *Client) Load(ctx context.Context, head DumpHead, chunk int, lines [][]byte) (done Loaded, err error) {
 	path := fmt.Sprintf("/api/v1/load?dump=%s&chunk=%d&layout=%s&store=%s", url.QueryEscape(head.ID), chunk, url.QueryEscape(head.Layout), url.QueryEscape(head.Store))
-	return done, c.do(ctx, http.MethodPost, path, bytes.NewReader(bytes.Join(lines, nil)), decodeInto(&done))
+	return done, c.do(ctx, http.MethodPost, path, bytes.Join(lines, nil), decodeInto(&done))
 }
 
 // patient is the client without a time limit.

@@ -168,6 +168,10 @@ const postconfWait = 5 * time.Second
 // ownUsers tells how services of the operator's own users are recognized, if there is a Postfix to
 // ask.
 func ownUsers(cfg *config.Config) (u postfix.Users) {
+	if cfg.Milter.Users != nil && (cfg.LogFile == "" || len(cfg.Services) > 0) {
+		// The configuration says it all.
+		return u
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), postconfWait)
 	defer cancel()
 	if p, err := postfix.Find(ctx, "", cfg); err == nil {
@@ -202,7 +206,7 @@ func (d *Daemon) intakeSettings() intake.Settings {
 
 func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 	server := &api.Server{
-		Status: d.status, Reload: func() ([]string, error) { return d.reload() },
+		Status: d.status, Reload: d.reload,
 		Judge: d.judge, Store: d.store, Now: time.Now, Heard: d.intake.Heard, Learn: d.intake.learn, Forgot: d.intake.forgot,
 	}
 	if cfg.Feed {

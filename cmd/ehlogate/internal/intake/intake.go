@@ -193,9 +193,9 @@ type Heard struct {
 	ResolverRefused uint64 `json:"resolver_refused"`
 	// Observed counts what was observed of clients other than this host, Private those of private
 	// addresses; Only is the client where there was but one.
-	Observed uint64 `json:"observed"`
-	Private  uint64 `json:"private"`
-	Only     string `json:"only,omitempty"`
+	Observed uint64     `json:"observed"`
+	Private  uint64     `json:"private"`
+	Only     netip.Addr `json:"only,omitzero"`
 }
 
 // Hidden says why the clients' own addresses do not seem to arrive, or "".
@@ -203,7 +203,7 @@ func (h Heard) Hidden() string {
 	switch {
 	case h.Observed < enoughMessages:
 		return ""
-	case h.Only != "":
+	case h.Only.IsValid():
 		return fmt.Sprintf("all %d sessions came from %s", h.Observed, h.Only)
 	case h.Private == h.Observed:
 		return fmt.Sprintf("all %d sessions came from private addresses", h.Observed)
@@ -218,7 +218,7 @@ func (in *Intake) Heard() Heard {
 		Observed: in.Stats.Observed.Load(), Private: in.Stats.Private.Load(),
 	}
 	if only := in.only.Load(); only != nil && !in.several.Load() {
-		h.Only = only.String()
+		h.Only = *only
 	}
 	return h
 }

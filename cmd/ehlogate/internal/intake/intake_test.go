@@ -643,7 +643,7 @@ func TestVerdictsAreCounted(t *testing.T) {
 	tell("Q1", policy.Spam)
 	tell("Q2", policy.Spam)
 	tell("Q3", policy.Ham)
-	if h, s := n.in.Heard(), &n.in.Stats; h != (Heard{Messages: 3, Spam: 2, Ham: 2, Observed: 4, Only: "192.0.2.7"}) || s.Corrections.Load() != 3 {
+	if h, s := n.in.Heard(), &n.in.Stats; h != (Heard{Messages: 3, Spam: 2, Ham: 2, Observed: 4, Only: client.Addr}) || s.Corrections.Load() != 3 {
 		t.Errorf("%+v, %d corrections", h, s.Corrections.Load())
 	}
 	e := n.lines()

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 )
 
@@ -85,18 +84,11 @@ func (p *Postfix) complains(ctx context.Context, plan *Plan) error {
 
 // complaints are what Postfix's own checks say of the text of main.cf and master.cf, by line.
 func (p *Postfix) complaints(ctx context.Context, main, master string) (map[string]bool, error) {
-	dir, err := os.MkdirTemp("", "ehlogate-postfix-")
+	dir, err := copies(main, master)
 	if err != nil {
-		return nil, fmt.Errorf("postfix: %w", err)
+		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	for name, text := range map[string]string{"main.cf": main, "master.cf": master} {
-		path := filepath.Join(dir, name)
-		err = errors.Join(err, os.WriteFile(path, []byte(text), 0o600), settle(path))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("postfix: %w", err)
-	}
 	said := map[string]bool{}
 	for _, args := range [][]string{{"postconf", "-c", dir, "-x"}, {"postconf", "-c", dir, "-Mf"}, {"postconf", "-c", dir, "-Px"}, {"postfix", "-c", dir, "check"}} {
 		_, warnings, _ := p.run(ctx, args[0], args[1:]...)

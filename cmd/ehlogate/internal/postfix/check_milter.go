@@ -26,9 +26,8 @@ func (c *checker) checkMilter(s *service) {
 		return
 	}
 	fix := c.fix(s, milters, c.withOurs(list, ours))
-	if slices.Contains(split(s.value(receive)), "no_milters") {
-		rest := slices.DeleteFunc(split(s.value(receive)), func(o string) bool { return o == "no_milters" })
-		c.fault(s, "receive_override_options has no_milters: nothing is heard", c.fix(s, receive, strings.Join(rest, ", ")))
+	if s.overrides("no_milters") {
+		c.fault(s, "receive_override_options has no_milters: nothing is heard", c.fix(s, receive, strings.Join(s.keptOverrides("no_milters"), ", ")))
 		return
 	}
 	i := slices.IndexFunc(list, c.ours)
@@ -193,7 +192,7 @@ func (p *Postfix) deafTo(name, value string) (all []deafness) {
 		return []deafness{{what + ", and no service of master.cf takes it back that could be recognized", "see contrib/postfix for the lines of such a service"}}
 	}
 	heard := slices.ContainsFunc(back, func(s *service) bool {
-		return slices.ContainsFunc(split(s.value(milters)), p.ours) && !slices.Contains(split(s.value(receive)), "no_milters")
+		return slices.ContainsFunc(split(s.value(milters)), p.ours) && !s.overrides("no_milters")
 	})
 	if !heard {
 		s := back[0]
@@ -202,10 +201,9 @@ func (p *Postfix) deafTo(name, value string) (all []deafness) {
 			return nil
 		}
 		fix := p.fixService(s, milters, p.withOurs(split(s.value(milters)), ours))
-		if list := split(s.value(receive)); slices.Contains(list, "no_milters") {
+		if s.overrides("no_milters") {
 			// None of the others has run there, and none has to.
-			list = slices.DeleteFunc(list, func(o string) bool { return o == "no_milters" })
-			fix = p.fixService(s, milters, ours) + "; and " + strings.TrimSpace(option(receive, strings.Join(list, ",")))
+			fix = p.fixService(s, milters, ours) + "; and " + strings.TrimSpace(option(receive, strings.Join(s.keptOverrides("no_milters"), ",")))
 		}
 		all = append(all, deafness{what + ", and what it finds is not heard where it puts the mail back, at " + s.key(), fix})
 	}

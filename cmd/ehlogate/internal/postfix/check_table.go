@@ -65,7 +65,8 @@ func joinAt(list []string, at, out, in string) []string {
 // connected is a list of tables with ours.
 func (c *checker) connected(list []string) string {
 	ours := "memcache:" + c.file(memcacheFile)
-	items, _ := (&planner{Postfix: c.Postfix, ctx: c.ctx}).withTable(list, list, ours)
+	// A table that cannot be asked has been said before.
+	items, _, _ := c.withTable(c.ctx, list, list, ours)
 	return strings.Join(items, ", ")
 }
 
@@ -269,7 +270,7 @@ func (c *checker) checkForged(s *service) {
 	}
 	what := "a client can write " + strings.Join(believed, ", ") + " into its message, and is believed where the filter does not remove that"
 	switch {
-	case s.value(proxyFilter) != "" || slices.Contains(split(s.value(receive)), "no_header_body_checks"):
+	case s.unchecked():
 		c.note(s, what, "have the filter remove them: mail goes to it before Postfix can")
 	case c.service(ourPrefix+s.value(cleanup), "unix") != nil:
 		c.fault(s, what, c.fixService(s, cleanup, ourPrefix+s.value(cleanup)))
@@ -302,9 +303,8 @@ func (c *checker) failingCheck(s *service) (table string, err error) {
 // believed are the verdict headers that a client can write.
 func (c *checker) believed(s *service) (all []string) {
 	from := c.service(s.value(cleanup), "unix")
-	bypassed := from == nil || s.value(proxyFilter) != "" || slices.Contains(split(s.value(receive)), "no_header_body_checks")
 	ask := func(header string) bool {
-		return !bypassed && slices.ContainsFunc(split(from.value(checks)), func(t string) bool {
+		return !s.unchecked() && slices.ContainsFunc(split(from.value(checks)), func(t string) bool {
 			action, _ := c.ask(c.ctx, t, header)
 			action = strings.ToUpper(action)
 			return strings.HasPrefix(action, "IGNORE") || strings.HasPrefix(action, "STRIP")
@@ -347,7 +347,7 @@ func (c *checker) checkKept() {
 		return s != nil && ours(s.value(checks))
 	}
 	for _, s := range c.of(inside) {
-		if taken(s.value(cleanup)) && !slices.Contains(split(s.value(receive)), "no_header_body_checks") {
+		if taken(s.value(cleanup)) && !s.overrides("no_header_body_checks") {
 			c.fault(s, "mail that a filter puts back loses the headers that it wrote", c.fixService(s, receive, strings.Join(append(split(s.value(receive)), "no_header_body_checks"), ",")))
 		}
 	}

@@ -148,30 +148,17 @@ func (d *document) ordered() []edit {
 	return all
 }
 
-// undone is a text with edits taken back, as far as their lines are still there. What is left of
-// those that are not is returned.
-func undone(text string, edits []edit) (_ string, left []edit) {
+// undone is a text with edits taken back; ok is false where the lines of one are not there any more.
+func undone(text string, edits []edit) (_ string, ok bool) {
 	lines := slices.Collect(strings.Lines(text))
 	for _, e := range edits {
-		if at := e.find(lines); at >= 0 {
-			lines = slices.Concat(lines[:at], e.Remove, lines[at+len(e.Add):])
-			continue
+		at := e.find(lines)
+		if at < 0 {
+			return text, false
 		}
-		// Some of its lines may be there, each by itself.
-		rest := edit{Remove: e.Remove}
-		for _, l := range e.Add {
-			single := edit{Add: []string{l}}
-			if at := single.find(lines); at >= 0 && len(e.Remove) == 0 {
-				lines = slices.Delete(lines, at, at+1)
-			} else {
-				rest.Add = append(rest.Add, l)
-			}
-		}
-		if len(rest.Add) > 0 {
-			left = append(left, rest)
-		}
+		lines = slices.Concat(lines[:at], e.Remove, lines[at+len(e.Add):])
 	}
-	return strings.Join(lines, ""), left
+	return strings.Join(lines, ""), true
 }
 
 // find is where the lines of an edit begin in a text: behind the line that they were put behind,

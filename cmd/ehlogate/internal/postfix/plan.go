@@ -146,7 +146,7 @@ func (pl *planner) connectMilter() {
 		if list, ok := s.own(milters); ok && !pl.sound(split(s.value(milters))) {
 			pl.set(s, milters, pl.withOurs(split(list), ours))
 		}
-		if slices.Contains(split(s.value(receive)), "no_milters") {
+		if s.overrides("no_milters") {
 			pl.note("%s has no_milters in receive_override_options: ehlogate hears nothing there until that is taken out", s.key())
 		}
 	}
@@ -156,23 +156,22 @@ func (pl *planner) addMilter(ours string) {
 	raw, at, ok := pl.main.parameter(milters)
 	list := split(raw)
 	inForce := split(pl.values[milters])
+	line := milters + " = " + pl.withOurs(list, ours)
 	switch {
 	case pl.sound(inForce):
+		return
 	case slices.ContainsFunc(list, pl.ours):
-		pl.main.replace(at, milters+" = "+pl.withOurs(list, ours))
-		pl.main.settings = append(pl.main.settings, setting{Name: milters, Value: ours})
-		pl.mainLines = append(pl.mainLines, milters+" = "+pl.withOurs(list, ours))
+		pl.main.replace(at, line)
 	case slices.ContainsFunc(inForce, pl.ours):
 		pl.note("%s names our milter through another parameter; let it be the last, as %s", milters, ours)
+		return
 	case ok:
 		pl.main.insertAfter(at.last, "    "+ours)
-		pl.main.settings = append(pl.main.settings, setting{Name: milters, Value: ours})
-		pl.mainLines = append(pl.mainLines, milters+" = "+pl.withOurs(list, ours))
 	default:
-		pl.main.add(milters + " = " + ours)
-		pl.main.settings = append(pl.main.settings, setting{Name: milters, Value: ours})
-		pl.mainLines = append(pl.mainLines, milters+" = "+ours)
+		pl.main.add(line)
 	}
+	pl.main.settings = append(pl.main.settings, setting{Name: milters, Value: ours})
+	pl.mainLines = append(pl.mainLines, line)
 }
 
 func (pl *planner) note(format string, args ...any) {
@@ -196,8 +195,13 @@ func (pl *planner) table(socketmap bool) (name string, err error) {
 	if err != nil {
 		return "", err
 	}
+	out, _, err := pl.run(pl.ctx, "postconf", "-c", pl.Dir, "-m")
+	if err != nil {
+		return "", err
+	}
+	known := strings.Fields(out)
 	for _, kind := range []string{"memcache", "texthash", "unionmap", "static"} {
-		if !slices.Contains(pl.types, kind) {
+		if !slices.Contains(known, kind) {
 			return "", fmt.Errorf("this Postfix has no %s tables (postconf -m); it takes 3.0 or later", kind)
 		}
 	}
@@ -220,7 +224,7 @@ func (pl *planner) connectTable(served []*service, socketmap bool) {
 	}
 	raw, at, ok := pl.main.parameter(discard)
 	if i, _ := pl.ourTable(split(pl.values[discard])); i < 0 {
-		items, changed := pl.withTable(split(raw), split(pl.values[discard]), name)
+		items, changed := pl.addTable(split(raw), split(pl.values[discard]), name)
 		pl.main.settings = append(pl.main.settings, setting{Name: discard, Value: name})
 		switch {
 		case changed:
@@ -240,7 +244,7 @@ func (pl *planner) connectTable(served []*service, socketmap bool) {
 		case own == "":
 			pl.note("%s sets %s to nothing, so STARTTLS is never withheld there; take that out of master.cf if it is the mail exchanger", s.key(), discard)
 		default:
-			items, _ := pl.withTable(split(own), split(s.value(discard)), name)
+			items, _ := pl.addTable(split(own), split(s.value(discard)), name)
 			pl.set(s, discard, strings.Join(items, ", "))
 		}
 	}
@@ -275,32 +279,40 @@ func (pl *planner) keepFromPostscreen(raw string) {
 	}
 }
 
+// addTable is withTable, with what there is to say of it.
+func (pl *planner) addTable(raw, inForce []string, ours string) (items []string, changed bool) {
+	items, joined, err := pl.withTable(pl.ctx, raw, inForce, ours)
+	pl.err = errors.Join(pl.err, err)
+	if joined != "" {
+		pl.note("%s has an answer for every address, and hid our table; the two are joined with unionmap", joined)
+	}
+	return items, joined != ""
+}
+
 // withTable is a list of tables with ours behind the others, given as it is written and as it is in
-// force. A table that has an answer for everybody would hide ours, and is joined with it; changed
-// says so.
-func (pl *planner) withTable(raw, inForce []string, ours string) (items []string, changed bool) {
-	ownSite := "unionmap:{" + siteKeywords + ", " + ours + "}"
+// force. A table that has an answer for everybody would hide ours: it is the one that ours is joined
+// with.
+func (p *Postfix) withTable(ctx context.Context, raw, inForce []string, ours string) (items []string, joined string, err error) {
+	behind := append(slices.Clone(raw), "unionmap:{"+siteKeywords+", "+ours+"}")
 	for i, t := range inForce {
-		v4, v6, err := pl.hides(pl.ctx, t)
+		v4, v6, err := p.hides(ctx, t)
 		if err != nil {
-			pl.err = errors.Join(pl.err, fmt.Errorf("the table %s in %s cannot be asked: %w", t, discard, err))
-			return append(slices.Clone(raw), ownSite), false
+			return behind, "", fmt.Errorf("the table %s in %s cannot be asked: %w", t, discard, err)
 		}
 		if !v4 && !v6 {
 			continue
 		}
-		joined := "unionmap:{" + t + ", " + siteKeywords + ", " + ours + "}"
+		both := "unionmap:{" + t + ", " + siteKeywords + ", " + ours + "}"
 		if v4 && v6 {
-			joined = "unionmap:{" + t + ", " + ours + "}"
+			both = "unionmap:{" + t + ", " + ours + "}"
 		}
-		pl.note("%s has an answer for every address, and hid our table; the two are joined with unionmap", t)
-		all := slices.Concat(inForce[:i], []string{joined}, inForce[i+1:])
+		all := slices.Concat(inForce[:i], []string{both}, inForce[i+1:])
 		for i := range all {
 			all[i] = literal(all[i])
 		}
-		return all, true
+		return all, t, nil
 	}
-	return append(slices.Clone(raw), ownSite), false
+	return behind, "", nil
 }
 
 // noteFilters says what is needed to hear after-queue and before-queue filters.

@@ -20,7 +20,7 @@ func (pl *planner) stripForged() {
 		case strings.HasPrefix(base, ourPrefix):
 		case s.value(proxyFilter) != "":
 			pl.note("%s hands its mail to the filter of %s before any header can be removed: have the filter remove the clients' own %s", s.key(), proxyFilter, sample(pl.cfg.Verdict.Names()))
-		case slices.Contains(split(s.value(receive)), "no_header_body_checks"):
+		case s.overrides("no_header_body_checks"):
 			pl.note("%s has no_header_body_checks in receive_override_options: have the filter remove the clients' own %s", s.key(), sample(pl.cfg.Verdict.Names()))
 		case from == nil:
 			pl.note("%s uses the service %s, which is not in master.cf as a unix service: the clients' own %s are not removed", s.key(), base, sample(pl.cfg.Verdict.Names()))

@@ -59,8 +59,6 @@ type Postfix struct {
 	// values are all parameters in force in main.cf, with what they refer to put in.
 	values   map[string]string
 	services []*service
-	// types are the kinds of lookup table that it knows.
-	types []string
 	// asked are the tables' answers so far: services share tables.
 	asked map[[2]string]answer
 }
@@ -141,28 +139,31 @@ func (p *Postfix) noteFiltered() {
 	}
 }
 
-// inForce are all parameters in force with further lines at the end of main.cf, such as a service's
-// own settings, so that what refers to them is right, too. postconf(1) reads copies of the files:
-// it would wait for a second or two with one that has just been written (dict_load_file_xt).
-func (p *Postfix) inForce(ctx context.Context, further string) (map[string]string, error) {
-	dir, err := os.MkdirTemp("", "ehlogate-postconf-")
+// copies writes main.cf and master.cf into a directory of their own, for Postfix's programs to read.
+// They would wait for a second or two with files that have just been written (dict_load_file_xt).
+func copies(main, master string) (dir string, err error) {
+	if dir, err = os.MkdirTemp("", "ehlogate-postfix-"); err != nil {
+		return "", fmt.Errorf("postfix: %w", err)
+	}
+	for name, text := range map[string]string{"main.cf": main, "master.cf": master} {
+		path := filepath.Join(dir, name)
+		err = errors.Join(err, os.WriteFile(path, []byte(text), 0o600), settle(path))
+	}
 	if err != nil {
-		return nil, fmt.Errorf("postfix: %w", err)
+		os.RemoveAll(dir)
+		return "", fmt.Errorf("postfix: %w", err)
+	}
+	return dir, nil
+}
+
+// inForce are all parameters in force with further lines at the end of main.cf, such as a service's
+// own settings, so that what refers to them is right, too.
+func (p *Postfix) inForce(ctx context.Context, further string) (map[string]string, error) {
+	dir, err := copies(p.main.text+"\n"+further, p.master.text)
+	if err != nil {
+		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	for name, text := range map[string]string{"main.cf": p.main.text + "\n" + further, "master.cf": p.master.text} {
-		path := filepath.Join(dir, name)
-		if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), settle(path)); err != nil {
-			return nil, fmt.Errorf("postfix: %w", err)
-		}
-	}
-	if p.types == nil {
-		out, _, err := p.run(ctx, "postconf", "-c", dir, "-m")
-		if err != nil {
-			return nil, err
-		}
-		p.types = strings.Fields(out)
-	}
 	out, _, err := p.run(ctx, "postconf", "-c", dir, "-x")
 	if err != nil {
 		return nil, err

@@ -48,6 +48,21 @@ func (s *service) own(name string) (value string, ok bool) {
 	return value, ok
 }
 
+// overrides reports whether receive_override_options has an option.
+func (s *service) overrides(option string) bool {
+	return slices.Contains(split(s.value(receive)), option)
+}
+
+// keptOverrides are the receive_override_options but for one.
+func (s *service) keptOverrides(but string) []string {
+	return slices.DeleteFunc(split(s.value(receive)), func(o string) bool { return o == but })
+}
+
+// unchecked reports whether cleanup(8) does not check the headers that the service takes in.
+func (s *service) unchecked() bool {
+	return s.value(proxyFilter) != "" || s.overrides("no_header_body_checks")
+}
+
 // parseServices reads master.cf; master(5) has its format. Of two entries of the same name and type
 // the later counts, as for master(8).
 func parseServices(d *document, chrootByDefault bool) []*service {

@@ -181,7 +181,7 @@ func (p *Postfix) restore(f undoneFile) (text string, left []string, err error) 
 	case text == *f.Before:
 	case len(f.Settings) == 0:
 		// The daemon's configuration: what the operator has set there since is his.
-		if back, conflicts := undone(text, f.Edits); len(conflicts) == 0 {
+		if back, ok := undone(text, f.Edits); ok {
 			restored = back
 		}
 	default:

@@ -149,7 +149,7 @@ func (p *Postfix) unsetItem(d *document, set setting) {
 		case milters:
 			mine = mine || p.ours(item)
 		case discard:
-			if i, kind := p.ourTable([]string{item}); i >= 0 && kind != "" || strings.Contains(item, set.Value) {
+			if _, kind := p.ourTable([]string{item}); kind != "" || strings.Contains(item, set.Value) {
 				mine = true
 				replacement = strings.Join(p.others(item, set.Value), ", ")
 			}
@@ -167,13 +167,8 @@ func (p *Postfix) unsetItem(d *document, set setting) {
 }
 
 // others are the site's own tables in an item that joins them with ours.
-func (p *Postfix) others(item, ours string) (all []string) {
-	for _, m := range parseLookup(item).members() {
-		if p.ourKind(m) == "" && m.expression != ours && m.expression != siteKeywords {
-			all = append(all, m.expression)
-		}
-	}
-	return all
+func (p *Postfix) others(item, ours string) []string {
+	return slices.DeleteFunc(p.beside(item), func(t string) bool { return t == ours || t == siteKeywords })
 }
 
 // replaceItem puts another text in the place of an item of a list, or takes it out with its comma.
