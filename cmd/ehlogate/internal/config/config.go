@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -23,14 +24,23 @@ import (
 	"github.com/ehlogate/ehlogate/policy/store/redis"
 )
 
+// EnvPrefix begins the names of the variables, fileVariable is the one that names the configuration
+// file.
+const (
+	EnvPrefix    = "EHLOGATE_"
+	fileVariable = EnvPrefix + "CONFIG"
+)
+
 // DefaultFile is read when no file is named and it exists.
 const DefaultFile = "/etc/ehlogate/ehlogate.toml"
 
 // Config is a complete, valid configuration.
 type Config struct {
 	// File is the configuration file that was read, empty for none.
-	File   string
-	Milter struct {
+	File string
+	// Ignored are the EHLOGATE_ variables that are no keys.
+	Ignored []string
+	Milter  struct {
 		Listen Address
 		// Users are the services of the operator's own users, by their names in the milter protocol
 		// and their ports; nil for those that the MTA's own configuration has.
@@ -118,8 +128,9 @@ func ParseAddress(s string) (Address, error) {
 type Source struct {
 	// File is the configuration file; empty means DefaultFile if it exists.
 	File string
-	// Env looks up a variable, as os.LookupEnv does.
-	Env func(string) (string, bool)
+	// Env looks up a variable, as os.LookupEnv does; Environ lists all, as os.Environ does.
+	Env     func(string) (string, bool)
+	Environ func() []string
 	// Flag returns the value of a flag named like a key, if it is set.
 	Flag func(string) (string, bool)
 }
@@ -150,7 +161,29 @@ func Load(src Source) (*Config, error) {
 		faults = c.checkTogether()
 	}
 	c.derive()
+	c.Ignored = ignored(src)
 	return c, errors.Join(faults...)
+}
+
+// setByContainers are the variables that Kubernetes and Docker set for a service that is named ehlogate.
+var setByContainers = regexp.MustCompile(`_SERVICE_(HOST|PORT)|_PORT(_[0-9]+_(TCP|UDP).*)?$|_NAME$`)
+
+// ignored are the variables that look like keys and are none.
+func ignored(src Source) (names []string) {
+	if src.Environ == nil {
+		return nil
+	}
+	var known []string
+	for _, s := range Settings {
+		known = append(known, EnvName(s.Key))
+	}
+	for _, variable := range src.Environ() {
+		name, _, _ := strings.Cut(variable, "=")
+		if strings.HasPrefix(name, EnvPrefix) && name != fileVariable && !slices.Contains(known, name) && !setByContainers.MatchString(name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // Parse reads the text of a configuration file and returns what is wrong with it by itself.
@@ -174,7 +207,7 @@ func fileOf(src Source) string {
 	if src.File != "" {
 		return src.File
 	}
-	if file, ok := src.Env("EHLOGATE_CONFIG"); ok {
+	if file, ok := src.Env(fileVariable); ok {
 		return file
 	}
 	if _, err := os.Stat(DefaultFile); err == nil {
@@ -185,7 +218,7 @@ func fileOf(src Source) string {
 
 // EnvName is the variable that overrides a key: EHLOGATE_STORE_URL for store.url.
 func EnvName(key string) string {
-	return "EHLOGATE_" + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(key))
+	return EnvPrefix + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(key))
 }
 
 // DefaultAddress is the default of a key that names a listener.

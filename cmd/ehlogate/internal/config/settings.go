@@ -2,18 +2,15 @@ package config
 
 import (
 	"fmt"
-	"math"
 	"net/netip"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy"
-	"github.com/ehlogate/ehlogate/policy/reputation"
 	"github.com/ehlogate/ehlogate/policy/store/redis"
 )
 
@@ -87,181 +84,8 @@ var settings = []Setting{
 	{"log.node", "this host's name in the event log", func(c *Config, v value) error { return c.setNode(v) }},
 }
 
-// value is what a key was given: a value of TOML, or the text of a flag or a variable.
-type value struct {
-	toml   any
-	text   string
-	isText bool
-}
-
-func (v value) str() (string, error) {
-	if v.isText {
-		return v.text, nil
-	}
-	if s, ok := v.toml.(string); ok {
-		return s, nil
-	}
-	return "", fmt.Errorf("%v is a %s; want a string in quotes", v.toml, kind(v.toml))
-}
-
-func (v value) strs() ([]string, error) {
-	if v.isText {
-		list := strings.FieldsFunc(v.text, func(r rune) bool { return r == ',' || r == ' ' })
-		return list, nil
-	}
-	array, ok := v.toml.([]any)
-	if !ok {
-		return nil, fmt.Errorf("%v is a %s; want a list of strings in brackets", v.toml, kind(v.toml))
-	}
-	list := make([]string, len(array))
-	for i, e := range array {
-		if list[i], ok = e.(string); !ok {
-			return nil, fmt.Errorf("item %d, %v, is a %s; want a string in quotes", i+1, e, kind(e))
-		}
-	}
-	return list, nil
-}
-
-func (v value) number() (float64, error) {
-	switch n := v.toml.(type) {
-	case int64:
-		return float64(n), nil
-	case float64:
-		return n, nil
-	}
-	if v.isText {
-		if n, err := strconv.ParseFloat(v.text, 64); err == nil {
-			return n, nil
-		}
-		return 0, fmt.Errorf("%q is not a number", v.text)
-	}
-	return 0, fmt.Errorf("%v is a %s; want a number", v.toml, kind(v.toml))
-}
-
-func kind(v any) string {
-	switch v.(type) {
-	case string:
-		return "string"
-	case int64, float64:
-		return "number"
-	case bool:
-		return "boolean"
-	case []any:
-		return "list"
-	case map[string]any:
-		return "table"
-	}
-	return "date"
-}
-
-func address(field func(*Config) *Address) func(*Config, value) error {
-	return func(c *Config, v value) error {
-		s, err := v.str()
-		if err != nil {
-			return err
-		}
-		*field(c), err = ParseAddress(s)
-		return err
-	}
-}
-
-func path(field func(*Config) *string) func(*Config, value) error {
-	return func(c *Config, v value) error {
-		s, err := v.str()
-		if err == nil && s == "" {
-			err = fmt.Errorf("is empty; want the path of a file, or leave the key out")
-		}
-		*field(c) = s
-		return err
-	}
-}
-
-func oneOf[T ~string](allowed []T, field func(*Config) *T) func(*Config, value) error {
-	return func(c *Config, v value) error {
-		s, err := v.str()
-		if err != nil {
-			return err
-		}
-		if !slices.Contains(allowed, T(s)) {
-			return fmt.Errorf("%q is not allowed; want one of %s", s, list(allowed))
-		}
-		*field(c) = T(s)
-		return nil
-	}
-}
-
-func list[T ~string](words []T) string {
-	s := make([]string, len(words))
-	for i, w := range words {
-		s[i] = string(w)
-	}
-	return strings.Join(s, ", ")
-}
-
-func number(least, most float64, field func(*Config) *float64) func(*Config, value) error {
-	return func(c *Config, v value) error {
-		n, err := v.number()
-		if err == nil && !(n >= least && n <= most) {
-			err = fmt.Errorf("%v is out of range; want %g to %g", n, least, most)
-		}
-		*field(c) = n
-		return err
-	}
-}
-
-func integer(least, most int, field func(*Config) *int) func(*Config, value) error {
-	return func(c *Config, v value) error {
-		n, err := v.number()
-		if err == nil && (n != math.Trunc(n) || n < float64(least) || n > float64(most)) {
-			err = fmt.Errorf("%v is out of range; want a whole number, %d to %d", n, least, most)
-		}
-		*field(c) = int(n)
-		return err
-	}
-}
-
-func boolean(field func(*Config) *bool) func(*Config, value) error {
-	return func(c *Config, v value) error {
-		b, ok := v.toml.(bool)
-		if v.isText {
-			var err error
-			if b, err = strconv.ParseBool(v.text); err != nil {
-				return fmt.Errorf("%q is not allowed; want true or false", v.text)
-			}
-		} else if !ok {
-			return fmt.Errorf("%v is a %s; want true or false", v.toml, kind(v.toml))
-		}
-		*field(c) = b
-		return nil
-	}
-}
-
-func duration(least, most time.Duration, field func(*Config) *time.Duration) func(*Config, value) error {
-	return func(c *Config, v value) error {
-		s, err := v.str()
-		if err != nil {
-			return fmt.Errorf(`%w, such as "6h" or "90m"`, err)
-		}
-		d, err := time.ParseDuration(s)
-		if err != nil {
-			return fmt.Errorf(`%q is not a duration; want such as "6h" or "90m"`, s)
-		}
-		if d < least || d > most {
-			return fmt.Errorf("%s is out of range; want %s to %s", s, least, most)
-		}
-		*field(c) = d
-		return nil
-	}
-}
-
-func (c *Config) setUsers(v value) error {
-	names, err := v.strs()
-	for _, n := range names {
-		if !serviceName.MatchString(n) {
-			return fmt.Errorf("%q is neither a {daemon_name} nor a port; want such as ORIGINATING or 587", n)
-		}
-	}
-	c.Milter.Users = names
+func (c *Config) setUsers(v value) (err error) {
+	c.Milter.Users, err = serviceNames(v, "neither a {daemon_name} nor a port; want such as ORIGINATING or 587")
 	return err
 }
 
@@ -295,24 +119,6 @@ func (c *Config) setSpoolLimit(v value) error {
 	err := integer(1, 1<<20, func(*Config) *int { return &mebibytes })(c, v)
 	c.Store.SpoolLimit = int64(mebibytes) << 20
 	return err
-}
-
-func networks(field func(*Config) *[]netip.Prefix) func(*Config, value) error {
-	return func(c *Config, v value) error {
-		list, err := v.strs()
-		if err != nil {
-			return err
-		}
-		*field(c) = nil
-		for _, s := range list {
-			n, err := ParseNetwork(s)
-			if err != nil {
-				return err
-			}
-			*field(c) = append(*field(c), n)
-		}
-		return nil
-	}
 }
 
 // ParseNetwork reads an address or a network; host bits must be zero.
@@ -382,19 +188,26 @@ func (c *Config) setLogFile(v value) error {
 	return err
 }
 
-// serviceName is a syslog_name of postconf(5).
+func (c *Config) setServices(v value) (err error) {
+	c.Services, err = serviceNames(v, "not a name under which smtpd logs; want what stands before /smtpd in the log, such as postfix or postfix/mx")
+	for i, n := range c.Services {
+		c.Services[i] = strings.TrimSuffix(n, "/smtpd")
+	}
+	return err
+}
+
+// serviceName is a word of master(5), or a syslog_name or milter_macro_daemon_name of postconf(5).
 var serviceName = regexp.MustCompile(`^[!-~]{1,100}$`)
 
-func (c *Config) setServices(v value) error {
+// serviceNames reads names of services; wrong says what another string is not.
+func serviceNames(v value, wrong string) ([]string, error) {
 	names, err := v.strs()
-	for i, n := range names {
-		names[i] = strings.TrimSuffix(n, "/smtpd")
-		if !serviceName.MatchString(names[i]) {
-			return fmt.Errorf("%q is not a name under which smtpd logs; want what stands before /smtpd in the log, such as postfix or postfix/mx", n)
+	for _, n := range names {
+		if !serviceName.MatchString(n) {
+			return nil, fmt.Errorf("%q is %s", n, wrong)
 		}
 	}
-	c.Services = names
-	return err
+	return names, err
 }
 
 var nodeName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
@@ -406,76 +219,4 @@ func (c *Config) setNode(v value) error {
 	}
 	c.Log.Node = s
 	return err
-}
-
-// keywords are the EHLO keywords that Postfix can leave out: smtpd_discard_ehlo_keywords in
-// postconf(5).
-var keywords = []string{"8bitmime", "auth", "chunking", "dsn", "enhancedstatuscodes", "etrn", "pipelining", "requiretls", "silent-discard", "size", "smtputf8", "starttls", "verp", "vrfy", "xclient", "xforward"}
-
-// setTier sets one key of a [[policy.tier]] table.
-func (c *Config) setTier(t reputation.Tier, key string, v value) error {
-	treatment := c.Policy.Treatments[t]
-	var err error
-	switch key {
-	case "name":
-		return nil
-	case "enter", "leave":
-		return c.setThreshold(t, key, v)
-	case "discard":
-		treatment.Discard, err = v.strs()
-		for i, k := range treatment.Discard {
-			treatment.Discard[i] = strings.ToLower(k)
-			if !slices.Contains(keywords, treatment.Discard[i]) {
-				return fmt.Errorf("%q is not an EHLO keyword that Postfix can leave out; want some of %s", k, list(keywords))
-			}
-		}
-	case "action":
-		var s string
-		if s, err = v.str(); err == nil && !slices.Contains(policy.Actions, policy.Action(s)) {
-			err = fmt.Errorf("%q is not allowed; want one of %s", s, list(policy.Actions))
-		}
-		treatment.Action = policy.Action(s)
-	default:
-		return fmt.Errorf("unknown key; want name, enter, leave, discard or action")
-	}
-	if c.Policy.Treatments == nil {
-		c.Policy.Treatments = map[reputation.Tier]policy.Treatment{}
-	}
-	c.Policy.Treatments[t] = treatment
-	return err
-}
-
-// setFilter sets one key of a [[verdict.filter]] table.
-func setFilter(f *verdict.Filter, key string, v value) (err error) {
-	switch key {
-	case "header":
-		if f.Header, err = v.str(); err == nil && !headerName.MatchString(f.Header) {
-			err = fmt.Errorf("%q is not a header name; want such as X-Spam-Verdict, without colon", f.Header)
-		}
-	case "read":
-		f.Read, err = v.str()
-	case "spam":
-		f.Spam, err = v.strs()
-	case "ham":
-		f.Ham, err = v.strs()
-	case "limit":
-		f.Limit, err = v.number()
-	case "star":
-		f.Star, err = v.str()
-	default:
-		err = fmt.Errorf("unknown key; [[verdict.filter]] has header, read, spam, ham, limit, star")
-	}
-	return err
-}
-
-func (c *Config) setThreshold(t reputation.Tier, key string, v value) error {
-	threshold := c.tierOf(t)
-	if threshold == nil {
-		return fmt.Errorf("tier unknown has no thresholds: it is what the others leave")
-	}
-	field := &threshold.Enter
-	if key == "leave" {
-		field = &threshold.Leave
-	}
-	return number(-20, 20, func(*Config) *float64 { return field })(c, v)
 }

@@ -10,9 +10,6 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
-
-	"github.com/ehlogate/ehlogate/milter/verdict"
-	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
 // at puts the place of a fault before it: file and line, flag or variable, then the key.
@@ -116,71 +113,6 @@ func sections() []string {
 		}
 	}
 	return names
-}
-
-// readTiers reads the array of tables policy.tier.
-func (c *Config) readTiers(v any, fault func(string, error)) {
-	tiers, ok := v.([]any)
-	if !ok {
-		fault("policy.tier", fmt.Errorf("is a %s; want tables, each under [[policy.tier]]", kind(v)))
-		return
-	}
-	seen := map[reputation.Tier]bool{}
-	for i, t := range tiers {
-		key := "policy.tier[" + strconv.Itoa(i) + "]"
-		table, ok := t.(map[string]any)
-		if !ok {
-			fault("policy.tier", fmt.Errorf("item %d is a %s; want tables, each under [[policy.tier]]", i+1, kind(t)))
-			continue
-		}
-		if table["name"] == nil {
-			fault(key, fmt.Errorf("has no name; want name = good, unknown, suspect or bad"))
-			continue
-		}
-		name, err := value{toml: table["name"]}.str()
-		if err != nil {
-			fault(key+".name", err)
-			continue
-		}
-		tier, err := reputation.ParseTier(name)
-		if err != nil {
-			fault(key+".name", err)
-			continue
-		}
-		if seen[tier] {
-			fault(key+".name", fmt.Errorf("tier %s is there twice", tier))
-		}
-		seen[tier] = true
-		for _, k := range slices.Sorted(maps.Keys(table)) {
-			fault(key+"."+k, c.setTier(tier, k, value{toml: table[k]}))
-		}
-	}
-}
-
-// filterKey is the array of tables with the headers of further filters.
-const filterKey = "verdict.filter"
-
-// readFilters reads it. What is missing in one is found when all is read, since it depends on
-// verdict.silence; place is where it stands.
-func (c *Config) readFilters(v any, place func(key string) string, fault func(string, error)) {
-	filters, ok := v.([]any)
-	if !ok {
-		fault(filterKey, fmt.Errorf("is a %s; want tables, each under [[verdict.filter]]", kind(v)))
-		return
-	}
-	for i, item := range filters {
-		table, ok := item.(map[string]any)
-		if !ok {
-			fault(filterKey, fmt.Errorf("item %d is a %s; want tables, each under [[verdict.filter]]", i+1, kind(item)))
-			continue
-		}
-		var f verdict.Filter
-		key := filterKey + "[" + strconv.Itoa(i) + "]"
-		for _, k := range slices.Sorted(maps.Keys(table)) {
-			fault(key+"."+k, setFilter(&f, k, value{toml: table[k]}))
-		}
-		c.Verdict.Filters, c.filterPlaces = append(c.Verdict.Filters, f), append(c.filterPlaces, place(key))
-	}
 }
 
 // linesOf finds the line on which each section and key stands. An array of tables is counted:
