@@ -19,13 +19,12 @@ func (p *Postfix) reach(key string, a config.Address, chrooted []*service) (stri
 	case "":
 		return "", fmt.Errorf("%s is none, and Postfix needs it; set it, such as to %s", key, config.DefaultAddress(key))
 	case "unix":
-		queue := p.values["queue_directory"]
-		if rest, ok := strings.CutPrefix(a.Address, strings.TrimSuffix(queue, "/")+"/"); ok {
+		if rest, ok := p.belowQueue(a.Address); ok {
 			return "unix:" + rest, nil
 		}
 		if len(chrooted) > 0 {
 			return "", fmt.Errorf("%s is %s, and %s runs in a chroot (the fifth column of master.cf), where that is not found; listen on inet:127.0.0.1:PORT or on unix:%s",
-				key, a, chrooted[0].key(), filepath.Join(queue, "ehlogate", filepath.Base(a.Address)))
+				key, a, chrooted[0].key(), filepath.Join(p.values["queue_directory"], "ehlogate", filepath.Base(a.Address)))
 		}
 		return a.String(), nil
 	}
@@ -43,6 +42,12 @@ func (p *Postfix) reach(key string, a config.Address, chrooted []*service) (stri
 		}
 	}
 	return "inet:" + net.JoinHostPort(host, port), nil
+}
+
+// belowQueue is a path below the queue directory, from there: smtpd(8) works in it, and in a chroot
+// sees nothing else.
+func (p *Postfix) belowQueue(path string) (rest string, ok bool) {
+	return strings.CutPrefix(path, strings.TrimSuffix(p.values["queue_directory"], "/")+"/")
 }
 
 // same reports whether an address as main.cf has it is that of a listener.

@@ -92,6 +92,9 @@ func (p *Postfix) complaints(ctx context.Context, main, master string) (map[stri
 	said := map[string]bool{}
 	for _, args := range [][]string{{"postconf", "-c", dir, "-x"}, {"postconf", "-c", dir, "-Mf"}, {"postconf", "-c", dir, "-Px"}, {"postfix", "-c", dir, "check"}} {
 		_, warnings, _ := p.run(ctx, args[0], args[1:]...)
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("postfix: %s: %w", args[0], err)
+		}
 		for line := range strings.Lines(faults(warnings)) {
 			said[strings.ReplaceAll(unnumbered(line), dir, p.Dir)] = true
 		}

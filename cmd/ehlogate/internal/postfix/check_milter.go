@@ -101,7 +101,7 @@ func (c *checker) checkMilterMaps(s *service) {
 			}
 		}
 		if deaf > 0 {
-			c.fault(s, fmt.Sprintf("smtpd_milter_maps gives other milters than ours to clients, such as to %d of %d that were tried: nothing is heard of them", deaf, len(probes)),
+			c.fault(s, fmt.Sprintf("smtpd_milter_maps gives clients other milters than ours, and nothing is heard of them (%d of %d sample addresses)", deaf, len(probes)),
 				"add our milter to what the table "+t+" says")
 		}
 	}
@@ -112,9 +112,8 @@ func (c *checker) checkSocket(s *service, key string, a config.Address) {
 	if a.Network != "unix" {
 		return
 	}
-	queue := c.values["queue_directory"]
-	below := strings.HasPrefix(a.Address, strings.TrimSuffix(queue, "/")+"/")
-	if s.chroot && !below {
+	if _, below := c.belowQueue(a.Address); s.chroot && !below {
+		queue := c.values["queue_directory"]
 		c.fault(s, fmt.Sprintf("it runs in a chroot, where the socket of %s is not found: %s", key, a.Address),
 			fmt.Sprintf(`%s = "unix:%s", named unix:%s in main.cf; or an inet address`, key, filepath.Join(queue, "ehlogate", filepath.Base(a.Address)), filepath.Join("ehlogate", filepath.Base(a.Address))))
 		return

@@ -197,11 +197,17 @@ func (c *checker) checkKeywords(s *service, list []string, i int) {
 		}
 	}
 	if len(lost) == 0 {
-		c.ok(s, "our table is asked, and takes nothing back of "+keywords)
+		c.ok(s, "our table is asked, and what "+keywords+" hides stays hidden")
 		return
 	}
-	items := slices.Concat(list[:i], []string{c.connected(c.beside(list[i]))}, list[i+1:])
-	c.fault(s, fmt.Sprintf("our table's answer goes in place of %s, so %s is offered again to everybody", keywords, strings.Join(lost, ", ")), c.fix(s, discard, strings.Join(items, ", ")))
+	union := "unionmap:{" + strings.Join(append(c.beside(list[i]), siteKeywords, "memcache:"+c.file(memcacheFile)), ", ") + "}"
+	fix := c.fix(s, discard, strings.Join(slices.Concat(list[:i], []string{union}, list[i+1:]), ", "))
+	if len(said) > 0 {
+		// So it was before ours was there.
+		c.note(s, fmt.Sprintf("%s goes in place of %s, so %s is offered to everybody; if that is not meant:", strings.Join(c.beside(list[i]), ", "), keywords, strings.Join(lost, ", ")), fix)
+		return
+	}
+	c.fault(s, fmt.Sprintf("our table's answer goes in place of %s, so %s is offered again to everybody", keywords, strings.Join(lost, ", ")), fix)
 }
 
 // certificateFault says why a service has no certificate, or "".
@@ -284,8 +290,13 @@ func (c *checker) checkForged(s *service) {
 
 // lostCleanup is the line that gives a service a cleanup(8) that is there.
 func (c *checker) lostCleanup(s *service) string {
-	if base, ours := strings.CutPrefix(s.value(cleanup), ourPrefix); ours {
-		return c.fixService(s, cleanup, base) + ", then postfix reload; ehlogate setup postfix --undo, then --apply, makes ours again"
+	if base, ours := strings.CutPrefix(s.value(cleanup), ourPrefix); ours && c.service(base, "unix") != nil {
+		return c.fixService(s, cleanup, base) + " (then postfix reload; ehlogate setup postfix --undo, then --apply, makes ours again)"
+	}
+	for _, base := range []string{ourPrefix + "cleanup", "cleanup"} {
+		if c.service(base, "unix") != nil {
+			return c.fixService(s, cleanup, base)
+		}
 	}
 	return "add that service to master.cf, or name another one"
 }

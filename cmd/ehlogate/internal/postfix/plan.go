@@ -56,11 +56,17 @@ type planner struct {
 // ErrConnected means that there is nothing left to do.
 var ErrConnected = errors.New("postfix: it is connected already; ehlogate check says how it stands")
 
+// unnameable cannot stand in the name of a table's file in main.cf.
+const unnameable = " \t\r\n,;{}$"
+
 // Plan works out the lines for this Postfix.
 func (p *Postfix) Plan(ctx context.Context, o Options) (*Plan, error) {
 	pl := &planner{
 		Postfix: p, ctx: ctx, cleanups: map[string]bool{},
 		main: newDocument(p.main.path, p.main.text), master: newDocument(p.master.path, p.master.text),
+	}
+	if i := strings.IndexAny(p.Dir, unnameable); i >= 0 {
+		return nil, fmt.Errorf("postfix: %s has %q in its name, where main.cf ends the name of a table; give --postfix-config a symbolic link without it", p.Dir, p.Dir[i])
 	}
 	served := p.of(exchanger)
 	if len(served) == 0 {

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 )
@@ -71,6 +72,7 @@ func Find(ctx context.Context, dir string, cfg *config.Config) (*Postfix, error)
 	if _, err := exec.LookPath("postconf"); err != nil {
 		return nil, ErrMissing
 	}
+	sweep()
 	p := &Postfix{cfg: cfg, asked: map[[2]string]answer{}}
 	if dir == "" {
 		out, _, err := p.run(ctx, "postconf", "-d", "-h", "config_directory")
@@ -139,10 +141,23 @@ func (p *Postfix) noteFiltered() {
 	}
 }
 
+// copiesPrefix begins the names of directories of copies.
+const copiesPrefix = "ehlogate-postfix-"
+
+// sweep removes the copies of commands that were killed.
+func sweep() {
+	left, _ := filepath.Glob(filepath.Join(os.TempDir(), copiesPrefix+"*"))
+	for _, dir := range left {
+		if info, err := os.Lstat(dir); err == nil && info.IsDir() && time.Since(info.ModTime()) > time.Hour {
+			os.RemoveAll(dir)
+		}
+	}
+}
+
 // copies writes main.cf and master.cf into a directory of their own, for Postfix's programs to read.
 // They would wait for a second or two with files that have just been written (dict_load_file_xt).
 func copies(main, master string) (dir string, err error) {
-	if dir, err = os.MkdirTemp("", "ehlogate-postfix-"); err != nil {
+	if dir, err = os.MkdirTemp("", copiesPrefix); err != nil {
 		return "", fmt.Errorf("postfix: %w", err)
 	}
 	for name, text := range map[string]string{"main.cf": main, "master.cf": master} {
@@ -166,7 +181,7 @@ func (p *Postfix) inForce(ctx context.Context, further string) (map[string]strin
 	defer os.RemoveAll(dir)
 	out, _, err := p.run(ctx, "postconf", "-c", dir, "-x")
 	if err != nil {
-		return nil, err
+		return nil, errors.New(strings.ReplaceAll(err.Error(), dir, p.Dir))
 	}
 	values := map[string]string{}
 	for line := range strings.Lines(out) {

@@ -2,10 +2,15 @@ package postfix
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ehlogate/ehlogate/policy"
 )
@@ -112,15 +117,30 @@ func (p *Postfix) hides(ctx context.Context, table string) (v4, v6 bool, err err
 	return hits[false]*2 > count[false], hits[true]*2 > count[true], nil
 }
 
-// ask asks a table of Postfix as smtpd(8) would, but for its user. A table that has no answer says
-// nothing, and ends with status 1 as one that fails does; only that complains.
+// askWait is how long a table may take to answer: a client does not wait longer for its EHLO.
+const askWait = 20 * time.Second
+
+// proxied is a table that is asked through proxymap(8), also as a member of another one.
+var proxied = regexp.MustCompile(`(^|[{,\s])proxy:`)
+
+// ask asks a table of Postfix as smtpd(8) would, but for its user, and without proxymap(8) where
+// Postfix does not run. postmap(1) ends with status 1 where there is no answer, too; where a table
+// fails, it dies.
 func (p *Postfix) ask(ctx context.Context, table, key string) (string, error) {
 	question := [2]string{table, key}
 	if a, ok := p.asked[question]; ok {
 		return a.value, a.err
 	}
+	if !p.Running() {
+		table = proxied.ReplaceAllString(table, "$1")
+	}
+	ctx, cancel := context.WithTimeout(ctx, askWait)
+	defer cancel()
 	out, warnings, err := p.run(ctx, "postmap", "-c", p.Dir, "-q", key, table)
-	if err != nil && faults(warnings) == "" {
+	switch status := new(exec.ExitError); {
+	case ctx.Err() != nil:
+		err = fmt.Errorf("postfix: postmap -c %s -q %s %s: %w", p.Dir, key, table, ctx.Err())
+	case errors.As(err, &status) && status.ExitCode() == 1 && !strings.Contains(warnings, "fatal: "):
 		err = nil
 	}
 	p.asked[question] = answer{strings.TrimSpace(out), err}

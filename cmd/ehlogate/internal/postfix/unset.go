@@ -45,10 +45,8 @@ func (p *Postfix) unset(d *document, settings []setting) (left []string) {
 			left = append(left, fmt.Sprintf("%s: the service %s is still named by %s", d.path, name, by))
 			continue
 		}
-		for _, l := range d.logicals() {
-			if words := braced(l.text); len(words) > 1 && words[0]+"/"+words[1] == s.Service {
-				d.drop(l)
-			}
+		for _, l := range d.entries(s.Service) {
+			d.drop(l)
 		}
 		d.commit()
 	}
@@ -82,13 +80,17 @@ func (d *document) usedBy(name string) string {
 	return ""
 }
 
+// entries are the lines of a service of master.cf.
+func (d *document) entries(service string) []logical {
+	return slices.DeleteFunc(d.logicals(), func(l logical) bool {
+		words := braced(l.text)
+		return len(words) < 2 || words[0]+"/"+words[1] != service
+	})
+}
+
 // unsetOption takes an option out of a service.
 func (d *document) unsetOption(set setting) {
-	for _, l := range d.logicals() {
-		words := braced(l.text)
-		if len(words) < 8 || words[0]+"/"+words[1] != set.Service {
-			continue
-		}
+	for _, l := range d.entries(set.Service) {
 		for i := l.first; i <= l.last; i++ {
 			if line := d.lines[i]; !strings.HasPrefix(strings.TrimSpace(line), "#") {
 				d.editLine(i, withoutOption(line, set))
