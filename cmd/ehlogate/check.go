@@ -74,6 +74,7 @@ func check(c *cli.Context) error {
 // configFindings looks at what the configuration names.
 func configFindings(cfg *config.Config) []postfix.Finding {
 	found := []postfix.Finding{{OK: true, What: "the configuration is sound"}}
+	found = append(found, ignoredVariables(cfg)...)
 	if err := new(asn.Database).Use(cfg.ASNDatabase); err != nil {
 		found = append(found, postfix.Finding{What: "autonomous systems are not judged", Fix: "fix or replace the file of reputation.asn_database: " + err.Error()})
 	} else if cfg.ASNDatabase != "" {
@@ -100,7 +101,7 @@ func configFindings(cfg *config.Config) []postfix.Finding {
 // daemonFindings asks the daemon how it gets on, if it runs.
 func daemonFindings(ctx context.Context, daemon *api.Client) (found []postfix.Finding, running bool) {
 	if err := daemon.Health(ctx); err != nil {
-		return []postfix.Finding{{What: "the daemon does not answer", Fix: "ehlogate serve (" + err.Error() + ")"}}, false
+		return []postfix.Finding{{What: err.Error(), Fix: "ehlogate serve"}}, false
 	}
 	found = append(found, postfix.Finding{OK: true, What: "the daemon answers"})
 	h, err := daemon.Heard(ctx)

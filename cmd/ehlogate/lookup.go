@@ -3,8 +3,8 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"regexp"
@@ -31,36 +31,49 @@ func lookup(c *cli.Context) error {
 		return misuseOf("lookup needs an address; usage: ehlogate lookup ADDR... (or host names)")
 	}
 	var addrs []netip.Addr
+	var unresolved error
 	for _, arg := range c.Args().Slice() {
 		some, err := addressesOf(c.Context, arg)
-		if err != nil {
-			return misused{err}
+		if errors.As(err, new(misused)) {
+			return err
 		}
+		// A name that cannot be resolved keeps nobody from the others.
+		unresolved = errors.Join(unresolved, err)
 		addrs = append(addrs, some...)
 	}
 	daemon, err := client(c)
 	if err != nil {
 		return err
 	}
-	w := tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
+	var all []api.Lookup
 	for _, a := range addrs {
 		l, err := daemon.Lookup(c.Context, a.String())
 		if err != nil {
 			return err
 		}
-		if c.Bool("json") {
+		all = append(all, l)
+	}
+	return errors.Join(printLookups(c, all), unresolved)
+}
+
+func printLookups(c *cli.Context, all []api.Lookup) error {
+	if c.Bool("json") {
+		for _, l := range all {
 			if err := json.NewEncoder(c.App.Writer).Encode(l); err != nil {
 				return err
 			}
-			continue
 		}
-		printLookup(w, l)
+		return nil
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	w := tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "ADDRESS\tSTARTTLS\tTIER\tSCORE\tWHY")
+	for _, l := range all {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%.2f\t%s\n", l.Addr, l.STARTTLS, l.Tier, l.Score, l.Why)
 	}
 	return w.Flush()
-}
-
-func printLookup(w io.Writer, l api.Lookup) {
-	fmt.Fprintf(w, "%s\t%s\t%s\t%.2f\t%s\n", l.Addr, l.STARTTLS, l.Tier, l.Score, l.Why)
 }
 
 // resolveWait is how long a host name may take.
@@ -73,13 +86,13 @@ func addressesOf(ctx context.Context, arg string) ([]netip.Addr, error) {
 		return []netip.Addr{addr}, nil
 	}
 	if !hostName.MatchString(arg) {
-		return nil, fmt.Errorf("%w; want such as 192.0.2.7, 2001:db8::7, or a host name with a dot in it", err)
+		return nil, misuseOf("%w; want such as 192.0.2.7, 2001:db8::7, or a host name with a dot in it", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, resolveWait)
 	defer cancel()
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", arg)
 	if err != nil {
-		return nil, fmt.Errorf("%q is not an IP address; want such as 192.0.2.7, or a host name that has one: %w", arg, err)
+		return nil, fmt.Errorf("the host name %s has no address: %w", arg, err)
 	}
 	for i, a := range addrs {
 		addrs[i] = policy.PlainAddr(a)

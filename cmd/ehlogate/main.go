@@ -17,6 +17,7 @@ import (
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/postfix"
 )
 
 // version is set when a release is built: -ldflags "-X main.version=1.2.3".
@@ -188,13 +189,29 @@ func loadConfig(c *cli.Context) (*config.Config, error) {
 	file, _ := flagOf(c, "config")
 	cfg, err := config.Load(config.Source{
 		File: file,
-		Env:  os.LookupEnv,
+		Env:  os.LookupEnv, Environ: os.Environ,
 		Flag: func(key string) (string, bool) { return flagOf(c, key) },
 	})
 	if err != nil {
 		return nil, misused{err}
 	}
 	return cfg, nil
+}
+
+// ignoredVariables finds the variables that look like keys of the configuration, and are none.
+func ignoredVariables(cfg *config.Config) (all []postfix.Finding) {
+	var known []string
+	for _, s := range config.Settings {
+		known = append(known, strings.TrimPrefix(config.EnvName(s.Key), config.EnvPrefix))
+	}
+	for _, name := range cfg.Ignored {
+		f := postfix.Finding{What: "the variable " + name + " is not a key of the configuration, and is ignored", Fix: "unset it; \"ehlogate help config\" has the keys"}
+		if best := closest(strings.TrimPrefix(name, config.EnvPrefix), known); best != "" {
+			f.Fix = "did you mean " + config.EnvPrefix + best + "?"
+		}
+		all = append(all, f)
+	}
+	return all
 }
 
 var (
@@ -204,10 +221,6 @@ var (
 
 // minuteFormat is how a time in UTC is printed for people.
 const minuteFormat = "2006-01-02 15:04Z"
-
-// unitToken is where the systemd unit's daemon keeps its token, whose STATE_DIRECTORY an operator's
-// shell does not have.
-const unitToken = "/var/lib/ehlogate/api-token"
 
 // client returns a client of the running daemon. The token is read if it can be; whether it is
 // needed, the daemon knows.
@@ -223,10 +236,7 @@ func client(c *cli.Context) (*api.Client, error) {
 	if !ok {
 		at = cfg.HTTP.Listen.String()
 	}
-	token, err := api.ReadToken(cfg.HTTP.TokenFile)
-	if errors.Is(err, os.ErrNotExist) {
-		token, _ = api.ReadToken(unitToken)
-	}
+	token, _ := api.ReadToken(cfg.HTTP.TokenFile)
 	client, err := api.NewClient(at, token)
 	if err != nil {
 		return nil, misused{err}

@@ -55,7 +55,7 @@ func change(c *cli.Context, verb string) error {
 	for _, arg := range c.Args().Slice() {
 		some, err := networksOf(c.Context, arg)
 		if err != nil {
-			return misused{err}
+			return fmt.Errorf("%w; nothing was changed", err)
 		}
 		networks = append(networks, some...)
 	}
@@ -91,7 +91,7 @@ func printChange(c *cli.Context, verb string, n netip.Prefix, done api.Changed) 
 		_, err = fmt.Fprintf(c.App.Writer, "lifted from %s: %s\n", done.Network, plural(done.Removed, "override"))
 		return err
 	case verb == "forget":
-		_, err = fmt.Fprintf(c.App.Writer, "forgot %s: %d records and overrides\n", done.Network, done.Removed)
+		_, err = fmt.Fprintf(c.App.Writer, "forgot %s: %s, overrides included\n", done.Network, plural(done.Removed, "record"))
 		return err
 	}
 	if _, err = fmt.Fprintf(c.App.Writer, "%s %s, from the next connection on\n", verb, done.Network); err != nil {
@@ -114,9 +114,12 @@ func networksOf(ctx context.Context, arg string) ([]netip.Prefix, error) {
 	if err == nil {
 		return []netip.Prefix{n}, nil
 	}
-	addrs, lookupErr := addressesOf(ctx, arg)
-	if lookupErr != nil {
-		return nil, fmt.Errorf("%w (%w)", err, lookupErr)
+	if !hostName.MatchString(arg) {
+		return nil, misuseOf("%w, or a host name with a dot in it", err)
+	}
+	addrs, err := addressesOf(ctx, arg)
+	if err != nil {
+		return nil, err
 	}
 	var all []netip.Prefix
 	for _, a := range addrs {
@@ -166,6 +169,9 @@ func overrides(c *cli.Context) error {
 	all, err := daemon.Overrides(c.Context)
 	if err != nil {
 		return err
+	}
+	if len(all) == 0 && !c.Bool("json") {
+		fmt.Fprintln(c.App.ErrWriter, "no overrides")
 	}
 	for _, o := range all {
 		if c.Bool("json") {

@@ -16,6 +16,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/urfave/cli/v2"
 
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
 	server "github.com/ehlogate/ehlogate/cmd/ehlogate/internal/daemon"
 	"github.com/ehlogate/ehlogate/milter"
 )
@@ -35,6 +36,9 @@ func serve(c *cli.Context) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(c.App.ErrWriter, nil))
+	for _, f := range ignoredVariables(cfg) {
+		log.Warn(f.What, "fix", f.Fix)
+	}
 	milter.LogLibrary(log)
 	passed, err := activation.ListenersWithNames()
 	if err != nil {
@@ -45,7 +49,7 @@ func serve(c *cli.Context) error {
 		return misused{err}
 	}
 	var d *server.Daemon
-	d, err = server.New(cfg, listeners, server.Options{Version: version, Reload: func() ([]string, error) { return reload(c, d, log) }}, log)
+	d, err = server.New(cfg, listeners, server.Options{Version: version, Reload: func() (api.Reloaded, error) { return reload(c, d, log) }}, log)
 	if err != nil {
 		return err
 	}
@@ -82,18 +86,17 @@ func reloadOnHangup(ctx context.Context, c *cli.Context, d *server.Daemon, log *
 	}
 }
 
-// reload reads the configuration again and puts it in force, unless it is broken. It returns the keys
-// that take a restart.
-func reload(c *cli.Context, d *server.Daemon, log *slog.Logger) (restart []string, err error) {
+// reload reads the configuration again and puts it in force, unless it is broken.
+func reload(c *cli.Context, d *server.Daemon, log *slog.Logger) (done api.Reloaded, err error) {
 	cfg, err := loadConfig(c)
 	if err != nil {
 		_, reopened := d.Reload(d.Config())
-		return nil, errors.Join(fmt.Errorf("the old configuration stays in force: %w", err), reopened)
+		return done, errors.Join(fmt.Errorf("the old configuration stays in force: %w", err), reopened)
 	}
-	if restart, err = d.Reload(cfg); err == nil {
+	if done, err = d.Reload(cfg); err == nil {
 		log.Info("reloaded", "mode", cfg.Policy.Mode)
 	}
-	return restart, err
+	return done, err
 }
 
 // feedWatchdog tells systemd that the daemon is alive, as long as it can judge (WatchdogSec= in

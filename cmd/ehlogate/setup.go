@@ -3,8 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -56,6 +59,10 @@ func setupPostfix(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	// What was begun is taken back, not left half done.
+	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	c.Context = ctx
 	p, err := postfix.Find(c.Context, c.String("postfix-config"), cfg)
 	if err != nil {
 		return err

@@ -103,6 +103,9 @@ func reloadCommand() *cli.Command {
 			for _, key := range done.Restart {
 				fmt.Fprintf(c.App.Writer, "note: %s was changed, and takes a restart\n", key)
 			}
+			for _, warning := range done.Warnings {
+				fmt.Fprintf(c.App.Writer, "note: %s\n", warning)
+			}
 			st, err := daemon.Status(c.Context)
 			if err != nil {
 				return err

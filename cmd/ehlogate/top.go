@@ -50,7 +50,14 @@ func top(c *cli.Context) error {
 	slices.SortFunc(exceptions, func(a, b policy.Exception) int {
 		return cmp.Or(cmp.Compare(a.Cause, b.Cause), b.Set.Compare(a.Set), a.Network.Addr().Compare(b.Network.Addr()))
 	})
+	if len(exceptions) == 0 && !c.Bool("json") {
+		fmt.Fprintln(c.App.ErrWriter, "no such hosts")
+		return nil
+	}
 	w := tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
+	if !c.Bool("json") {
+		fmt.Fprintln(w, "HOST\tCAUSE\tSINCE\tUNTIL\tNOTE")
+	}
 	for _, x := range exceptions {
 		if c.Bool("json") {
 			if err := json.NewEncoder(c.App.Writer).Encode(x); err != nil {
@@ -58,7 +65,7 @@ func top(c *cli.Context) error {
 			}
 			continue
 		}
-		fmt.Fprintf(w, "%s\t%s\tsince %s\tuntil %s\t%s\n", x.Network, x.Cause, x.Set.Format(minuteFormat), x.Until.Format(minuteFormat), x.Note)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", x.Network, x.Cause, x.Set.Format(minuteFormat), x.Until.Format(minuteFormat), x.Note)
 	}
 	return w.Flush()
 }
@@ -69,13 +76,8 @@ func topByScore(c *cli.Context, daemon *api.Client) error {
 	if err != nil {
 		return err
 	}
-	w := tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
-	for _, l := range worst {
-		if !c.Bool("json") {
-			printLookup(w, l)
-		} else if err := json.NewEncoder(c.App.Writer).Encode(l); err != nil {
-			return err
-		}
+	if len(worst) == 0 && !c.Bool("json") {
+		fmt.Fprintln(c.App.ErrWriter, "nothing is known of any host yet")
 	}
-	return w.Flush()
+	return printLookups(c, worst)
 }

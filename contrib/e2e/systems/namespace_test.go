@@ -20,7 +20,7 @@ import (
 
 // inside says in the environment which system a process is to try, in namespaces of its own;
 // binaryAt is the program under test.
-const inside, binaryAt = "EHLOGATE_TEST_SYSTEM", "EHLOGATE_TEST_BINARY"
+const inside, binaryAt = "SYSTEMS_TEST_SYSTEM", "SYSTEMS_TEST_BINARY"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(inside) != "" {

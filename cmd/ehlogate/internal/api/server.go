@@ -53,10 +53,9 @@ type Server struct {
 	Malformed func()
 	// Forgot is called when the evidence of a network was dropped.
 	Forgot func(netip.Prefix)
-	// Status is how the daemon stands, Reload reads its configuration
-	// again and returns the keys that take a restart.
+	// Status is how the daemon stands; Reload reads its configuration again.
 	Status func() Status
-	Reload func() (restart []string, err error)
+	Reload func() (Reloaded, error)
 	// Learn takes the reports of people.
 	Learn func([]Report) ([]Learnt, error)
 }

@@ -144,17 +144,19 @@ func (s *Server) top(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) reload(w http.ResponseWriter, _ *http.Request) {
-	restart, err := s.Reload()
+	done, err := s.Reload()
 	if err != nil {
 		refuse(w, http.StatusBadRequest, err)
 		return
 	}
-	reply(w, http.StatusOK, Reloaded{append([]string{}, restart...)})
+	reply(w, http.StatusOK, done)
 }
 
-// Reloaded is the answer to a reload: the keys that were changed and take a restart.
+// Reloaded is the answer to a reload: the keys that were changed and take a restart, and what is
+// wrong all the same.
 type Reloaded struct {
-	Restart []string `json:"restart"`
+	Restart  []string `json:"restart"`
+	Warnings []string `json:"warnings"`
 }
 
 // Status asks how the daemon stands.

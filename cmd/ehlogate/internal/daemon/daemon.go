@@ -60,7 +60,7 @@ type Daemon struct {
 	version string
 	started time.Time
 	today   today
-	reload  func() (restart []string, err error)
+	reload  func() (api.Reloaded, error)
 	// booted is the configuration of the start.
 	booted *config.Config
 }
@@ -68,9 +68,8 @@ type Daemon struct {
 // Options are what a daemon is told beside its configuration.
 type Options struct {
 	Version string
-	// Reload reads the configuration again and puts it in force, and returns the keys that take a
-	// restart.
-	Reload func() (restart []string, err error)
+	// Reload reads the configuration again and puts it in force.
+	Reload func() (api.Reloaded, error)
 }
 
 // New opens the store and the event log and listens on what the configuration names, or on what is
@@ -87,7 +86,11 @@ func New(cfg *config.Config, listeners *Listeners, o Options, log *slog.Logger) 
 
 // open opens and makes all that the daemon consists of.
 func (d *Daemon) open(cfg *config.Config) (err error) {
-	inForce := policy.NewInForce(d.policyOf(cfg), time.Now)
+	p, err := d.policyOf(cfg)
+	if err != nil {
+		d.log.Error(err.Error())
+	}
+	inForce := policy.NewInForce(p, time.Now)
 	// Whatever the store is, this host keeps something in its directory.
 	if err := os.MkdirAll(cfg.Store.Dir, 0o750); err != nil {
 		return fault("store.url", err)
@@ -229,15 +232,16 @@ func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 	}, nil
 }
 
-// policyOf is the policy of a configuration. Without its database of autonomous systems it does
-// without them, and says so.
-func (d *Daemon) policyOf(cfg *config.Config) *policy.Policy {
-	if err := d.systems.Use(cfg.ASNDatabase); err != nil {
-		d.log.Error("autonomous systems are not judged until the file of reputation.asn_database is fixed", "error", err)
+// policyOf is the policy of a configuration. Where its database of autonomous systems cannot be used,
+// it does without, and the error says so.
+func (d *Daemon) policyOf(cfg *config.Config) (*policy.Policy, error) {
+	err := d.systems.Use(cfg.ASNDatabase)
+	if err != nil {
+		err = fmt.Errorf("autonomous systems are not judged until the file of reputation.asn_database is fixed: %w", err)
 	}
 	p := cfg.Policy
 	p.ASN = d.systems.Lookup
-	return policy.New(p)
+	return policy.New(p), err
 }
 
 // treats reports whether any tier has an action that changes a message.
@@ -309,9 +313,9 @@ func (d *Daemon) Config() *config.Config { return d.cfg.Load() }
 func (d *Daemon) Decide(addr netip.Addr) policy.Decision { return d.judge.Decide(addr) }
 
 // Reload puts a new configuration in force, as far as that goes without a restart, and opens the
-// event log anew. It returns the keys that take a restart.
-func (d *Daemon) Reload(cfg *config.Config) (restart []string, err error) {
-	old := d.booted
+// event log anew.
+func (d *Daemon) Reload(cfg *config.Config) (api.Reloaded, error) {
+	old, done := d.booted, api.Reloaded{Restart: []string{}, Warnings: []string{}}
 	for _, c := range []struct {
 		key     string
 		changed bool
@@ -321,7 +325,7 @@ func (d *Daemon) Reload(cfg *config.Config) (restart []string, err error) {
 		{"verdict.log_file", cfg.LogFile != old.LogFile}, {"verdict.services", !slices.Equal(cfg.Services, old.Services)}, {"verdict.rspamd_feed", cfg.Feed != old.Feed},
 	} {
 		if c.changed {
-			restart = append(restart, c.key)
+			done.Restart = append(done.Restart, c.key)
 			d.log.Warn("this key changes with the next restart", "key", c.key)
 		}
 	}
@@ -330,9 +334,16 @@ func (d *Daemon) Reload(cfg *config.Config) (restart []string, err error) {
 			"store", old.Policy.Layout.Text(), "configuration", cfg.Policy.Layout.Text())
 		cfg.Policy.Layout = old.Policy.Layout
 	}
+	p, err := d.policyOf(cfg)
+	for _, err := range []error{err, d.follower.inspect(cfg.LogFile)} {
+		if err != nil {
+			d.log.Error(err.Error())
+			done.Warnings = append(done.Warnings, err.Error())
+		}
+	}
 	d.cfg.Store(cfg)
-	d.judge.Set(d.policyOf(cfg))
-	return restart, d.events.Reopen()
+	d.judge.Set(p)
+	return done, d.events.Reopen()
 }
 
 func (d *Daemon) close() error {

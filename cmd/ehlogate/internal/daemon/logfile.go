@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -91,7 +93,9 @@ func (f *follower) follow(ctx context.Context, stdin io.Reader) {
 		if from.File != nil {
 			position = *from.File
 		}
-		f.inspect()
+		if err := f.inspect(f.source); err != nil {
+			f.log.Error(err.Error())
+		}
 		begun := false
 		file := &maillog.File{Path: f.source, Log: f.log, Malformed: f.malformed}
 		if err := file.Before(position, underWay, f.reader.Remember); err != nil {
@@ -152,14 +156,18 @@ func (f *follower) followJournal(ctx context.Context, dir, cursor string) {
 }
 
 // inspect says at once what is wrong with a log that is not there, or of which nothing can be read.
-func (f *follower) inspect() {
-	sample, err := maillog.Inspect(f.source, f.reader.Options)
-	switch fault := sample.Fault(); {
-	case err != nil:
-		f.log.Error("the mail log cannot be read; it is waited for", "file", f.source, "error", err)
-	case fault != "":
-		f.log.Error("the mail log tells nothing", "file", f.source, "fault", fault)
+func (f *follower) inspect(path string) error {
+	if !filepath.IsAbs(path) {
+		return nil
 	}
+	sample, err := maillog.Inspect(path, f.reader.Options)
+	if err != nil {
+		return fmt.Errorf("the mail log cannot be read; it is waited for: %w", err)
+	}
+	if fault := sample.Fault(); fault != "" {
+		return fmt.Errorf("the mail log tells nothing: %s: %s", path, fault)
+	}
+	return nil
 }
 
 // enough is how many of the first lines that are read are inspected.

@@ -91,7 +91,7 @@ func TestALogThatTellsNothingIsSaid(t *testing.T) {
 	var said strings.Builder
 	f := &follower{source: path, now: time.Now, log: slog.New(slog.NewTextHandler(&said, nil)), signal: func(policy.Signal) {}}
 	f.reader = maillog.NewReader(maillog.Options{Now: time.Now, Zone: time.UTC})
-	f.inspect()
+	f.log.Error(f.inspect(f.source).Error())
 	if out := said.String(); !strings.Contains(out, "the mail log tells nothing") || !strings.Contains(out, "sshd[9]: hello") {
 		t.Error(out)
 	}
