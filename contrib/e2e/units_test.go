@@ -18,7 +18,7 @@ func TestTheUnitsAreSound(t *testing.T) {
 		text, err := os.ReadFile(u)
 		must(t, err)
 		own := filepath.Join(dir, filepath.Base(u))
-		must(t, os.WriteFile(own, []byte(strings.ReplaceAll(string(text), "/usr/bin/ehlogate", plain)), 0o644))
+		must(t, os.WriteFile(own, []byte(strings.ReplaceAll(string(text), "ExecStart=ehlogate", "ExecStart="+plain)), 0o644))
 		args = append(args, own)
 	}
 	if len(units) != 4 {
