@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/big"
 	"net"
 	"net/netip"
@@ -39,6 +40,7 @@ type keeper interface {
 	Forget(n netip.Prefix, keysOf func(netip.Addr) policy.Keys) (int, error)
 	Each(func(policy.Record) error) error
 	Load(dump string, chunk uint64, records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) (bool, error)
+	Restore(records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) error
 	Close() error
 }
 
@@ -276,6 +278,7 @@ func TestConformance(t *testing.T) {
 			t.Run("forget", func(t *testing.T) { forgets(t, open) })
 			t.Run("learners together leave what one leaves", func(t *testing.T) { commutes(t, open, f.shared) })
 			t.Run("a dump of another store is taken in once", func(t *testing.T) { takesIn(t, open) })
+			t.Run("its own dump brings back what is gone", func(t *testing.T) { givesBack(t, open) })
 			if f.shared {
 				t.Run("what one node learns the others judge by at once", func(t *testing.T) { tells(t, open) })
 			}
@@ -494,6 +497,69 @@ func commutes(t *testing.T, open func(*testing.T) keeper, shared bool) {
 
 // takesIn loads what another store knows, in parts, some of them several times, and wants it all as
 // it was.
+// networkOf is the network in which a host is counted, and a network itself.
+func networkOf(n netip.Prefix) netip.Prefix {
+	_, k := keysOf(n.Addr().String())
+	if k.Host == n {
+		return k.Network
+	}
+	return n
+}
+
+// givesBack forgets a host and a whole network, learns of another host, and restores what there was.
+func givesBack(t *testing.T, open func(*testing.T) keeper) {
+	k := open(t)
+	defer k.Close()
+	at := base()
+	j := policy.NewJudge(policy.NewInForce(policy.New(policy.Default()), func() time.Time { return at }), k)
+	learn := func(addr string) { observe(t, j, addr, policy.Spam, at) }
+	for i := range 40 {
+		learn(fmt.Sprintf("172.21.%d.%d", i%3, i%10))
+	}
+	all := func() map[netip.Prefix]policy.Record {
+		found := map[netip.Prefix]policy.Record{}
+		if err := k.Each(func(r policy.Record) error {
+			if netip.MustParsePrefix("172.21.0.0/16").Overlaps(r.Network) {
+				found[r.Network] = r
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	before := all()
+	for _, gone := range []string{"172.21.0.3/32", "172.21.1.0/24"} {
+		if _, err := k.Forget(netip.MustParsePrefix(gone), func(a netip.Addr) policy.Keys { _, keys := keysOf(a.String()); return keys }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	learn("172.21.2.5")
+	now := all()
+	if len(now) >= len(before) {
+		t.Fatalf("%d records after forgetting, before %d", len(now), len(before))
+	}
+	for range 2 {
+		if err := k.Restore(slices.Collect(maps.Values(before)), networkOf); err != nil {
+			t.Fatal(err)
+		}
+		restored := all()
+		for n, was := range before {
+			want := was
+			if netip.MustParsePrefix("172.21.2.0/24").Overlaps(n) {
+				// Nothing was gone there.
+				want = now[n]
+			}
+			if restored[n] != want {
+				t.Errorf("%s: %+v, want %+v", n, restored[n], want)
+			}
+		}
+		if len(restored) != len(before) {
+			t.Errorf("%d records, want %d", len(restored), len(before))
+		}
+	}
+}
+
 func takesIn(t *testing.T, open func(*testing.T) keeper) {
 	at := base()
 	p := policy.Default()
@@ -515,13 +581,6 @@ func takesIn(t *testing.T, open func(*testing.T) keeper) {
 		parts[len(parts)-1] = append(parts[len(parts)-1], r)
 		return nil
 	})
-	networkOf := func(n netip.Prefix) netip.Prefix {
-		_, k := keysOf(n.Addr().String())
-		if k.Host == n {
-			return k.Network
-		}
-		return n
-	}
 	dump := fmt.Sprint("dump", time.Now().UnixNano())
 	k := open(t)
 	for i, part := range parts {

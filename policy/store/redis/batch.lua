@@ -183,11 +183,16 @@ local function merge(a, b)
   return a
 end
 
+local function join(sum, host)
+  advance(sum, host[2])
+  combine(sum, host, contribution)
+end
+
 local function rejoin(sum, a, b, both)
   advance(sum, both[2])
   without(sum, a)
   without(sum, b)
-  combine(sum, both, contribution)
+  join(sum, both)
 end
 
 local function enter(e, state)
@@ -268,8 +273,7 @@ for i, c in ipairs(changes) do
       if not found then
         host = decode(ARGV[a + 1])
         if field ~= '' then
-          advance(k.now[''], host[2])
-          combine(k.now[''], host, contribution)
+          join(k.now[''], host)
           k.dirty[''] = true
         end
         k.now[field] = host

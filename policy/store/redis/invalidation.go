@@ -183,16 +183,20 @@ const (
 // ready reports whether Redis may be read and written.
 func (s *Store) ready() bool { return s.schema.Load() == schemaOurs }
 
+// settle writes a value for all nodes where there is none yet, and reads which it is.
+func (s *Store) settle(ctx context.Context, key, value string) (string, error) {
+	if err := s.server.client.SetNX(ctx, key, value, 0).Err(); err != nil {
+		return "", err
+	}
+	return s.server.client.Get(ctx, key).Result()
+}
+
 // look reads the schema, and writes it where there is none yet.
 func (s *Store) look(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	ours := s.opt.schema()
-	_, err := s.server.client.SetNX(ctx, schemaKey, ours, 0).Result()
-	var found string
-	if err == nil {
-		found, err = s.server.client.Get(ctx, schemaKey).Result()
-	}
+	found, err := s.settle(ctx, schemaKey, ours)
 	was := s.schema.Load()
 	switch {
 	case err != nil:

@@ -66,10 +66,8 @@ func (s *Store) changeOverrides(change func(context.Context) error) error {
 func (s *Store) ID() string {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
-	if err := s.server.client.SetNX(ctx, idKey, rand.Text(), 0).Err(); err != nil {
-		return ""
-	}
-	return s.server.client.Get(ctx, idKey).Val()
+	id, _ := s.settle(ctx, idKey, rand.Text())
+	return id
 }
 
 // Overrides are all overrides in the order of their networks.
