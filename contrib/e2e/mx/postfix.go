@@ -76,8 +76,10 @@ const masterCF = `127.0.0.1:%[1]d inet n - n - - smtpd
 127.0.0.1:%[2]d inet n - n - - smtpd -o smtpd_upstream_proxy_protocol=haproxy
 127.0.0.1:%[3]d inet n - n - 1 postscreen -o postscreen_upstream_proxy_protocol=haproxy
 smtpd pass - - n - - smtpd
-dnsblog unix - - n - 0 dnsblog
-tlsproxy unix - - n - 0 tlsproxy
+`
+
+// Services are those of master.cf that every Postfix needs beside its smtpd(8).
+const Services = `pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
 tlsmgr unix - - n 1000? 1 tlsmgr
@@ -86,13 +88,20 @@ bounce unix - - n - 0 bounce
 defer unix - - n - 0 bounce
 trace unix - - n - 0 bounce
 verify unix - - n - 1 verify
+flush unix n - n 1000? 0 flush
 proxymap unix - - n - - proxymap
 proxywrite unix - - n - 1 proxymap
+smtp unix - - n - - smtp
+showq unix n - n - - showq
 error unix - - n - - error
 retry unix - - n - - error
 discard unix - - n - - discard
-smtp unix - - n - - smtp
+virtual unix - n n - - virtual
+lmtp unix - - n - - lmtp
 anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+dnsblog unix - - n - 0 dnsblog
+tlsproxy unix - - n - 0 tlsproxy
 postlog unix-dgram n - n - 1 postlogd
 `
 
@@ -135,7 +144,7 @@ func NewPostfix(dir string) (*Postfix, error) {
 		return nil, err
 	}
 	for name, text := range map[string]string{
-		"etc/main.cf": fmt.Sprintf(mainCF, dir), "etc/master.cf": fmt.Sprintf(masterCF, p.Port, p.ProxyPort, p.ScreenPort), "chain.pem": chain,
+		"etc/main.cf": fmt.Sprintf(mainCF, dir), "etc/master.cf": fmt.Sprintf(masterCF, p.Port, p.ProxyPort, p.ScreenPort) + Services, "chain.pem": chain,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600|0o044); err != nil {
 			return nil, err

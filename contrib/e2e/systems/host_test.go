@@ -51,33 +51,6 @@ smtpd_sender_login_maps = inline:{alice@mx.example=alice@mx.example}
 # This part is the system's.
 `
 
-// common are services that every master.cf has.
-const common = `pickup unix n - n 60 1 pickup
-cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
-tlsmgr unix - - n 1000? 1 tlsmgr
-rewrite unix - - n - - trivial-rewrite
-bounce unix - - n - 0 bounce
-defer unix - - n - 0 bounce
-trace unix - - n - 0 bounce
-verify unix - - n - 1 verify
-flush unix n - n 1000? 0 flush
-proxymap unix - - n - - proxymap
-proxywrite unix - - n - 1 proxymap
-smtp unix - - n - - smtp
-showq unix n - n - - showq
-error unix - - n - - error
-retry unix - - n - - error
-discard unix - - n - - discard
-virtual unix - n n - - virtual
-lmtp unix - - n - - lmtp
-anvil unix - - n - 1 anvil
-scache unix - - n - 1 scache
-dnsblog unix - - n - 0 dnsblog
-tlsproxy unix - - n - 0 tlsproxy
-postlog unix-dgram n - n - 1 postlogd
-`
-
 // newHost lays the system out in this process's own namespaces.
 func newHost(t *testing.T, name string) *host {
 	dir, err := mx.TempDir()
@@ -130,7 +103,7 @@ func (h *host) log() string {
 func (h *host) configure() {
 	mainCF, master := h.text("main.cf"), h.text("master.cf")
 	var own strings.Builder
-	for line := range strings.Lines(common) {
+	for line := range strings.Lines(mx.Services) {
 		words := strings.Fields(line)
 		if !defines(master, words[0], words[1]) {
 			own.WriteString(line)

@@ -101,7 +101,7 @@ func (c *checker) checkMilterMaps(s *service) {
 			}
 		}
 		if deaf > 0 {
-			c.fault(s, fmt.Sprintf("smtpd_milter_maps gives clients other milters than ours, and nothing is heard of them (%d of %d sample addresses)", deaf, len(probes)),
+			c.fault(s, fmt.Sprintf("smtpd_milter_maps gives other milters than ours to %d of %d sample addresses: nothing is heard of such clients", deaf, len(probes)),
 				"add our milter to what the table "+t+" says")
 		}
 	}
