@@ -54,6 +54,7 @@ type message struct {
 	rules         verdict.Rules
 	headers       verdict.Headers
 	decision      policy.Decision
+	trouble       policy.Trouble
 }
 
 var _ gomilter.Milter = (*session)(nil)
@@ -157,6 +158,9 @@ func (s *session) RcptTo(rcpt, _ string, m gomilter.Modifier) (*gomilter.Respons
 // refused takes a recipient that the MTA refused.
 func (s *session) refused(r verdict.Rejection, rcpt string) {
 	s.mail.rejected++
+	if s.answered == policy.Withheld && s.tls == nil && r.DemandsTLS() {
+		s.mail.trouble = policy.RefusedWithout
+	}
 	var harvest policy.Confidence
 	if r.Assessment().Source == policy.FromUnknownUser && !r.NullSender {
 		harvest = s.server.Clients.UnknownUser(s.client.Addr, rcpt, s.server.Now(), behaviour.ByMilter)
@@ -266,7 +270,7 @@ func (s *session) finish(headers []policy.Assessment, outcome policy.Outcome) {
 	o := s.observation()
 	o.Began, o.Mail, o.Outcome, o.Decision, o.Auth = mail.began, true, outcome, mail.decision, mail.headers.Auth()
 	o.QueueID, o.FromDomain, o.Authenticated = mail.queueID, mail.fromDomain, mail.authenticated
-	o.Rcpts, o.RcptsRejected = mail.rcpts, mail.rejected
+	o.Rcpts, o.RcptsRejected, o.Trouble = mail.rcpts, mail.rejected, mail.trouble
 	s.server.Stats.Messages.Add(1)
 	s.server.malformed(mail.headers.Malformed, mail.headers.Unread)
 	if o.TLS != nil {

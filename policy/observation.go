@@ -47,6 +47,8 @@ const (
 	// LeftWithout is a client that left without a message when it was not offered STARTTLS: it may
 	// require TLS.
 	LeftWithout Trouble = "left-without"
+	// RefusedWithout is a client of which the MTA demanded TLS when it was not offered STARTTLS.
+	RefusedWithout Trouble = "refused-without"
 	// HandshakeFailed is a TLS handshake that failed, as the MTA's log tells.
 	HandshakeFailed Trouble = "handshake-failed"
 )

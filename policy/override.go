@@ -36,6 +36,9 @@ type Cause string
 const (
 	// RequiresTLS is a host that left without a message when it was not offered STARTTLS.
 	RequiresTLS Cause = "requires-tls"
+	// TLSDemanded is a host of which the MTA demanded TLS, as access(5) tables can, when it was not
+	// offered STARTTLS.
+	TLSDemanded Cause = "tls-demanded"
 	// BrokenTLS is a host whose TLS handshakes fail again and again.
 	BrokenTLS Cause = "broken-tls"
 	// OwnUser is a host at which a user of the operator's own logged in, or was about to at a service
@@ -55,7 +58,7 @@ type Exception struct {
 }
 
 // Offers reports whether STARTTLS is offered because of the exception; otherwise it is withheld.
-func (e Exception) Offers() bool { return e.Cause == RequiresTLS || e.Cause == OwnUser }
+func (e Exception) Offers() bool { return e.Cause != BrokenTLS }
 
 // MarshalJSON writes an exception, with "allow" where STARTTLS is offered because of it.
 func (e Exception) MarshalJSON() ([]byte, error) {

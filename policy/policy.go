@@ -265,7 +265,7 @@ func (d Decision) Why() string {
 		return fmt.Sprintf("operator's %s of %s%s", d.Override.Verb(), d.Override.Network, note(d.Override.Note))
 	case RuleException:
 		until := d.Exception.Until.Format(time.RFC3339)
-		if d.Exception.Cause == OwnUser {
+		if d.Exception.Cause == OwnUser || d.Exception.Cause == TLSDemanded {
 			return fmt.Sprintf("%s: offered until %s; %s", d.Exception.Note, until, d.terms())
 		}
 		if d.Exception.Offers() {

@@ -252,8 +252,11 @@ func exceptionText(m *policy.Exception) string {
 	switch {
 	case m == nil:
 		return "nothing noticed"
-	case m.Offers():
+	case m.Cause == policy.RequiresTLS:
 		return fmt.Sprintf("%s on %s: maybe it requires TLS; offered until %s, unless its own mail is bad", m.Note, m.Set.Format(minuteFormat), m.Until.Format(minuteFormat))
+	}
+	if m.Offers() {
+		return fmt.Sprintf("%s on %s: offered until %s", m.Note, m.Set.Format(minuteFormat), m.Until.Format(minuteFormat))
 	}
 	return fmt.Sprintf("%s, the last on %s: withheld until %s", m.Note, m.Set.Format(minuteFormat), m.Until.Format(minuteFormat))
 }

@@ -19,18 +19,22 @@ func topCommand() *cli.Command {
 		Flags: []cli.Flag{
 			apiFlag, jsonFlag,
 			&cli.IntFlag{Name: "n", Usage: "`NUMBER` of hosts", Value: 20},
-			&cli.BoolFlag{Name: string(policy.BrokenTLS), Usage: "those whose TLS handshakes fail again and again: STARTTLS is withheld for a while"},
-			&cli.BoolFlag{Name: string(policy.RequiresTLS), Usage: "those that left when STARTTLS was withheld: it is offered again"},
+			&cli.BoolFlag{Name: brokenTLS, Usage: "those whose TLS handshakes fail again and again: STARTTLS is withheld for a while"},
+			&cli.BoolFlag{Name: requiresTLS, Usage: "those that left, or were refused, for want of STARTTLS: it is offered again"},
 		},
 	}
 }
 
+// The flags of top.
+const brokenTLS, requiresTLS = "broken-tls", "requires-tls"
+
 func top(c *cli.Context) error {
 	var causes []policy.Cause
-	for _, cause := range []policy.Cause{policy.BrokenTLS, policy.RequiresTLS} {
-		if c.Bool(string(cause)) {
-			causes = append(causes, cause)
-		}
+	if c.Bool(brokenTLS) {
+		causes = append(causes, policy.BrokenTLS)
+	}
+	if c.Bool(requiresTLS) {
+		causes = append(causes, policy.RequiresTLS, policy.TLSDemanded)
 	}
 	if err := noArguments(c, "top"); err != nil {
 		return err

@@ -3,6 +3,7 @@ package e2e
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestSpamOverTLSLosesSTARTTLS is the whole idea: a client that sends spam over TLS is soon offered
@@ -118,5 +119,42 @@ func TestTheSocketmapTableWorksToo(t *testing.T) {
 	}
 	if out, status := x.daemon.Command("check", "--postfix-config", x.ConfigDir()); status != 1 || !strings.Contains(out, "no mail comes in while the daemon is away") {
 		t.Errorf("check: %d\n%s", status, out)
+	}
+}
+
+// TestAMessageForWhichPostfixDemandsTLSComesInWithTheNextTry: an access table asks for TLS at one
+// recipient, as tables of mail systems do that let their users enforce TLS. A client of low
+// reputation is put off once, and offered STARTTLS from then on, whatever its mail.
+func TestAMessageForWhichPostfixDemandsTLSComesInWithTheNextTry(t *testing.T) {
+	x := prepare(t, "")
+	must(t, x.Set("smtpd_recipient_restrictions = check_recipient_access inline:{bob@mx.example=reject_plaintext_session}"))
+	x.apply()
+	x.run()
+	toCarol := message("spam")
+	toCarol.To = []string{"carol@mx.example"}
+	for x.offered("192.0.2.7") {
+		s, err := x.Dial("192.0.2.7")
+		must(t, err)
+		must(t, s.UseTLS())
+		must(t, s.Deliver(toCarol))
+		must(t, s.Quit())
+	}
+	offered, err := x.trySend("192.0.2.7", "hello")
+	if offered || err == nil || !strings.Contains(err.Error(), `450 "4.7.1 Session encryption is required`) {
+		t.Fatalf("to a recipient that demands TLS: offered %v, %v", offered, err)
+	}
+	// A client comes back after minutes; the session has to have ended here.
+	for l, err := x.daemon.Lookup("192.0.2.7"); l.STARTTLS != "offer"; l, err = x.daemon.Lookup("192.0.2.7") {
+		must(t, err)
+		time.Sleep(10 * time.Millisecond)
+	}
+	if offered, err := x.trySend("192.0.2.7", "hello"); !offered || err != nil {
+		t.Errorf("with the next try: offered %v, %v", offered, err)
+	}
+	if out := x.command("top", "--requires-tls"); !strings.Contains(out, "192.0.2.7/32  tls-demanded") {
+		t.Errorf("top:\n%s", out)
+	}
+	if out := x.command("explain", "192.0.2.7"); !strings.Contains(out, "refused for want of TLS when STARTTLS was withheld") {
+		t.Errorf("explain:\n%s", out)
 	}
 }

@@ -96,9 +96,7 @@ func (r Rejection) judgeText(subject, text string) (policy.Class, policy.Source)
 	case text == "default_action", r.Status == "5.5.0" && text == "Service unavailable":
 		// A milter is away, and milter_default_action has it so (milter8.c).
 		return policy.None, policy.FromTempfail
-	case subject == aboutETRN,
-		contains(said, "encryption is required", "encryption required", "tls is required", "tls required", "requires tls", "must use tls",
-			"tls-encrypted", "starttls command first", "requires starttls", "starttls is required"),
+	case subject == aboutETRN, demandsTLS(said),
 		contains(said, "not owned by user", "not same as smtp authenticate", "smtp auth is required", "authentication required"):
 		return policy.None, policy.FromRecipient
 	case starts(said, "undeliverable address", "unverified address", "address verification", "unverified"):
@@ -125,6 +123,15 @@ func (r Rejection) judgeText(subject, text string) (policy.Class, policy.Source)
 	}
 	return "", policy.FromRecipient
 }
+
+// demandsTLS reports whether a refusal is for want of TLS.
+func demandsTLS(said string) bool {
+	return contains(said, "encryption is required", "encryption required", "tls is required", "tls required", "requires tls", "must use tls",
+		"tls-encrypted", "starttls command first", "requires starttls", "starttls is required")
+}
+
+// DemandsTLS reports whether the MTA refused a recipient for want of TLS.
+func (r Rejection) DemandsTLS() bool { return demandsTLS(statement(r.Text)) }
 
 // refused is what a permanent refusal by the MTA's own rules says. One of a recipient can be for
 // the recipient's sake, unless it is a matter of policy (RFC 3463, x.7.x).

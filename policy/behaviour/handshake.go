@@ -74,6 +74,12 @@ func Left(host netip.Prefix, at time.Time) policy.Exception {
 	return exception(host, policy.RequiresTLS, "left without a message when STARTTLS was withheld", at, requiresFor)
 }
 
+// Demanded returns the exception for a host of which the MTA demanded TLS at a time when it was not
+// offered STARTTLS: what the MTA refuses because of us comes in with the next try.
+func Demanded(host netip.Prefix, at time.Time) policy.Exception {
+	return exception(host, policy.TLSDemanded, "a message was refused for want of TLS when STARTTLS was withheld", at, requiresFor)
+}
+
 // User returns the exception for a host at which a user of the operator's own was seen at a time.
 func User(host netip.Prefix, note string, at time.Time) policy.Exception {
 	return exception(host, policy.OwnUser, note, at, policy.LongestException)

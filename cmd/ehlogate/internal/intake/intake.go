@@ -327,6 +327,8 @@ func (in *Intake) notice(o *policy.Observation) {
 	case !host.IsValid():
 	case o.TLS != nil:
 		in.Handshakes.Worked(host)
+	case o.Trouble == policy.RefusedWithout && o.Decision.Rule != policy.RuleOverride:
+		in.except(behaviour.Demanded(host, o.Time))
 	case o.Trouble == policy.LeftWithout && o.Decision.Rule == policy.RuleTier && !o.Submission:
 		in.except(behaviour.Left(host, o.Time))
 	}

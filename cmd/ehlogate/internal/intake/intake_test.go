@@ -740,6 +740,13 @@ func TestWhoLeavesWithoutSTARTTLSGetsAnException(t *testing.T) {
 	if len(n.exceptions) != 1 || n.exceptions[0].Cause != policy.RequiresTLS {
 		t.Errorf("%+v", n.exceptions)
 	}
+	for _, rule := range []policy.Rule{policy.RuleOverride, policy.RuleTier} {
+		leave(n, rule, policy.RefusedWithout)
+	}
+	if len(n.exceptions) != 2 || n.exceptions[1].Cause != policy.TLSDemanded {
+		t.Errorf("%+v", n.exceptions)
+	}
+	n.exceptions = n.exceptions[:1]
 	n.full = true
 	leave(n, policy.RuleTier, policy.LeftWithout)
 	if len(n.exceptions) != 1 {
