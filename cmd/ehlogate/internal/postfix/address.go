@@ -67,7 +67,7 @@ func (p *Postfix) same(item string, a config.Address) bool {
 	if kind != "inet" || a.Network != "tcp" || err != nil || ownErr != nil || number(port) != number(ownPort) {
 		return false
 	}
-	if host == own || loopback(host) && loopback(own) {
+	if host == own || host == "localhost" && loopback(own) || own == "localhost" && loopback(host) {
 		return true
 	}
 	// A listener on all addresses has any name of this host.

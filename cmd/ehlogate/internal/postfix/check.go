@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/ehlogate/ehlogate/policy"
 )
 
 // Finding is one thing that a check looked at.
@@ -43,12 +45,14 @@ func (p *Postfix) Check(ctx context.Context) []Finding {
 		c.checkMilter(s)
 		c.checkTable(s)
 		c.checkAUTH(s)
+		c.checkDemanding(s)
 		c.checkForged(s)
 	}
+	c.checkOtherMilters()
 	c.checkUsers()
 	c.checkPostscreen()
 	c.checkKept()
-	for _, f := range c.deaf() {
+	for _, f := range c.deaf(false) {
 		c.add(nil, Finding{What: f.what, Fix: f.fix})
 	}
 	c.checkRelays()
@@ -147,7 +151,51 @@ func (c *checker) checkTLS(s *service) {
 		c.fault(s, "STARTTLS is offered to nobody: "+fault, "name a certificate and its key, such as with: postfix tls new-server-cert, or smtpd_tls_chain_files")
 		return
 	}
+	if fault := protocolsFault(s); fault != "" {
+		c.fault(s, "STARTTLS is offered, and fails: "+fault, c.fix(s, "smtpd_tls_protocols", ">=TLSv1"))
+		return
+	}
+	if slices.Contains(words(s.value(keywords)), policy.STARTTLS) {
+		rest := slices.DeleteFunc(split(s.value(keywords)), func(w string) bool { return strings.EqualFold(w, policy.STARTTLS) })
+		c.fault(s, "STARTTLS is offered to nobody: "+keywords+" hides it", c.fix(s, keywords, strings.Join(rest, ", ")))
+		return
+	}
+	if table := c.hidesSTARTTLS(s); table != "" {
+		c.note(s, "the table "+table+" hides STARTTLS from most clients, whatever ehlogate answers", "")
+		return
+	}
 	c.ok(s, "STARTTLS is offered")
+}
+
+// hidesSTARTTLS is a table of the site's own that hides STARTTLS from most clients, or "".
+func (c *checker) hidesSTARTTLS(s *service) string {
+	for _, item := range split(s.value(discard)) {
+		for _, t := range c.beside(item) {
+			hidden := 0
+			for _, addr := range probes {
+				if value, err := c.ask(c.ctx, t, addr); err == nil && slices.Contains(words(value), policy.STARTTLS) {
+					hidden++
+				}
+			}
+			if hidden*2 > len(probes) {
+				return t
+			}
+		}
+	}
+	return ""
+}
+
+// protocol is an item of smtpd_tls_protocols, postconf(5).
+var protocol = regexp.MustCompile(`(?i)^(!?|>=|<=)(SSLv2|SSLv3|TLSv1|TLSv1\.[0-3]|0x[0-9a-f]+|[0-9]+)$`)
+
+// protocolsFault says why no TLS protocol is left, or "": Postfix then offers STARTTLS and refuses it.
+func protocolsFault(s *service) string {
+	for _, item := range strings.FieldsFunc(s.value("smtpd_tls_protocols"), func(r rune) bool { return strings.ContainsRune(" ,:\t", r) }) {
+		if !protocol.MatchString(item) {
+			return fmt.Sprintf("smtpd_tls_protocols has %q, which is not a protocol", item)
+		}
+	}
+	return ""
 }
 
 // checkAUTH notes an exchanger at which users log in.
@@ -156,6 +204,17 @@ func (c *checker) checkAUTH(s *service) {
 		c.note(s, "users can log in at the mail exchanger, too, and one of low reputation would not be offered STARTTLS there",
 			"let them use submission (587 or 465), or list their networks in policy.exempt")
 	}
+}
+
+// checkDemanding notes tables with which the exchanger demands TLS of some.
+func (c *checker) checkDemanding(s *service) {
+	if tables := s.demanding(); len(tables) > 0 {
+		c.note(s, demandingNote(tables), "")
+	}
+}
+
+func demandingNote(tables []string) string {
+	return strings.Join(tables, ", ") + " can demand TLS of single clients, senders or recipients: a client from which STARTTLS is withheld is put off once there, and offered it from then on"
 }
 
 // checkUsers looks whether services of the operator's own users, and those that require TLS, ask

@@ -35,7 +35,7 @@ func (c *checker) checkMilter(s *service) {
 		c.fault(s, fmt.Sprintf("%s does not name our milter at %s", milters, c.cfg.Milter.Listen), fix)
 		return
 	}
-	faults := c.milterFaults(list, i)
+	faults := c.milterFaults(list, i, s.value)
 	for _, f := range faults {
 		c.fault(s, f, fix)
 	}
@@ -46,16 +46,21 @@ func (c *checker) checkMilter(s *service) {
 	c.checkMilterMaps(s)
 }
 
-// milterFaults are what is wrong with our milter in a list, at a place.
-func (p *Postfix) milterFaults(list []string, i int) (faults []string) {
+// milterFaults are what is wrong with our milter in a list, at a place, with the parameters in force.
+func (p *Postfix) milterFaults(list []string, i int, value func(string) string) (faults []string) {
 	if i != len(list)-1 {
 		faults = append(faults, "our milter is not the last in "+milters+": it does not see what later filters add")
 	}
+	return append(faults, p.milterDangers(list[i], value)...)
+}
+
+// milterDangers are what our milter can do to mail when the daemon is away or hangs.
+func (p *Postfix) milterDangers(item string, value func(string) string) (faults []string) {
 	setting := func(name string) string {
-		if own, ok := itemSetting(list[i], name); ok {
+		if own, ok := itemSetting(item, name); ok {
 			return own
 		}
-		return p.values["milter_"+name]
+		return value("milter_" + name)
 	}
 	if action := setting("default_action"); action != "accept" {
 		faults = append(faults, fmt.Sprintf("default_action is %s: mail is refused or held while our milter is away", action))
@@ -70,6 +75,29 @@ func (p *Postfix) milterFaults(list []string, i int) (faults []string) {
 		faults = append(faults, "a daemon that hangs holds up each session for "+strings.Join(slow, ", "))
 	}
 	return faults
+}
+
+// checkOtherMilters looks at the services that need not be heard, and at mail that no client sends: our
+// milter must not hold it up either.
+func (c *checker) checkOtherMilters() {
+	ours, err := c.ourMilter()
+	if err != nil {
+		return
+	}
+	for _, s := range c.of(users, strict, inside) {
+		list := split(s.value(milters))
+		if i := slices.IndexFunc(list, c.ours); i >= 0 && !s.overrides("no_milters") {
+			for _, f := range c.milterDangers(list[i], s.value) {
+				c.fault(s, f, c.fix(s, milters, c.withOurs(list, ours)))
+			}
+			c.checkSocket(s, "milter.listen", c.cfg.Milter.Listen)
+		}
+	}
+	value := func(name string) string { return c.values[name] }
+	if list := split(value(nonSMTPD)); slices.ContainsFunc(list, c.ours) {
+		rest := strings.Join(slices.DeleteFunc(slices.Clone(list), c.ours), ", ")
+		c.fault(nil, nonSMTPD+" names our milter, which has nothing to say of mail that no client sends, and would hold it up where it is away", c.fix(nil, nonSMTPD, rest))
+	}
 }
 
 // seconds is a time as Postfix writes it: a number and a unit, seconds without one.
@@ -164,8 +192,9 @@ func closed(dir string, u *user.User) string {
 // deafness is a filter whose verdicts do not reach us.
 type deafness struct{ what, fix string }
 
-// deaf finds filters that put mail back where ehlogate does not hear it.
-func (p *Postfix) deaf() (all []deafness) {
+// deaf finds filters that put mail back where ehlogate does not hear it, or would not when main.cf names
+// our milter.
+func (p *Postfix) deaf(connected bool) (all []deafness) {
 	seen := map[string]bool{}
 	for _, s := range p.of(exchanger, strict) {
 		for _, name := range []string{filter, proxyFilter} {
@@ -174,15 +203,15 @@ func (p *Postfix) deaf() (all []deafness) {
 				continue
 			}
 			seen[name+value] = true
-			all = append(all, p.deafTo(name, value)...)
+			all = append(all, p.deafTo(name, value, connected)...)
 		}
 	}
 	return all
 }
 
-func (p *Postfix) deafTo(name, value string) (all []deafness) {
+func (p *Postfix) deafTo(name, value string, connected bool) (all []deafness) {
 	what := fmt.Sprintf("mail goes through the filter of %s (%s)", name, value)
-	back := p.of(inside)
+	back := slices.DeleteFunc(p.of(inside), func(s *service) bool { return !s.putsBack() })
 	if len(back) == 0 {
 		transport, _, _ := strings.Cut(value, ":")
 		if s := p.service(transport, "unix"); s != nil && s.command == "pipe" {
@@ -191,7 +220,8 @@ func (p *Postfix) deafTo(name, value string) (all []deafness) {
 		return []deafness{{what + ", and no service of master.cf takes it back that could be recognized", "see contrib/postfix for the lines of such a service"}}
 	}
 	heard := slices.ContainsFunc(back, func(s *service) bool {
-		return slices.ContainsFunc(split(s.value(milters)), p.ours) && !s.overrides("no_milters")
+		_, own := s.own(milters)
+		return (slices.ContainsFunc(split(s.value(milters)), p.ours) || connected && !own) && !s.overrides("no_milters")
 	})
 	if !heard {
 		s := back[0]

@@ -128,6 +128,7 @@ func (c *checker) memcacheWorks(s *service, m lookup) bool {
 	if !c.same(set["memcache"], c.cfg.Table.Memcache) {
 		return true
 	}
+	c.checkSocket(s, "table.memcache", c.cfg.Table.Memcache)
 	for _, name := range []string{"timeout", "max_try"} {
 		if set[name] != "1" {
 			c.fault(s, fmt.Sprintf("%s: %s is %q: a daemon that hangs holds up a session for longer than a second", m.name, name, set[name]), fmt.Sprintf("%s = 1 in %s", name, m.name))

@@ -76,6 +76,14 @@ func (p *Postfix) Plan(ctx context.Context, o Options) (*Plan, error) {
 	pl.connectTable(served, o.Socketmap)
 	pl.stripForged()
 	pl.noteFilters()
+	for _, s := range served {
+		if tables := s.demanding(); len(tables) > 0 {
+			pl.note("%s: %s", s.key(), demandingNote(tables))
+		}
+		if s.onlyOne && s.yes("smtpd_sasl_auth_enable") {
+			pl.note("%s is taken for the mail exchanger, since no other service is, and users can log in there: if it is theirs alone, this host has nobody from whom STARTTLS could be withheld", s.key())
+		}
+	}
 	pl.noteGenerated()
 	pl.setMode(o.Mode)
 	if pl.err != nil {
@@ -133,10 +141,10 @@ func (p *Postfix) withOurs(list []string, ours string) string {
 	return strings.Join(append(list, ours), ", ")
 }
 
-// sound reports whether our milter stands in a list as it should.
-func (p *Postfix) sound(list []string) bool {
+// sound reports whether our milter stands in a list as it should, with the parameters in force.
+func (p *Postfix) sound(list []string, value func(string) string) bool {
 	i := slices.IndexFunc(list, p.ours)
-	return i >= 0 && len(p.milterFaults(list, i)) == 0
+	return i >= 0 && len(p.milterFaults(list, i, value)) == 0
 }
 
 // connectMilter puts our milter last in main.cf, and in the services of strangers that have a list
@@ -149,7 +157,7 @@ func (pl *planner) connectMilter() {
 	}
 	pl.addMilter(ours)
 	for _, s := range pl.of(exchanger, strict) {
-		if list, ok := s.own(milters); ok && !pl.sound(split(s.value(milters))) {
+		if list, ok := s.own(milters); ok && !pl.sound(split(s.value(milters)), s.value) {
 			pl.set(s, milters, pl.withOurs(split(list), ours))
 		}
 		if s.overrides("no_milters") {
@@ -164,7 +172,7 @@ func (pl *planner) addMilter(ours string) {
 	inForce := split(pl.values[milters])
 	line := milters + " = " + pl.withOurs(list, ours)
 	switch {
-	case pl.sound(inForce):
+	case pl.sound(inForce, func(name string) string { return pl.values[name] }):
 		return
 	case slices.ContainsFunc(list, pl.ours):
 		pl.main.replace(at, line)
@@ -323,7 +331,7 @@ func (p *Postfix) withTable(ctx context.Context, raw, inForce []string, ours str
 
 // noteFilters says what is needed to hear after-queue and before-queue filters.
 func (pl *planner) noteFilters() {
-	for _, f := range pl.deaf() {
+	for _, f := range pl.deaf(true) {
 		pl.note("%s", f.what+": "+f.fix)
 	}
 }

@@ -24,6 +24,7 @@ import (
 // The parameters concerned, as postconf(5) names them.
 const (
 	milters     = "smtpd_milters"
+	nonSMTPD    = "non_smtpd_milters"
 	discard     = "smtpd_discard_ehlo_keyword_address_maps"
 	keywords    = "smtpd_discard_ehlo_keywords"
 	postscreen  = "postscreen_discard_ehlo_keyword_address_maps"

@@ -85,3 +85,63 @@ nameless inet n - n - - smtpd
 		t.Errorf("%q, want %q", got.SyslogNames, want)
 	}
 }
+
+// What a service is for is seen through restriction classes, and options behind other flags.
+func TestRoles(t *testing.T) {
+	const classes = "smtpd_restriction_classes = need_tls, mua, both\nneed_tls = reject_plaintext_session\nmua = permit_sasl_authenticated, reject\nboth = permit_mynetworks, mua\n"
+	for _, c := range []struct {
+		name, service string
+		want          role
+	}{
+		{"an exchanger", "smtp inet n - n - - smtpd", exchanger},
+		{"one that demands TLS in a class", "smtp inet n - n - - smtpd -o { smtpd_recipient_restrictions = permit_mynetworks, need_tls, reject_unauth_destination }", strict},
+		{"users in a class", "198.51.100.7:25 inet n - n - - smtpd -o smtpd_client_restrictions=mua", users},
+		{"users in a class in a class", "2526 inet n - n - - smtpd -o smtpd_client_restrictions=both", users},
+		{"a class that is not one", "smtp inet n - n - - smtpd -o smtpd_client_restrictions=other", exchanger},
+		{"options behind a flag", "2526 inet n - n - - smtpd -vo smtpd_sasl_auth_enable=yes", users},
+		{"options in one word with others", "2526 inet n - n - - smtpd -n x -vosmtpd_sasl_auth_enable=yes -m 5", users},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			must(t, os.WriteFile(filepath.Join(dir, "main.cf"), []byte("compatibility_level = 3.6\n"+classes), 0o644))
+			// Another exchanger keeps a service from being the only one that could be it.
+			must(t, os.WriteFile(filepath.Join(dir, "master.cf"), []byte("smtpd pass - - n - - smtpd\npost inet n - n - 1 postscreen\n"+c.service+"\n"), 0o644))
+			p := find(t, dir, &config.Config{})
+			s := p.services[len(p.services)-1]
+			if s.role() != c.want || len(s.malformed) > 0 {
+				t.Errorf("role %d, malformed %q, want %d", s.role(), s.malformed, c.want)
+			}
+		})
+	}
+}
+
+func TestAddressesOfListeners(t *testing.T) {
+	p := &Postfix{values: map[string]string{"queue_directory": "/var/spool/postfix"}}
+	for _, c := range []struct {
+		item, listen string
+		want         bool
+	}{
+		{"inet:127.0.0.1:8897", "127.0.0.1:8897", true},
+		{"inet:localhost:8897", "127.0.0.1:8897", true},
+		{"inet:localhost:8897", "[::1]:8897", true},
+		{"inet:127.0.0.2:8897", "127.0.0.1:8897", false},
+		{"inet:127.0.0.2:8897", "0.0.0.0:8897", true},
+		{"inet:127.0.0.1:8897", "[::1]:8897", false},
+		{"inet:[::1]:8897", "127.0.0.1:8897", false},
+		{"inet:192.0.2.1:8897", "0.0.0.0:8897", true},
+		{"inet:192.0.2.1:8897", "127.0.0.1:8897", false},
+	} {
+		if got := p.same(c.item, config.Address{Network: "tcp", Address: c.listen}); got != c.want {
+			t.Errorf("%s is %s: %v", c.item, c.listen, got)
+		}
+	}
+}
+
+func TestTablesThatDemandTLS(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "policy.cf")
+	must(t, os.WriteFile(file, []byte("query = SELECT 'reject_plaintext_session' FROM alias WHERE address = '%s'\n"), 0o644))
+	s := &service{values: map[string]string{"smtpd_recipient_restrictions": "permit_mynetworks, check_recipient_access proxy:mysql:" + file + ", check_sender_access inline:{a=reject}, reject_unauth_destination"}}
+	if got := s.demanding(); !slices.Equal(got, []string{"proxy:mysql:" + file}) {
+		t.Errorf("%q", got)
+	}
+}

@@ -31,7 +31,7 @@ submission inet n - n - - smtpd
 127.0.0.1:10025 inet n - n - - smtpd
   -o content_filter=
   -o smtpd_authorized_xforward_hosts=127.0.0.0/8
-  -o smtpd_milters=inet:127.0.0.1:8897
+  -o { smtpd_milters = { inet:127.0.0.1:8897, default_action=accept, connect_timeout=1s, command_timeout=1s, content_timeout=1s } }
   -o receive_override_options=no_header_body_checks,no_address_mappings
 scan      unix  -       -       n       -       2       smtp
 cleanup   unix  n       -       n       -       0       cleanup
@@ -44,7 +44,7 @@ func connected(t *testing.T) (dir string, cfg *config.Config) {
 	// Postfix's user reads what is in it.
 	must(t, os.Chmod(dir, 0o755))
 	must(t, os.WriteFile(filepath.Join(dir, "cert.pem"), certificate(t), 0o600))
-	must(t, os.WriteFile(filepath.Join(dir, "main.cf"), []byte(`compatibility_level = 3.6
+	put(t, filepath.Join(dir, "main.cf"), `compatibility_level = 3.6
 myhostname = mx.example
 mynetworks = 127.0.0.0/8
 smtpd_tls_security_level = may
@@ -52,8 +52,8 @@ smtpd_tls_chain_files = `+dir+`/cert.pem
 smtpd_discard_ehlo_keywords = chunking
 content_filter = scan:[127.0.0.1]:10024
 header_checks = regexp:{{/^X-Own:/ IGNORE}}
-`), 0o644))
-	must(t, os.WriteFile(filepath.Join(dir, "master.cf"), []byte(master), 0o644))
+`)
+	put(t, filepath.Join(dir, "master.cf"), master)
 	none := func(string) (string, bool) { return "", false }
 	settings := map[string]string{"store.url": "embedded:" + t.TempDir(), "policy.mode": "protect", "verdict.log_file": "/var/log/mail.log"}
 	cfg, err := config.Load(config.Source{Env: none, Flag: func(key string) (string, bool) { v, ok := settings[key]; return v, ok }})
@@ -157,7 +157,14 @@ func putOption(t *testing.T, path, service, inPlaceOf, line string) {
 	if !done {
 		t.Fatalf("%s has no option %q of %s in\n%s", path, inPlaceOf, service, b)
 	}
-	must(t, os.WriteFile(path, []byte(strings.Join(out, "\n")+"\n"), 0o644))
+	put(t, path, strings.Join(out, "\n")+"\n")
+}
+
+// put writes a file that looks older than it is: Postfix waits with one that was just written.
+func put(t *testing.T, path, text string) {
+	t.Helper()
+	must(t, os.WriteFile(path, []byte(text), 0o644))
+	must(t, settle(path))
 }
 
 // Each remedy for a service of master.cf, carried out to the letter, leaves nothing to fix.
@@ -183,6 +190,11 @@ func TestRemediesInMasterCF(t *testing.T) {
 		{"a randmap", "smtp/inet", "-o { smtpd_discard_ehlo_keyword_address_maps = randmap:{" + table + ", static:etrn} }", "stands in a randmap"},
 		{"a pipemap", "smtp/inet", "-o { smtpd_discard_ehlo_keyword_address_maps = pipemap:{" + table + ", static:etrn} }", "stands in a pipemap"},
 		{"no TLS", "smtp/inet", "-o smtpd_tls_security_level=none", "STARTTLS is offered to nobody"},
+		{"users' mail is held", "submission/inet", "-o smtpd_milters=inet:127.0.0.1:8897", "mail is refused or held while our milter is away"},
+		{"a filter's mail is held", "127.0.0.1:10025/inet", "-o smtpd_milters=inet:127.0.0.1:8897", "mail is refused or held while our milter is away"},
+		{"a service's own timeouts", "smtp/inet", "-o smtpd_milters=inet:127.0.0.1:8897\n  -o milter_default_action=accept\n  -o milter_command_timeout=300s", "a daemon that hangs holds up each session for"},
+		{"hidden STARTTLS", "smtp/inet", "-o { smtpd_discard_ehlo_keywords = starttls, chunking }", "STARTTLS is offered to nobody"},
+		{"no protocol", "smtp/inet", "-o smtpd_tls_protocols=TLS1", "which is not a protocol"},
 		{"users ask it", "submission/inet", "-o smtpd_discard_ehlo_keyword_address_maps=" + table, "one of low reputation could send nothing"},
 		{"postscreen asks it", "2525/inet", "-o postscreen_discard_ehlo_keyword_address_maps=" + table, "postscreen asks our table"},
 		{"forged headers", "smtp/inet", "-o cleanup_service_name=cleanup", "a client can write"},
@@ -196,7 +208,7 @@ func TestRemediesInMasterCF(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for name, text := range kept {
-				must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
+				put(t, filepath.Join(dir, name), text)
 			}
 			path := filepath.Join(dir, "master.cf")
 			option := strings.ReplaceAll(c.option, "DIR", dir)

@@ -74,32 +74,61 @@ func parseServices(d *document, chrootByDefault bool) []*service {
 		}
 		s := &service{name: words[0], kind: words[1], command: words[7], at: l, fields: words[:7], options: map[string]string{}}
 		s.chroot = words[4] == "y" || words[4] == "-" && chrootByDefault
-		for i := 8; i < len(words); i++ {
-			option, isOption := strings.CutPrefix(words[i], "-o")
-			if !isOption {
-				s.flags = append(s.flags, words[i])
-				if s.command == "smtpd" && !strings.HasPrefix(words[i], "-") {
-					s.malformed = append(s.malformed, words[i])
-				}
-				continue
-			}
-			if option == "" && i+1 < len(words) {
-				i++
-				option = words[i]
-			}
-			option = unbraced(option)
-			if name, value, ok := strings.Cut(option, "="); ok {
-				name = strings.TrimSpace(name)
-				s.order = append(slices.DeleteFunc(s.order, func(n string) bool { return n == name }), name)
-				s.options[name] = strings.TrimSpace(value)
-			} else if s.command == "smtpd" {
-				s.malformed = append(s.malformed, "-o "+option)
-			}
-		}
+		s.arguments(words[8:])
 		all = slices.DeleteFunc(all, func(o *service) bool { return o.key() == s.key() })
 		all = append(all, s)
 	}
 	return all
+}
+
+// takeValue are the flags of Postfix's daemons that take a value (single_server.c).
+const takeValue = "imnost"
+
+// arguments reads the arguments of a service as getopt(3) does: "-vo NAME=VALUE" has an option, too.
+func (s *service) arguments(words []string) {
+	for i := 0; i < len(words); i++ {
+		flags, isFlag := strings.CutPrefix(words[i], "-")
+		if !isFlag || s.command == "pipe" || s.command == "spawn" {
+			s.flags = append(s.flags, words[i])
+			if !isFlag && s.command == "smtpd" {
+				s.malformed = append(s.malformed, words[i])
+			}
+			continue
+		}
+		at := strings.IndexAny(flags, takeValue)
+		if at < 0 {
+			s.flags = append(s.flags, words[i])
+			continue
+		}
+		word, value := words[i], flags[at+1:]
+		if value == "" && i+1 < len(words) {
+			i++
+			value = words[i]
+			word += " " + value
+		}
+		if flags[at] != 'o' {
+			s.flags = append(s.flags, word)
+			continue
+		}
+		if at > 0 {
+			s.flags = append(s.flags, "-"+flags[:at])
+		}
+		s.option(unbraced(value))
+	}
+}
+
+// option takes a setting of the service's own.
+func (s *service) option(text string) {
+	name, value, ok := strings.Cut(text, "=")
+	if !ok {
+		if s.command == "smtpd" {
+			s.malformed = append(s.malformed, "-o "+text)
+		}
+		return
+	}
+	name = strings.TrimSpace(name)
+	s.order = append(slices.DeleteFunc(s.order, func(n string) bool { return n == name }), name)
+	s.options[name] = strings.TrimSpace(value)
 }
 
 // braced splits a line of master.cf at white space outside braces.
@@ -199,11 +228,9 @@ func (s *service) requiresTLS() bool {
 }
 
 // rejectsPlaintext reports whether a restriction asks for TLS.
-func (s *service) rejectsPlaintext() bool {
-	return slices.ContainsFunc(append([]string{"smtpd_data_restrictions", "smtpd_end_of_data_restrictions"}, restrictions...), func(name string) bool {
-		return slices.Contains(split(strings.ToLower(s.value(name))), "reject_plaintext_session")
-	})
-}
+func (s *service) rejectsPlaintext() bool { return s.has(lists, rejectPlaintext) }
+
+const rejectPlaintext = "reject_plaintext_session"
 
 // tlsLevel is smtpd_tls_security_level, or what stood for it before Postfix 2.3.
 func (s *service) tlsLevel() string {
@@ -251,6 +278,35 @@ var restrictions = []string{
 // loginsAndCertificates are what lets in clients that are known by more than their address.
 var loginsAndCertificates = []string{"permit_sasl_authenticated", "permit_tls_clientcerts", "permit_tls_all_clientcerts"}
 
+// list is a list of restrictions, with those of restriction classes in the place of their names
+// (RESTRICTION_CLASS_README).
+func (s *service) list(name string) []string { return s.withClasses(split(s.value(name)), 0) }
+
+// deepest is how deep restriction classes may name each other.
+const deepest = 10
+
+func (s *service) withClasses(list []string, depth int) (all []string) {
+	classes := split(s.value("smtpd_restriction_classes"))
+	for _, r := range list {
+		if depth < deepest && slices.Contains(classes, r) {
+			all = append(all, s.withClasses(split(s.value(r)), depth+1)...)
+		} else {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// lists are all lists of restrictions.
+var lists = append([]string{"smtpd_data_restrictions", "smtpd_end_of_data_restrictions"}, restrictions...)
+
+// has reports whether one of the lists has a restriction.
+func (s *service) has(lists []string, restriction string) bool {
+	return slices.ContainsFunc(lists, func(name string) bool {
+		return slices.ContainsFunc(s.list(name), func(r string) bool { return strings.EqualFold(r, restriction) })
+	})
+}
+
 // authenticatedOnly reports whether only clients that have logged in, or have a certificate, may
 // send: a list permits them and rejects everybody else.
 func (s *service) authenticatedOnly() bool {
@@ -260,10 +316,21 @@ func (s *service) authenticatedOnly() bool {
 }
 
 // asksPolicy reports whether a policy service is asked, which may prepend headers.
-func (s *service) asksPolicy() bool {
-	return slices.ContainsFunc(restrictions, func(name string) bool {
-		return slices.Contains(split(strings.ToLower(s.value(name))), "check_policy_service")
-	})
+func (s *service) asksPolicy() bool { return s.has(restrictions, "check_policy_service") }
+
+// demanding are the tables with which the service can demand TLS of single clients, senders or
+// recipients, as far as they can be read.
+func (s *service) demanding() (all []string) {
+	for _, name := range lists {
+		list := s.list(name)
+		for i, r := range list[:max(0, len(list)-1)] {
+			r = strings.ToLower(r)
+			if table := list[i+1]; strings.HasPrefix(r, "check_") && strings.HasSuffix(r, "_access") && mentions(table, rejectPlaintext) && !slices.Contains(all, table) {
+				all = append(all, table)
+			}
+		}
+	}
+	return all
 }
 
 // byNetworkOnly reports whether only hosts of mynetworks may send.
@@ -280,7 +347,7 @@ func (s *service) onlyAfter(permits func(permitted []string) bool) bool {
 	for _, name := range restrictions {
 		var permitted []string
 		open := false
-		for _, r := range split(s.value(name)) {
+		for _, r := range s.list(name) {
 			r = strings.ToLower(r)
 			switch {
 			case r == "reject" || r == "defer":

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,6 +45,25 @@ func (l lookup) members() (all []lookup) {
 		return all
 	}
 	return []lookup{l}
+}
+
+// largestTable bounds what is read of a table's file.
+const largestTable = 1 << 20
+
+// mentions reports whether a table, as it is named or in its file, has a word: that of a database may
+// have it in its query, those of others in an entry.
+func mentions(expression, word string) bool {
+	return slices.ContainsFunc(parseLookup(expression).members(), func(m lookup) bool {
+		text := m.expression
+		if filepath.IsAbs(m.name) {
+			if f, err := os.Open(m.name); err == nil {
+				defer f.Close()
+				b, _ := io.ReadAll(io.LimitReader(f, largestTable))
+				text += string(b)
+			}
+		}
+		return strings.Contains(strings.ToLower(text), word)
+	})
 }
 
 // ourKind is the kind of our table that this is, or "".
