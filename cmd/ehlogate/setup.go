@@ -63,12 +63,12 @@ func setupPostfix(c *cli.Context) error {
 	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	c.Context = ctx
+	if c.Bool("undo") {
+		return undoPostfix(c, cfg)
+	}
 	p, err := postfix.Find(c.Context, c.String("postfix-config"), cfg)
 	if err != nil {
 		return err
-	}
-	if c.Bool("undo") {
-		return undoPostfix(c, p)
 	}
 	plan, err := p.Plan(c.Context, postfix.Options{Socketmap: c.Bool("socketmap"), Mode: mode})
 	switch {
@@ -86,13 +86,31 @@ func setupPostfix(c *cli.Context) error {
 		_, err = fmt.Fprint(c.App.Writer, plan)
 		return err
 	}
+	if err := reloadable(c, p); err != nil {
+		return err
+	}
 	if err := p.Apply(c.Context, plan); err != nil {
 		return err
 	}
 	return printNext(c, cfg, p, plan)
 }
 
-func undoPostfix(c *cli.Context, p *postfix.Postfix) error {
+// reloadable refuses what would reload a Postfix that had better not be reloaded.
+func reloadable(c *cli.Context, p *postfix.Postfix) error {
+	if c.Bool("no-reload") {
+		return nil
+	}
+	return p.Reloadable()
+}
+
+func undoPostfix(c *cli.Context, cfg *config.Config) error {
+	p, err := postfix.FindApplied(c.Context, c.String("postfix-config"), cfg)
+	if err != nil {
+		return err
+	}
+	if err := reloadable(c, p); err != nil {
+		return err
+	}
 	left, err := p.Undo(c.Context, !c.Bool("no-reload"))
 	if err != nil {
 		return err
@@ -102,6 +120,9 @@ func undoPostfix(c *cli.Context, p *postfix.Postfix) error {
 	}
 	if len(left) > 0 {
 		return errors.New("not all could be taken back; change what is left by hand, and run this again")
+	}
+	if cfg.ModeGiven && cfg.File != "" {
+		fmt.Fprintf(c.App.Writer, "policy.mode stays %s in %s\n", cfg.Policy.Mode, cfg.File)
 	}
 	if p.Running() && !c.Bool("no-reload") {
 		_, err = fmt.Fprintf(c.App.Writer, "taken back in %s, and Postfix reloaded\n", p.Dir)

@@ -44,7 +44,7 @@ func (p *Postfix) Apply(ctx context.Context, plan *Plan) error {
 		func() error { return p.try(ctx) },
 	} {
 		if err := step(); err != nil {
-			if _, undoErr := p.takeBack(u, func() error { return nil }); undoErr != nil {
+			if _, undoErr := p.takeBack(u, discardFile, func() error { return nil }); undoErr != nil {
 				return fmt.Errorf("%w; and it could not be taken back: %w; ehlogate setup postfix --undo tries again", err, undoErr)
 			}
 			return fmt.Errorf("%w; all of it was taken back, nothing has changed", err)

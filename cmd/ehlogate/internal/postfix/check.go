@@ -56,6 +56,9 @@ func (p *Postfix) Check(ctx context.Context) []Finding {
 		c.add(nil, Finding{What: f.what, Fix: f.fix})
 	}
 	c.checkRelays()
+	if twice := c.setTwice(); len(twice) > 0 {
+		c.fault(nil, twiceText(c.main.path, twice)+": postlogd(8) can stop over the warnings of that at the next reload, and all mail with it", "take all but the last of these lines out, which is the one in force")
+	}
 	c.checkLog()
 	var all []Finding
 	for _, f := range c.found {

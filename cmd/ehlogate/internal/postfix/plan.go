@@ -167,24 +167,45 @@ func (pl *planner) connectMilter() {
 }
 
 func (pl *planner) addMilter(ours string) {
-	raw, at, ok := pl.main.parameter(milters)
-	list := split(raw)
-	inForce := split(pl.values[milters])
-	line := milters + " = " + pl.withOurs(list, ours)
+	raw, _, _ := pl.main.parameter(milters)
+	list, inForce := split(raw), split(pl.values[milters])
 	switch {
 	case pl.sound(inForce, func(name string) string { return pl.values[name] }):
-		return
 	case slices.ContainsFunc(list, pl.ours):
-		pl.main.replace(at, line)
+		pl.put(milters, pl.withOurs(list, ours), ours, anew)
 	case slices.ContainsFunc(inForce, pl.ours):
 		pl.note("%s names our milter through another parameter; let it be the last, as %s", milters, ours)
-		return
+	default:
+		pl.put(milters, pl.withOurs(list, ours), ours, longer)
+	}
+}
+
+// How a parameter of main.cf is changed where it is there already: its list gets longer by an item, or
+// it is written anew.
+const (
+	longer = iota
+	anew
+)
+
+// put gives a parameter of main.cf a value; item is what was added to its list, "" where all of it is
+// ours.
+func (pl *planner) put(name, value, item string, how int) {
+	line := strings.TrimSpace(name + " = " + value)
+	s := setting{Name: name, Value: item, Set: value}
+	_, at, ok := pl.main.parameter(name)
+	if ok {
+		s.Was = slices.Clone(pl.main.lines[at.first : at.last+1])
+	}
+	switch {
+	case ok && how == longer:
+		items := split(value)
+		pl.main.insertAfter(at.last, "    "+items[len(items)-1])
 	case ok:
-		pl.main.insertAfter(at.last, "    "+ours)
+		pl.main.replace(at, line)
 	default:
 		pl.main.add(line)
 	}
-	pl.main.settings = append(pl.main.settings, setting{Name: milters, Value: ours})
+	pl.main.settings = append(pl.main.settings, s)
 	pl.mainLines = append(pl.mainLines, line)
 }
 
@@ -236,19 +257,14 @@ func (pl *planner) connectTable(served []*service, socketmap bool) {
 		pl.err = errors.Join(pl.err, err)
 		return
 	}
-	raw, at, ok := pl.main.parameter(discard)
+	raw, _, _ := pl.main.parameter(discard)
 	if i, _ := pl.ourTable(split(pl.values[discard])); i < 0 {
 		items, changed := pl.addTable(split(raw), split(pl.values[discard]), name)
-		pl.main.settings = append(pl.main.settings, setting{Name: discard, Value: name})
-		switch {
-		case changed:
-			pl.main.replace(at, discard+" = "+strings.Join(items, ", "))
-		case ok:
-			pl.main.insertAfter(at.last, "    "+items[len(items)-1])
-		default:
-			pl.main.add(discard + " = " + items[0])
+		how := longer
+		if changed {
+			how = anew
 		}
-		pl.mainLines = append(pl.mainLines, discard+" = "+strings.Join(items, ", "))
+		pl.put(discard, strings.Join(items, ", "), name, how)
 	}
 	for _, s := range served {
 		own, ok := s.own(discard)
@@ -270,21 +286,21 @@ func (pl *planner) connectTable(served []*service, socketmap bool) {
 	pl.keepFromPostscreen(raw)
 }
 
+// reference is what puts the exchanger's tables into another parameter.
+var reference = regexp.MustCompile(`\$(` + discard + `\b|\{` + discard + `\}|\(` + discard + `\))`)
+
 // keepFromPostscreen lets postscreen(8) go on with the tables that it had: it would ask ours at
 // every EHLO in its one process.
 func (pl *planner) keepFromPostscreen(raw string) {
-	own, at, set := pl.main.parameter(postscreen)
-	if set && !strings.Contains(own, discard) {
+	own, _, set := pl.main.parameter(postscreen)
+	switch {
+	case !set:
+		pl.put(postscreen, raw, "", anew)
+	case reference.MatchString(own):
+		pl.put(postscreen, strings.Join(split(reference.ReplaceAllLiteralString(own, raw)), ", "), "", anew)
+	default:
 		return
 	}
-	line := strings.TrimSpace(postscreen + " = " + raw)
-	if set {
-		pl.main.replace(at, line)
-	} else {
-		pl.main.add(line)
-		pl.main.settings = append(pl.main.settings, setting{Name: postscreen, Value: raw, Whole: true})
-	}
-	pl.mainLines = append(pl.mainLines, line)
 	for _, s := range pl.services {
 		_, set := s.own(postscreen)
 		if own, ok := s.own(discard); ok && !set && s.command == "postscreen" {

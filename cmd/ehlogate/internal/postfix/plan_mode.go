@@ -22,7 +22,7 @@ func (pl *planner) setMode(asked policy.Mode) {
 		mode = policy.Observe
 	}
 	switch {
-	case asked == "" && pl.cfg.ModeGiven, pl.cfg.Policy.Mode == mode:
+	case pl.cfg.ModeGiven && (asked == "" || pl.cfg.Policy.Mode == mode):
 		return
 	case pl.cfg.ModeGiven:
 		pl.note("policy.mode is set to %s already; change it there", pl.cfg.Policy.Mode)

@@ -20,7 +20,7 @@ type undo struct {
 	Dirs []string `json:"dirs,omitempty"`
 }
 
-const undoFormat = "ehlogate undo 2"
+const undoFormat = "ehlogate undo 3"
 
 // undoneFile is a file before and after; Before is nil where it was not there.
 type undoneFile struct {
@@ -31,6 +31,8 @@ type undoneFile struct {
 	// they mean.
 	Edits    []edit    `json:"edits,omitempty"`
 	Settings []setting `json:"settings,omitempty"`
+	// Daemon says that it is the daemon's configuration.
+	Daemon bool `json:"daemon,omitempty"`
 }
 
 // undoOf notes what a plan will change.
@@ -40,13 +42,13 @@ func (p *Postfix) undoOf(plan *Plan) (*undo, error) {
 		if exists(f.Path) {
 			return nil, fmt.Errorf("postfix: %s exists and was not written by this command; move it away", f.Path)
 		}
-		u.Files = append(u.Files, undoneFile{Path: f.Path, After: f.Text})
+		u.Files = append(u.Files, undoneFile{Path: f.Path, After: f.Text, Daemon: f.Path == plan.ConfigFile})
 		if dir := filepath.Dir(f.Path); !exists(dir) && !slices.Contains(u.Dirs, dir) {
 			u.Dirs = append(u.Dirs, dir)
 		}
 	}
 	for _, d := range plan.documents {
-		u.Files = append(u.Files, undoneFile{Path: d.path, Before: &d.text, After: d.edited(), Edits: d.ordered(), Settings: d.settings})
+		u.Files = append(u.Files, undoneFile{Path: d.path, Before: &d.text, After: d.edited(), Edits: d.ordered(), Settings: d.settings, Daemon: d.path == plan.ConfigFile})
 	}
 	return u, nil
 }
@@ -88,7 +90,9 @@ func (p *Postfix) Undo(ctx context.Context, reload bool) (left []string, err err
 	if err := json.Unmarshal(b, u); err != nil || u.Format != undoFormat {
 		return nil, fmt.Errorf("postfix: %s is not what this version of ehlogate wrote (%v); use the one that did", p.file(undoFile), err)
 	}
-	return p.takeBack(u, func() error {
+	// The mode stays: another Postfix may be connected to the same daemon, and would begin to withhold.
+	u.Files = slices.DeleteFunc(u.Files, func(f undoneFile) bool { return f.Daemon })
+	return p.takeBack(u, p.remove, func() error {
 		if !reload || !p.Running() {
 			return nil
 		}
@@ -97,8 +101,8 @@ func (p *Postfix) Undo(ctx context.Context, reload bool) (left []string, err err
 }
 
 // takeBack gives the files back that were there before; then Postfix is reloaded, and the files go that
-// were not: it puts mail off when a table is missing that it still knows of.
-func (p *Postfix) takeBack(u *undo, reload func() error) (left []string, err error) {
+// were not, by remove: it puts mail off when a table is missing that it still knows of.
+func (p *Postfix) takeBack(u *undo, remove func(undoneFile) error, reload func() error) (left []string, err error) {
 	var now []string
 	for _, f := range slices.Backward(u.Files) {
 		if f.Before == nil {
@@ -109,6 +113,9 @@ func (p *Postfix) takeBack(u *undo, reload func() error) (left []string, err err
 			return left, err
 		}
 		left, now = append(left, more...), append(now, text)
+		if f.Path == p.main.path {
+			p.main = newDocument(f.Path, text)
+		}
 	}
 	if err := reload(); err != nil {
 		return left, err
@@ -121,7 +128,7 @@ func (p *Postfix) takeBack(u *undo, reload func() error) (left []string, err err
 			left = append(left, f.Path+" is still named")
 			continue
 		}
-		if err := p.remove(f); err != nil {
+		if err := remove(f); err != nil {
 			return left, err
 		}
 	}
@@ -136,6 +143,14 @@ func (p *Postfix) takeBack(u *undo, reload func() error) (left []string, err err
 		return left, fmt.Errorf("postfix: %w", err)
 	}
 	return nil, nil
+}
+
+// discardFile removes a file that we have just written, whole or not.
+func discardFile(f undoneFile) error {
+	if err := os.Remove(f.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("postfix: %w", err)
+	}
+	return nil
 }
 
 // remove removes a file that we made. One that somebody has changed since is moved aside, and the
@@ -176,11 +191,11 @@ func (p *Postfix) restore(f undoneFile) (text string, left []string, err error) 
 	text = string(b)
 	restored := text
 	switch {
-	case text == f.After:
+	case text == f.After && !p.main.usesAny(f.Settings):
 		restored = *f.Before
 	case text == *f.Before:
-	case len(f.Settings) == 0:
-		// The daemon's configuration: what the operator has set there since is his.
+	case f.Daemon:
+		// What the operator has set there since is his.
 		if back, ok := undone(text, f.Edits); ok {
 			restored = back
 		}

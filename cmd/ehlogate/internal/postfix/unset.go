@@ -1,6 +1,7 @@
 package postfix
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,10 +14,12 @@ type setting struct {
 	Service string `json:"service,omitempty"`
 	Entry   bool   `json:"entry,omitempty"`
 	// Name is a parameter, Value what a service was given for it, or what was added to its list in
-	// main.cf; with Whole the value is all of it.
+	// main.cf, "" where all of it is ours.
 	Name  string `json:"name,omitempty"`
 	Value string `json:"value,omitempty"`
-	Whole bool   `json:"whole,omitempty"`
+	// Set is all that the parameter was set to in main.cf, and Was are the lines that it had before.
+	Set string   `json:"set,omitempty"`
+	Was []string `json:"was,omitempty"`
 }
 
 // unset takes settings out of a document that was changed since they were made, wherever they stand
@@ -27,21 +30,24 @@ func (p *Postfix) unset(d *document, settings []setting) (left []string) {
 		case s.Entry:
 		case s.Service != "":
 			d.unsetOption(s)
-		case s.Whole:
-			if value, at, ok := d.parameter(s.Name); ok && alike(value, s.Value) {
-				d.drop(at)
-			}
+		case d.putBack(s):
 		default:
-			p.unsetItem(d, s)
+			for range d.lines {
+				if !p.unsetItem(d, s) {
+					break
+				}
+				d.commit()
+			}
 		}
 		d.commit()
 	}
+	left = p.stillThere(d, settings)
 	for _, s := range settings {
 		if !s.Entry {
 			continue
 		}
 		name, _, _ := strings.Cut(s.Service, "/")
-		if by := d.usedBy(name); by != "" {
+		if by := cmp.Or(d.usedBy(name), p.main.usedInMain(name)); by != "" {
 			left = append(left, fmt.Sprintf("%s: the service %s is still named by %s", d.path, name, by))
 			continue
 		}
@@ -51,6 +57,69 @@ func (p *Postfix) unset(d *document, settings []setting) (left []string) {
 		d.commit()
 	}
 	return left
+}
+
+// putBack gives a parameter of main.cf its lines of before, if it is still as it was set.
+func (d *document) putBack(s setting) bool {
+	value, l, ok := d.parameter(s.Name)
+	if !ok || !alike(value, s.Set) || len(s.Was) > 0 && d.commented(l, s.Was) {
+		return false
+	}
+	if len(s.Was) == 0 {
+		d.drop(l)
+		return true
+	}
+	was := slices.Clone(s.Was)
+	if last := len(was) - 1; !strings.HasSuffix(was[last], "\n") && l.last < len(d.lines)-1 {
+		was[last] += "\n"
+	}
+	d.edits = append(d.edits, edit{at: l.first, Remove: d.lines[l.first : l.last+1], Add: was})
+	return true
+}
+
+// commented reports whether there is a comment within a logical line that is not in other lines.
+func (d *document) commented(l logical, other []string) bool {
+	return slices.ContainsFunc(d.lines[l.first:l.last+1], func(line string) bool {
+		return strings.HasPrefix(strings.TrimSpace(line), "#") && !slices.Contains(other, line)
+	})
+}
+
+// stillThere are the lines of main.cf that name our milter after all that could be found is gone: a
+// parameter of the operator's own has it by now.
+func (p *Postfix) stillThere(d *document, settings []setting) (left []string) {
+	i := slices.IndexFunc(settings, func(s setting) bool { return s.Service == "" && s.Name == milters })
+	if i < 0 || slices.ContainsFunc(split(strings.Join(settings[i].Was, " ")), p.ours) {
+		// It was there before.
+		return nil
+	}
+	for _, l := range d.logicals() {
+		name, value, ok := strings.Cut(l.text, "=")
+		if ok && slices.ContainsFunc(split(value), p.ours) {
+			left = append(left, fmt.Sprintf("%s: our milter is still named by %s", d.path, strings.TrimSpace(name)))
+		}
+	}
+	return left
+}
+
+// usesAny reports whether main.cf names a service that was added to master.cf.
+func (d *document) usesAny(added []setting) bool {
+	return slices.ContainsFunc(added, func(s setting) bool {
+		name, _, _ := strings.Cut(s.Service, "/")
+		return s.Entry && d.usedInMain(name) != ""
+	})
+}
+
+// usedInMain is the parameter of main.cf that names a service, or "".
+func (d *document) usedInMain(service string) string {
+	if d == nil {
+		return ""
+	}
+	for _, l := range d.logicals() {
+		if name, value, ok := strings.Cut(l.text, "="); ok && strings.TrimSpace(value) == service {
+			return strings.TrimSpace(name) + " in " + d.path
+		}
+	}
+	return ""
 }
 
 // alike reports whether two values are the same but for white space, commas and braces around them.
@@ -137,21 +206,27 @@ func withoutOption(line string, set setting) string {
 	return line
 }
 
-// unsetItem takes our milter, or our table, out of the list of a parameter, however it is written by
-// now. A list that is left empty goes.
-func (p *Postfix) unsetItem(d *document, set setting) {
-	value, l, ok := d.parameter(set.Name)
-	if !ok {
-		return
+// unsetItem takes our milter, or our table, out of a list of a parameter, however it is written by
+// now, and reports whether it found one. A list that is left empty goes.
+func (p *Postfix) unsetItem(d *document, set setting) bool {
+	for _, l := range d.logicals() {
+		name, value, ok := strings.Cut(l.text, "=")
+		if ok && strings.TrimSpace(name) == set.Name && p.unsetIn(d, l, strings.TrimSpace(value), set) {
+			return true
+		}
 	}
+	return false
+}
+
+func (p *Postfix) unsetIn(d *document, l logical, value string, set setting) bool {
 	for _, item := range split(value) {
-		mine := alike(item, set.Value)
+		mine := set.Value != "" && alike(item, set.Value)
 		replacement := ""
 		switch set.Name {
 		case milters:
 			mine = mine || p.ours(item)
 		case discard:
-			if _, kind := p.ourTable([]string{item}); kind != "" || strings.Contains(item, set.Value) {
+			if _, kind := p.ourTable([]string{item}); kind != "" || set.Value != "" && strings.Contains(item, set.Value) {
 				mine = true
 				replacement = strings.Join(p.others(item, set.Value), ", ")
 			}
@@ -161,11 +236,12 @@ func (p *Postfix) unsetItem(d *document, set setting) {
 		}
 		if alike(value, item) && replacement == "" {
 			d.drop(l)
-			return
+			return true
 		}
 		d.replaceItem(l, item, replacement)
-		return
+		return true
 	}
+	return false
 }
 
 // others are the site's own tables in an item that joins them with ours.

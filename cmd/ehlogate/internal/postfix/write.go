@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -29,7 +31,9 @@ func write(path, text string) error {
 		// The MTA and the daemon have to read it, whatever the umask.
 		err = errors.Join(os.WriteFile(path, []byte(text), 0o644), os.Chmod(path, 0o644))
 	case err == nil:
-		if err = replaceFile(path, text, info); cannotReplace(err) {
+		if irreplaceable(path, info) {
+			err = overwrite(path, text)
+		} else if err = replaceFile(path, text, info); cannotReplace(err) {
 			err = overwrite(path, text)
 		}
 	}
@@ -82,6 +86,20 @@ func replaceFile(path, text string, info fs.FileInfo) error {
 		return err
 	}
 	return f.CloseAtomicallyReplace()
+}
+
+// irreplaceable reports whether a file has what a new one in its place would lose: another name, an access
+// control list, or other extended attributes, but for the label of SELinux, which its directory gives.
+func irreplaceable(path string, info fs.FileInfo) bool {
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok && stat.Nlink > 1 {
+		return true
+	}
+	names := make([]byte, 64<<10)
+	n, err := syscall.Listxattr(path, names)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(strings.FieldsFunc(string(names[:n]), func(r rune) bool { return r == 0 }), func(name string) bool { return name != "security.selinux" })
 }
 
 // cannotReplace reports whether a file could not be replaced because of where it is: it is mounted
