@@ -61,7 +61,7 @@ func TestSetupIsCheckedAndCanBeUndone(t *testing.T) {
 		{"smtpd_milters = { inet:127.0.0.1:" + strconv.Itoa(x.daemon.Milter) + ", default_action=accept }", "holds up each session for connect_timeout 30s"},
 		{"receive_override_options = no_milters", "has no_milters"},
 		{"smtpd_milter_maps = cidr:{{0.0.0.0/0 DISABLE}}", "smtpd_milter_maps gives other milters"},
-		{"non_smtpd_milters = " + x.filter.Addr() + ", inet:127.0.0.1:" + strconv.Itoa(x.daemon.Milter), "has nothing to say of mail that no client sends"},
+		{"non_smtpd_milters = " + x.filter.Addr() + ", inet:127.0.0.1:" + strconv.Itoa(x.daemon.Milter), "non_smtpd_milters names our milter: default_action is tempfail"},
 		{"smtpd_discard_ehlo_keywords = starttls, chunking", "STARTTLS is offered to nobody: smtpd_discard_ehlo_keywords hides it"},
 		{"smtpd_tls_protocols = TLS1", "which is not a protocol"},
 		{"postscreen_discard_ehlo_keyword_address_maps = $smtpd_discard_ehlo_keyword_address_maps", "postscreen asks our table"},

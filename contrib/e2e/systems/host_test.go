@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -109,7 +110,15 @@ func (h *host) configure() {
 			own.WriteString(line)
 		}
 	}
-	must(h.t, os.WriteFile("/etc/postfix/main.cf", []byte(overlay+mainCF), 0o644))
+	// What the system sets itself is not set twice.
+	var over strings.Builder
+	for line := range strings.Lines(overlay) {
+		name, _, ok := strings.Cut(line, " = ")
+		if !ok || !regexp.MustCompile("(?m)^"+regexp.QuoteMeta(name)+" *=").MatchString(mainCF) {
+			over.WriteString(line)
+		}
+	}
+	must(h.t, os.WriteFile("/etc/postfix/main.cf", []byte(over.String()+mainCF), 0o644))
 	must(h.t, os.WriteFile("/etc/postfix/master.cf", []byte(own.String()+master), 0o644))
 	err := fs.WalkDir(os.DirFS(h.name), ".", func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() || path == "main.cf" || path == "master.cf" || path == "services" || path == "expect" {

@@ -94,9 +94,12 @@ func (c *checker) checkOtherMilters() {
 		}
 	}
 	value := func(name string) string { return c.values[name] }
-	if list := split(value(nonSMTPD)); slices.ContainsFunc(list, c.ours) {
-		rest := strings.Join(slices.DeleteFunc(slices.Clone(list), c.ours), ", ")
-		c.fault(nil, nonSMTPD+" names our milter, which has nothing to say of mail that no client sends, and would hold it up where it is away", c.fix(nil, nonSMTPD, rest))
+	// It has nothing to say of mail that no client sends, but comes there by $smtpd_milters.
+	list := split(value(nonSMTPD))
+	if i := slices.IndexFunc(list, c.ours); i >= 0 {
+		for _, f := range c.milterDangers(list[i], value) {
+			c.fault(nil, nonSMTPD+" names our milter: "+f, c.fix(nil, nonSMTPD, strings.Join(slices.Delete(slices.Clone(list), i, i+1), ", ")))
+		}
 	}
 }
 
