@@ -166,8 +166,8 @@ func TestAFullDiskLeavesNothingBehind(t *testing.T) {
 	}
 }
 
-// TestSetupDoesNotReloadAPostfixThatWouldStop: one that logs with postlogd(8) and warns of parameters that
-// are set twice stops over that when it is reloaded, and all mail with it.
+// TestSetupDoesNotReloadAPostfixThatWouldStop: one that logs with postlogd(8) and warns of
+// parameters that are set twice stops over that when it is reloaded, and all mail with it.
 func TestSetupDoesNotReloadAPostfixThatWouldStop(t *testing.T) {
 	x := prepare(t, "")
 	main := filepath.Join(x.ConfigDir(), "main.cf")

@@ -144,10 +144,10 @@ func TestUnixListenerAndWhatWasAnswered(t *testing.T) {
 	if got, _ := bufio.NewReader(c).ReadString(','); !strings.HasPrefix(got, "27:OK starttls,") {
 		t.Errorf("answered %q", got)
 	}
-	if got := answers.Get(netip.MustParseAddr("192.0.2.7")); got != policy.Withheld {
+	if got := answers.Take(netip.MustParseAddr("192.0.2.7")); got != policy.Withheld {
 		t.Errorf("told %q", got)
 	}
-	if got := answers.Get(netip.MustParseAddr("192.0.2.8")); got != policy.Unasked {
+	if got := answers.Take(netip.MustParseAddr("192.0.2.8")); got != policy.Unasked {
 		t.Errorf("an address that was not asked for: %q", got)
 	}
 }
@@ -288,4 +288,18 @@ func FuzzSocketmap(f *testing.F) {
 
 func FuzzMemcache(f *testing.F) {
 	fuzz(f, Memcache, "get starttls:192.0.2.7\r\n", "set a 0 0 1\r\nx\r\n", "set a 0 0 65536\r\n", "\n")
+}
+
+// TestAnAnswerIsOfOneSession: a client that was withheld STARTTLS, and then comes to a service that
+// does not ask the table, was not withheld it there.
+func TestAnAnswerIsOfOneSession(t *testing.T) {
+	answers := NewAnswers()
+	addr := netip.MustParseAddr("192.0.2.7")
+	answers.Put(addr, policy.Offered)
+	answers.Put(addr, policy.Withheld)
+	for i, want := range []policy.Answer{policy.Withheld, policy.Withheld, policy.Unasked} {
+		if got := answers.Take(addr); got != want {
+			t.Errorf("session %d was told %s, want %s", i+1, got, want)
+		}
+	}
 }

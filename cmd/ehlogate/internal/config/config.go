@@ -165,7 +165,8 @@ func Load(src Source) (*Config, error) {
 	return c, errors.Join(faults...)
 }
 
-// setByContainers are the variables that Kubernetes and Docker set for a service that is named ehlogate.
+// setByContainers are the variables that Kubernetes and Docker set for a service that is named
+// ehlogate.
 var setByContainers = regexp.MustCompile(`_SERVICE_(HOST|PORT)|_PORT(_[0-9]+_(TCP|UDP).*)?$|_NAME$`)
 
 // ignored are the variables that look like keys and are none.

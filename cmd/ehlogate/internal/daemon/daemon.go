@@ -150,7 +150,7 @@ func (d *Daemon) newIntake(cfg *config.Config) error {
 	answers := table.NewAnswers()
 	d.tables = &table.Server{Decide: d.judge.Decide, Answered: answers.Put, Log: d.log}
 	d.milter = &milter.Server{
-		Decide: d.judge.Decide, Answered: answers.Get, Observe: d.intake.observe, Sessions: in.Correlator,
+		Decide: d.judge.Decide, Answered: answers.Take, Observe: d.intake.observe, Sessions: in.Correlator,
 		Clients: in.Clients, Now: time.Now, Log: d.log, Treats: d.treats,
 		Rules: func() verdict.Rules { return d.cfg.Load().Verdict }, Users: usersOf(cfg, users),
 	}

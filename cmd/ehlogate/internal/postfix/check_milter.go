@@ -195,8 +195,8 @@ func closed(dir string, u *user.User) string {
 // deafness is a filter whose verdicts do not reach us.
 type deafness struct{ what, fix string }
 
-// deaf finds filters that put mail back where ehlogate does not hear it, or would not when main.cf names
-// our milter.
+// deaf finds filters that put mail back where ehlogate does not hear it, or would not when main.cf
+// names our milter.
 func (p *Postfix) deaf(connected bool) (all []deafness) {
 	seen := map[string]bool{}
 	for _, s := range p.of(exchanger, strict) {

@@ -88,8 +88,9 @@ func replaceFile(path, text string, info fs.FileInfo) error {
 	return f.CloseAtomicallyReplace()
 }
 
-// irreplaceable reports whether a file has what a new one in its place would lose: another name, an access
-// control list, or other extended attributes, but for the label of SELinux, which its directory gives.
+// irreplaceable reports whether a file has what a new one in its place would lose: another name, an
+// access control list, or other extended attributes, but for the label of SELinux, which its
+// directory gives.
 func irreplaceable(path string, info fs.FileInfo) bool {
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok && stat.Nlink > 1 {
 		return true
