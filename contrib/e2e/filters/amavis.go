@@ -2,6 +2,7 @@ package filters
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -91,7 +92,7 @@ func StartAmavisAt(dir, destiny string, port, back int) (*Amavis, error) {
 	if err := own(home, "amavis"); err != nil {
 		return nil, err
 	}
-	if a.process, err = start(dir, "/usr/sbin/amavisd", "-c", filepath.Join(dir, "amavisd.conf"), "foreground"); err != nil {
+	if a.process, err = start(dir, amavisd(), "-c", filepath.Join(dir, "amavisd.conf"), "foreground"); err != nil {
 		return nil, err
 	}
 	return a, a.listens(a.Port)
@@ -99,3 +100,12 @@ func StartAmavisAt(dir, destiny string, port, back int) (*Amavis, error) {
 
 // Stop stops it.
 func (a *Amavis) Stop() { a.stop() }
+
+// amavisd is where Debian has the program: under another name before Debian 12.
+func amavisd() string {
+	const before = "/usr/sbin/amavisd-new"
+	if _, err := os.Stat(before); err == nil {
+		return before
+	}
+	return "/usr/sbin/amavisd"
+}

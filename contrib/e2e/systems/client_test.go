@@ -4,13 +4,16 @@ import (
 	"bufio"
 	"cmp"
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/smtp"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -96,6 +99,10 @@ func (v *seen) session(s service, from, subject string) error {
 	}
 	c, err := smtp.NewClient(conn, "mx.example")
 	if err != nil {
+		if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
+			// Which of the two it is, is chance.
+			err = errClosed
+		}
 		return fmt.Errorf("greeting: %w", err)
 	}
 	if v.keywords, err = keywordsOf(c); err != nil {
@@ -190,3 +197,6 @@ func send(c *smtp.Client, subject string) error {
 	}
 	return nil
 }
+
+// errClosed is a connection that the server closed.
+var errClosed = errors.New("closed")

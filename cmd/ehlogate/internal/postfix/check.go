@@ -154,8 +154,8 @@ func (c *checker) checkTLS(s *service) {
 		c.fault(s, "STARTTLS is offered to nobody: "+fault, "name a certificate and its key, such as with: postfix tls new-server-cert, or smtpd_tls_chain_files")
 		return
 	}
-	if fault := protocolsFault(s); fault != "" {
-		c.fault(s, "STARTTLS is offered, and fails: "+fault, c.fix(s, "smtpd_tls_protocols", ">=TLSv1"))
+	if usual, fault := c.protocolsFault(s); fault != "" {
+		c.fault(s, "STARTTLS is offered, and fails: "+fault, c.fix(s, tlsProtocols, usual))
 		return
 	}
 	if slices.Contains(words(s.value(keywords)), policy.STARTTLS) {
@@ -191,14 +191,21 @@ func (c *checker) hidesSTARTTLS(s *service) string {
 // protocol is an item of smtpd_tls_protocols, postconf(5).
 var protocol = regexp.MustCompile(`(?i)^(!?|>=|<=)(SSLv2|SSLv3|TLSv1|TLSv1\.[0-3]|0x[0-9a-f]+|[0-9]+)$`)
 
-// protocolsFault says why no TLS protocol is left, or "": Postfix then offers STARTTLS and refuses it.
-func protocolsFault(s *service) string {
-	for _, item := range strings.FieldsFunc(s.value("smtpd_tls_protocols"), func(r rune) bool { return strings.ContainsRune(" ,:\t", r) }) {
-		if !protocol.MatchString(item) {
-			return fmt.Sprintf("smtpd_tls_protocols has %q, which is not a protocol", item)
+// protocolsFault says why no TLS protocol is left, or "": Postfix then offers STARTTLS and refuses it. It
+// also returns the default of this Postfix; ranges are known from 3.6 on.
+func (c *checker) protocolsFault(s *service) (usual, fault string) {
+	out, _, err := c.run(c.ctx, "postconf", "-d", "-h", tlsProtocols)
+	if err != nil {
+		return "", ""
+	}
+	usual = strings.TrimSpace(out)
+	ranges := strings.Contains(usual, ">=")
+	for _, item := range strings.FieldsFunc(s.value(tlsProtocols), func(r rune) bool { return strings.ContainsRune(" ,:\t", r) }) {
+		if !protocol.MatchString(item) || !ranges && strings.ContainsAny(item, "<>") {
+			return usual, fmt.Sprintf("%s has %q, which is not a protocol that this Postfix knows", tlsProtocols, item)
 		}
 	}
-	return ""
+	return usual, ""
 }
 
 // checkAUTH notes an exchanger at which users log in.

@@ -23,20 +23,21 @@ import (
 
 // The parameters concerned, as postconf(5) names them.
 const (
-	milters     = "smtpd_milters"
-	nonSMTPD    = "non_smtpd_milters"
-	discard     = "smtpd_discard_ehlo_keyword_address_maps"
-	keywords    = "smtpd_discard_ehlo_keywords"
-	postscreen  = "postscreen_discard_ehlo_keyword_address_maps"
-	checks      = "header_checks"
-	mimeChecks  = "mime_header_checks"
-	nested      = "nested_header_checks"
-	cleanup     = "cleanup_service_name"
-	tlsLevel    = "smtpd_tls_security_level"
-	receive     = "receive_override_options"
-	daemonName  = "milter_macro_daemon_name"
-	proxyFilter = "smtpd_proxy_filter"
-	filter      = "content_filter"
+	milters      = "smtpd_milters"
+	nonSMTPD     = "non_smtpd_milters"
+	discard      = "smtpd_discard_ehlo_keyword_address_maps"
+	keywords     = "smtpd_discard_ehlo_keywords"
+	postscreen   = "postscreen_discard_ehlo_keyword_address_maps"
+	checks       = "header_checks"
+	mimeChecks   = "mime_header_checks"
+	nested       = "nested_header_checks"
+	cleanup      = "cleanup_service_name"
+	tlsLevel     = "smtpd_tls_security_level"
+	tlsProtocols = "smtpd_tls_protocols"
+	receive      = "receive_override_options"
+	daemonName   = "milter_macro_daemon_name"
+	proxyFilter  = "smtpd_proxy_filter"
+	filter       = "content_filter"
 )
 
 // The files of ours beside main.cf.
