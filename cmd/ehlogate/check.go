@@ -5,8 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -50,15 +54,16 @@ func check(c *cli.Context) error {
 		return err
 	}
 	found := configFindings(cfg)
-	more, running := daemonFindings(c.Context, daemon)
+	more, st := daemonFindings(c.Context, daemon)
 	found = append(found, more...)
 	found = append(found, logFindings(cfg)...)
-	found = append(found, storeFindings(c.Context, cfg, running)...)
-	p, err := postfix.Find(c.Context, c.String("postfix-config"), cfg)
+	found = append(found, storeFindings(c.Context, cfg, st != nil)...)
+	found = append(found, restartFindings(cfg, st)...)
+	p, err := postfix.Find(c.Context, c.String("postfix-config"), inForce(cfg, st))
 	switch {
 	case errors.Is(err, postfix.ErrMissing):
 		found = append(found, postfix.Finding{What: "there is no Postfix on this host", Fix: "nothing, where the MTA is another one"})
-	case err != nil && c.IsSet("postfix-config"):
+	case errors.Is(err, os.ErrNotExist) && c.IsSet("postfix-config"):
 		return misused{err}
 	case err != nil:
 		found = append(found, postfix.Finding{What: "Postfix's configuration cannot be read", Fix: err.Error()})
@@ -71,6 +76,11 @@ func check(c *cli.Context) error {
 	return printReport(c, found)
 }
 
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
 // configFindings looks at what the configuration names.
 func configFindings(cfg *config.Config) []postfix.Finding {
 	found := []postfix.Finding{{OK: true, What: "the configuration is sound"}}
@@ -79,6 +89,9 @@ func configFindings(cfg *config.Config) []postfix.Finding {
 		found = append(found, postfix.Finding{What: "autonomous systems are not judged", Fix: "fix or replace the file of reputation.asn_database: " + err.Error()})
 	} else if cfg.ASNDatabase != "" {
 		found = append(found, postfix.Finding{OK: true, What: "the database of autonomous systems is sound"})
+	}
+	if host, _, err := net.SplitHostPort(cfg.HTTP.Listen.Address); err == nil && cfg.HTTP.Listen.Network == "tcp" && !isLoopback(host) {
+		found = append(found, postfix.Finding{OK: true, Note: true, What: fmt.Sprintf("http.listen is %s: whoever can reach it can read reputation, overrides and metrics without the token", cfg.HTTP.Listen), Fix: "listen on loopback, or let a firewall guard the port"})
 	}
 	secret := func(path, what string) {
 		if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o004 != 0 {
@@ -98,15 +111,55 @@ func configFindings(cfg *config.Config) []postfix.Finding {
 	return found
 }
 
+// startedWith are the keys whose change takes a restart, and their values in a configuration.
+func startedWith(cfg *config.Config) map[string]*config.Address {
+	return map[string]*config.Address{"milter.listen": &cfg.Milter.Listen, "table.socketmap": &cfg.Table.Socketmap, "table.memcache": &cfg.Table.Memcache}
+}
+
+// inForce is the configuration with the addresses at which the daemon listens, if it runs.
+func inForce(cfg *config.Config, st *api.Status) *config.Config {
+	if st == nil {
+		return cfg
+	}
+	now := *cfg
+	for key, field := range startedWith(&now) {
+		if a, err := config.ParseAddress(st.Listen[key]); err == nil {
+			*field = a
+		}
+	}
+	return &now
+}
+
+// restartFindings says what the daemon runs with that the configuration does not have any more.
+func restartFindings(cfg *config.Config, st *api.Status) (found []postfix.Finding) {
+	if st == nil {
+		return nil
+	}
+	if st.Config != cfg.File {
+		return []postfix.Finding{{What: fmt.Sprintf("the daemon runs with the configuration %s, and this command reads %s", orNone(st.Config), orNone(cfg.File)), Fix: "name the daemon's with --config"}}
+	}
+	const restart = "restart the daemon"
+	changed := startedWith(cfg)
+	for _, key := range slices.Sorted(maps.Keys(changed)) {
+		if now := st.Listen[key]; now != "" && now != changed[key].String() {
+			found = append(found, postfix.Finding{What: fmt.Sprintf("%s is %s in the configuration, and the daemon still listens on %s", key, changed[key], now), Fix: restart})
+		}
+	}
+	if st.LogFile != cfg.LogFile {
+		found = append(found, postfix.Finding{What: fmt.Sprintf("verdict.log_file is %q in the configuration, and the daemon still follows %q", cfg.LogFile, st.LogFile), Fix: restart})
+	}
+	return found
+}
+
 // daemonFindings asks the daemon how it gets on, if it runs.
-func daemonFindings(ctx context.Context, daemon *api.Client) (found []postfix.Finding, running bool) {
+func daemonFindings(ctx context.Context, daemon *api.Client) (found []postfix.Finding, running *api.Status) {
 	if err := daemon.Health(ctx); err != nil {
-		return []postfix.Finding{{What: err.Error(), Fix: "ehlogate serve"}}, false
+		return []postfix.Finding{{What: err.Error(), Fix: "ehlogate serve"}}, nil
 	}
 	found = append(found, postfix.Finding{OK: true, What: "the daemon answers"})
 	h, err := daemon.Heard(ctx)
 	if err != nil {
-		return append(found, postfix.Finding{What: "the daemon does not say what it heard", Fix: err.Error()}), true
+		return append(found, postfix.Finding{What: "the daemon does not say what it heard", Fix: err.Error()}), nil
 	}
 	if h.OneSided() {
 		found = append(found, postfix.Finding{
@@ -128,12 +181,15 @@ func daemonFindings(ctx context.Context, daemon *api.Client) (found []postfix.Fi
 	}
 	st, err := daemon.Status(ctx)
 	if err != nil {
-		return append(found, postfix.Finding{What: "the daemon does not say how it stands", Fix: err.Error()}), true
+		return append(found, postfix.Finding{What: "the daemon does not say how it stands", Fix: err.Error()}), nil
+	}
+	for _, w := range st.Warnings {
+		found = append(found, postfix.Finding{What: "the daemon reports: " + w, Fix: "let the user that it runs as read, or write, that file"})
 	}
 	for _, source := range st.Silent {
 		found = append(found, postfix.Finding{What: "a source is silent: " + source, Fix: st.Why[source]})
 	}
-	return found, true
+	return found, &st
 }
 
 // logFindings looks at the MTA's log, as the user who runs the check.
@@ -171,6 +227,9 @@ func storeFindings(ctx context.Context, cfg *config.Config, running bool) (found
 		found = append(found, postfix.Finding{OK: true, What: "the daemon holds the store in " + cfg.Store.Dir})
 	default:
 		f := postfix.Finding{OK: true, What: "the store in " + cfg.Store.Dir + " is sound"}
+		if _, err := os.Stat(filepath.Join(cfg.Store.Dir, store.FileName)); errors.Is(err, os.ErrNotExist) {
+			f.What = "there is no store yet in " + cfg.Store.Dir
+		}
 		if err := store.Verify(cfg.Store.Dir, cfg.Policy.Layout); err != nil {
 			f = postfix.Finding{What: "the store cannot be opened", Fix: err.Error()}
 		}

@@ -28,7 +28,7 @@ func lookupCommand() *cli.Command {
 
 func lookup(c *cli.Context) error {
 	if !c.Args().Present() {
-		return misuseOf("lookup needs an address; usage: ehlogate lookup ADDR... (or host names)")
+		return misuseOf("lookup needs at least one address or host name; usage: ehlogate lookup ADDR|HOST...")
 	}
 	var addrs []netip.Addr
 	var unresolved error

@@ -222,6 +222,10 @@ var (
 // minuteFormat is how a time in UTC is printed for people.
 const minuteFormat = "2006-01-02 15:04Z"
 
+// unitToken is where the systemd unit's daemon keeps its token, whose STATE_DIRECTORY an operator's
+// shell does not have.
+const unitToken = "/var/lib/ehlogate/api-token"
+
 // client returns a client of the running daemon. The token is read if it can be; whether it is
 // needed, the daemon knows.
 func client(c *cli.Context) (*api.Client, error) {
@@ -236,7 +240,10 @@ func client(c *cli.Context) (*api.Client, error) {
 	if !ok {
 		at = cfg.HTTP.Listen.String()
 	}
-	token, _ := api.ReadToken(cfg.HTTP.TokenFile)
+	token, err := api.ReadToken(cfg.HTTP.TokenFile)
+	if _, given := flagOf(c, "http.token_file"); errors.Is(err, os.ErrNotExist) && !given {
+		token, _ = api.ReadToken(unitToken)
+	}
 	client, err := api.NewClient(at, token)
 	if err != nil {
 		return nil, misused{err}

@@ -36,7 +36,7 @@ func TestMistakes(t *testing.T) {
 			return err
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"fails": fails, "serving": serving, "website": website, "postfix": private,
+			"fails": fails, "serving": serving, "website": website, "postfix": private, "waits": waits,
 		},
 	})
 }
@@ -76,6 +76,20 @@ func serving(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		if time.Now().After(deadline) {
 			ts.Fatalf("no daemon: %v", err)
+		}
+	}
+}
+
+// waits ADDRESS waits until something listens there.
+func waits(ts *testscript.TestScript, _ bool, args []string) {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		c, err := net.Dial("tcp", args[0])
+		if err == nil {
+			c.Close()
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("nothing listens: %v", err)
 		}
 	}
 }

@@ -44,7 +44,7 @@ func changeCommand(verb string) *cli.Command {
 
 func change(c *cli.Context, verb string) error {
 	if !c.Args().Present() {
-		return misuseOf("%s needs one address or network; usage: ehlogate %s ADDR|NET|HOST...", verb, verb)
+		return misuseOf("%s needs at least one address, network or host name; usage: ehlogate %s ADDR|NET|HOST...", verb, verb)
 	}
 	if f := c.String("for"); f != "" {
 		if d, err := config.ParseDuration(f); err != nil || d <= 0 {
@@ -94,8 +94,15 @@ func printChange(c *cli.Context, verb string, n netip.Prefix, done api.Changed) 
 		_, err = fmt.Fprintf(c.App.Writer, "forgot %s: %s, overrides included\n", done.Network, plural(done.Removed, "record"))
 		return err
 	}
-	if _, err = fmt.Fprintf(c.App.Writer, "%s %s, from the next connection on\n", verb, done.Network); err != nil {
+	until := ""
+	if o := done.Override; o != nil && !o.Until.IsZero() {
+		until = ", until " + o.Until.Format(minuteFormat)
+	}
+	if _, err = fmt.Fprintf(c.App.Writer, "%s %s, from the next connection on%s\n", verb, done.Network, until); err != nil {
 		return err
+	}
+	if done.Replaced != nil {
+		fmt.Fprintf(c.App.Writer, "note: it replaces %s\n", overrideText(done.Replaced))
 	}
 	for _, e := range done.Exempt {
 		exempt, parseErr := netip.ParsePrefix(e)
@@ -115,7 +122,7 @@ func networksOf(ctx context.Context, arg string) ([]netip.Prefix, error) {
 		return []netip.Prefix{n}, nil
 	}
 	if !hostName.MatchString(arg) {
-		return nil, misuseOf("%w, or a host name with a dot in it", err)
+		return nil, misused{err}
 	}
 	addrs, err := addressesOf(ctx, arg)
 	if err != nil {
@@ -146,9 +153,9 @@ func confirm(c *cli.Context, verb string, n netip.Prefix) error {
 	}
 	stdin, ok := c.App.Reader.(*os.File)
 	if !ok || !term.IsTerminal(int(stdin.Fd())) {
-		return misuseOf("%s %s is about %s; say --yes if that is meant", verb, n, share)
+		return misuseOf("%s %s covers about %s; repeat the command with --yes if that is meant", verb, n, share)
 	}
-	fmt.Fprintf(c.App.ErrWriter, "%s %s is about %s. Go on? [y/N] ", verb, n, share)
+	fmt.Fprintf(c.App.ErrWriter, "%s %s covers about %s. Go on? [y/N] ", verb, n, share)
 	var answer string
 	fmt.Fscanln(stdin, &answer)
 	if !strings.EqualFold(answer, "y") && !strings.EqualFold(answer, "yes") {

@@ -64,8 +64,10 @@ func replayTrace(c *cli.Context) (err error) {
 	case "-":
 		opts.Decisions, summary = c.App.Writer, c.App.ErrWriter
 	default:
-		f, err := os.Create(decisions)
-		if err != nil {
+		f, err := os.OpenFile(decisions, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+		if errors.Is(err, os.ErrExist) {
+			return misuseOf("%s exists; name a file that does not", decisions)
+		} else if err != nil {
 			return misused{err}
 		}
 		defer func() { err = errors.Join(err, f.Close()) }()

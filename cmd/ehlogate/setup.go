@@ -20,6 +20,9 @@ func setupCommand() *cli.Command {
 	return &cli.Command{
 		Name: "setup", Usage: "print or apply the lines that connect the MTA",
 		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return misuseOf("unknown MTA %q%s; usage: ehlogate setup postfix [--dry-run|--apply|--undo]", c.Args().First(), nearest(c.Command.Subcommands, c.Args().First()))
+			}
 			return misuseOf("setup needs the MTA; usage: ehlogate setup postfix [--dry-run|--apply|--undo]")
 		},
 		Subcommands: []*cli.Command{{
@@ -121,14 +124,17 @@ func undoPostfix(c *cli.Context, cfg *config.Config) error {
 	if len(left) > 0 {
 		return errors.New("not all could be taken back; change what is left by hand, and run this again")
 	}
+	for _, path := range p.MovedAside {
+		fmt.Fprintf(c.App.Writer, "kept as %s, since it was changed\n", path)
+	}
 	if cfg.ModeGiven && cfg.File != "" {
-		fmt.Fprintf(c.App.Writer, "policy.mode stays %s in %s\n", cfg.Policy.Mode, cfg.File)
+		fmt.Fprintf(c.App.Writer, "policy.mode stays as it is in %s\n", cfg.File)
 	}
 	if p.Running() && !c.Bool("no-reload") {
 		_, err = fmt.Fprintf(c.App.Writer, "taken back in %s, and Postfix reloaded\n", p.Dir)
 		return err
 	}
-	_, err = fmt.Fprintf(c.App.Writer, "taken back in %s; now: postfix reload, if it runs, at once: until then it may put mail off\n", p.Dir)
+	_, err = fmt.Fprintf(c.App.Writer, "taken back in %s; run postfix reload now if Postfix runs: until then it may defer mail\n", p.Dir)
 	return err
 }
 
@@ -146,20 +152,21 @@ func printNext(c *cli.Context, cfg *config.Config, p *postfix.Postfix, plan *pos
 	} else {
 		fmt.Fprintf(w, "mode: %s, as the configuration says\n", mode)
 	}
+	again, mta := againWith(c, p)
 	var next []string
 	running, problem := daemonFollows(c, mode)
 	switch {
 	case !running:
-		next = append(next, "ehlogate serve          the daemon does not run yet")
+		next = append(next, again("serve")+"   the daemon does not run yet")
 	case problem != "":
 		fmt.Fprintf(w, "note: %s\n", problem)
-		next = append(next, "ehlogate reload         before Postfix is reloaded")
+		next = append(next, again("reload")+"   before Postfix is reloaded")
 	}
 	switch {
 	case !p.Running():
-		next = append(next, "postfix start           it does not run")
+		next = append(next, mta+" start   it does not run")
 	case problem != "" || c.Bool("no-reload"):
-		next = append(next, "postfix reload")
+		next = append(next, mta+" reload")
 	default:
 		// Its new processes read main.cf at once, but master.cf only now.
 		if err := p.Reload(c.Context); err != nil {
@@ -167,13 +174,32 @@ func printNext(c *cli.Context, cfg *config.Config, p *postfix.Postfix, plan *pos
 		}
 		fmt.Fprintln(w, "Postfix: reloaded")
 	}
-	next = append(next, "ehlogate check --live   one session through Postfix, and what the daemon heard of it")
+	next = append(next, again("check --live")+"   one session through Postfix, and what the daemon heard of it")
 	fmt.Fprintf(w, "\nnow:\n  %s\n", strings.Join(next, "\n  "))
 	if mode == policy.Observe {
 		_, err := fmt.Fprintf(w, "\nIn mode observe nothing is withheld. After some days, ehlogate status says what would have been; then set\npolicy.mode = \"protect\" in %s, and: ehlogate reload\n", plan.ConfigFile)
 		return err
 	}
 	return nil
+}
+
+// againWith are the beginnings of further commands: those of ehlogate with the configuration and Postfix that
+// this one was given, and postfix(1) for that Postfix.
+func againWith(c *cli.Context, p *postfix.Postfix) (ehlogate func(command string) string, mta string) {
+	mta = "postfix"
+	if dir := c.String("postfix-config"); dir != "" {
+		mta += " -c " + p.Dir
+	}
+	return func(command string) string {
+		line := "ehlogate " + command
+		if file, ok := flagOf(c, "config"); ok {
+			line += " --config " + file
+		}
+		if strings.HasPrefix(command, "check") && c.String("postfix-config") != "" {
+			line += " --postfix-config " + p.Dir
+		}
+		return line
+	}, mta
 }
 
 // daemonFollows has a running daemon read its configuration, and says why it is not in the mode that

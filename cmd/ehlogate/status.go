@@ -43,7 +43,7 @@ func statusText(st api.Status, now time.Time) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
 	row := func(name, format string, args ...any) { fmt.Fprintf(w, name+"\t"+format+"\n", args...) }
-	row("running", "version %s on %s for %s, since %s", st.Version, st.Node, now.Sub(st.Started).Round(time.Second), st.Started.Format(minuteFormat))
+	row("running", "since %s (%s), version %s, node %s", st.Started.Format(minuteFormat), now.Sub(st.Started).Round(time.Second), st.Version, st.Node)
 	row("mode", "%s", modeText(st.Mode))
 	row("configuration", "%s", orNone(st.Config))
 	row("store", "%s: %s, %s", st.Store.Name, st.Store.State, plural(st.Store.Records, "record"))
@@ -62,9 +62,12 @@ func statusText(st api.Status, now time.Time) string {
 	}
 	withheld("withheld since the start", st.Withheld.Answers)
 	withheld("withheld today", st.Withheld.Today)
-	row("overrides", "%s by the operator, %s noticed by the daemon", plural(st.Overrides, "override"), plural(st.Exceptions, "exception"))
+	row("overrides", "%d set by the operator; %s made by the daemon", st.Overrides, plural(st.Exceptions, "exception"))
 	for _, source := range st.Silent {
 		row("silent", "%s: %s", source, st.Why[source])
+	}
+	for _, warning := range st.Warnings {
+		row("warning", "%s", warning)
 	}
 	w.Flush()
 	return b.String()

@@ -43,6 +43,9 @@ type Log struct {
 	reopen chan chan error
 	done   chan struct{}
 
+	// fault is why the last line could not be written, nil where it was.
+	fault atomic.Pointer[error]
+
 	file *os.File
 	// days are those on which the file was written to, as the clock had it then; no archive is
 	// removed before pruneAfter.
@@ -92,6 +95,14 @@ func (l *Log) Append(e *Event) <-chan error {
 	l.Stats.Dropped.Add(1)
 	written <- ErrDropped
 	return written
+}
+
+// Fault is why the last line could not be written, nil where it was.
+func (l *Log) Fault() error {
+	if err := l.fault.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // Reopen opens the file anew, after logrotate has renamed it. If that fails, the old file stays in
@@ -146,6 +157,8 @@ func (l *Log) write(first line) {
 		text = append(append(text, next.text...), '\n')
 	}
 	err := l.appendWhole(text)
+	fault := err
+	l.fault.Store(&fault)
 	if err != nil {
 		l.Stats.Dropped.Add(uint64(len(batch)))
 		err = fmt.Errorf("%w: %w", ErrDropped, err)

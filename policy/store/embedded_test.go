@@ -277,6 +277,50 @@ func TestKilledAtAnyMomentNothingAcknowledgedIsLost(t *testing.T) {
 	}
 }
 
+// TestAFirstStartCanBeKilledAtAnyMoment leaves a directory in which the next start works, and no half-made
+// file that looks like somebody else's.
+func TestAFirstStartCanBeKilledAtAnyMoment(t *testing.T) {
+	const opener = "EHLOGATE_TEST_OPENER"
+	if dir := os.Getenv(opener); dir != "" {
+		os.Stdout.WriteString("opening\n")
+		for i := 0; ; i++ {
+			e, err := Open(filepath.Join(dir, fmt.Sprint(i)), options())
+			if err != nil {
+				panic(err)
+			}
+			e.Close()
+		}
+	}
+	for round := range 20 {
+		dir := t.TempDir()
+		cmd := exec.Command(os.Args[0], "-test.run=^TestAFirstStart")
+		cmd.Env = append(os.Environ(), opener+"="+dir)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		out.Read(make([]byte, 1))
+		time.Sleep(time.Duration(round*round) * time.Millisecond / 10)
+		cmd.Process.Kill()
+		cmd.Wait()
+		begun, err := filepath.Glob(filepath.Join(dir, "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range begun {
+			e, err := Open(d, options())
+			if err != nil {
+				t.Errorf("killed in round %d: %v", round, err)
+				continue
+			}
+			e.Close()
+		}
+	}
+}
+
 const learners = 8
 
 func learner(dir string) {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -43,10 +44,13 @@ const format = "ehlogate evidence 2"
 func openFile(path string, e *Embedded) (*bolt.DB, error) {
 	info, err := os.Stat(path)
 	switch {
-	case errors.Is(err, os.ErrNotExist):
+	case errors.Is(err, os.ErrNotExist), err == nil && info.Size() == 0:
+		if err := begin(path, e); err != nil {
+			return nil, err
+		}
 	case err != nil:
 		return nil, fmt.Errorf("store: %w", err)
-	case info.Size() > 0:
+	default:
 		if err := guard(path, func() error { return load(path, info.Size(), e) }); err != nil {
 			return nil, err
 		}
@@ -56,9 +60,46 @@ func openFile(path string, e *Embedded) (*bolt.DB, error) {
 		if db, err = bolt.Open(path, 0o640, &bolt.Options{Timeout: time.Second}); err != nil {
 			return explain(path, err)
 		}
-		return db.Update(e.create)
+		if err := db.Update(e.create); err != nil {
+			return errors.Join(explain(path, err), db.Close())
+		}
+		return nil
 	})
 	return db, err
+}
+
+// begin makes a new file under another name, and gives it its own only when it is whole: a first start can
+// be interrupted at any moment. Of two that begin at once, one's is taken.
+func begin(path string, e *Embedded) error {
+	const unfinished = FileName + ".new-"
+	left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), unfinished+"*"))
+	for _, l := range left {
+		if info, err := os.Stat(l); err == nil && time.Since(info.ModTime()) > time.Minute {
+			os.Remove(l)
+		}
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), unfinished)
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	part := f.Name()
+	defer os.Remove(part)
+	f.Close()
+	db, err := bolt.Open(part, 0o640, nil)
+	if err == nil {
+		err = errors.Join(db.Update(e.create), db.Close(), os.Chmod(part, 0o640))
+	}
+	if err != nil {
+		return fmt.Errorf("store: %s cannot be made: %w", path, err)
+	}
+	// An empty file of that name is nobody's.
+	if info, err := os.Stat(path); err == nil && info.Size() == 0 {
+		os.Remove(path)
+	}
+	if err := os.Link(part, path); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("store: %w", err)
+	}
+	return nil
 }
 
 // create makes what a new file has, and gives a file of an earlier version its layout and name.
@@ -93,6 +134,10 @@ func load(path string, size int64, e *Embedded) error {
 	return db.View(func(tx *bolt.Tx) error {
 		if tx.Size() > size {
 			return damaged(path, fmt.Errorf("%d bytes long, should be %d", size, tx.Size()))
+		}
+		if first, _ := tx.Cursor().First(); first == nil {
+			// An interrupted first start of an earlier version left it.
+			return nil
 		}
 		meta, evidence, overrides := tx.Bucket(bucketMeta), tx.Bucket(bucketEvidence), tx.Bucket(bucketOverrides)
 		if meta == nil || evidence == nil || overrides == nil {
@@ -205,6 +250,8 @@ func explain(path string, err error) error {
 		return fmt.Errorf("store: %s is in use by another process; stop the other ehlogate, or choose another directory in store.url", path)
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("store: %w; run as the user that owns it", err)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EIO), errors.Is(err, syscall.EDQUOT):
+		return fmt.Errorf("store: %s cannot be opened: %w", path, err)
 	}
 	return damaged(path, err)
 }

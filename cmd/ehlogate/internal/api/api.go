@@ -108,6 +108,9 @@ type Changed struct {
 	// Exempt are the exempt networks that a denied network lies in, or that lie in it: there it has
 	// no effect.
 	Exempt []string `json:"exempt,omitempty"`
+	// Override is the one that holds now, Replaced the one on exactly that network before.
+	Override *policy.Override `json:"override,omitempty"`
+	Replaced *policy.Override `json:"replaced,omitempty"`
 }
 
 // Report is a person's verdict on a message, and what is known of the message: its queue id, its

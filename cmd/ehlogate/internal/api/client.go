@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
@@ -28,6 +29,9 @@ type Client struct {
 	http  http.Client
 }
 
+// hostPort is an address without its kind.
+var hostPort = regexp.MustCompile(`^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):[0-9]+$`)
+
 // NewClient returns a client of the daemon at an address, which is written as http.listen is, or as
 // a URL.
 func NewClient(at, token string) (*Client, error) {
@@ -37,6 +41,9 @@ func NewClient(at, token string) (*Client, error) {
 		return c, nil
 	}
 	addr, err := config.ParseAddress(at)
+	if err != nil && hostPort.MatchString(at) {
+		addr, err = config.ParseAddress("inet:" + at)
+	}
 	if err != nil || addr == (config.Address{}) {
 		return nil, fmt.Errorf("--api: %q is not the address of a daemon; want http://HOST:PORT, inet:HOST:PORT or unix:/PATH", at)
 	}
@@ -122,7 +129,8 @@ func decodeInto(answer any) func(io.Reader) error {
 // ErrAway is what a command gets when no daemon answers.
 var ErrAway = errors.New("no daemon answers; is \"ehlogate serve\" running, and does --api or --config name its http.listen?")
 
-// do asks the daemon. Where it wants another token, the daemon says in which file its own is.
+// do asks the daemon. Where it wants another token, it says in which file its own is. That file is named to
+// the operator and not read: whoever answers could name any.
 func (c *Client) do(ctx context.Context, method, path string, body []byte, read func(io.Reader) error) error {
 	err := c.try(ctx, method, path, body, read)
 	if !errors.Is(err, errToken) {
@@ -132,12 +140,7 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte, read 
 	if statusErr != nil || st.TokenFile == "" {
 		return err
 	}
-	token, tokenErr := ReadToken(st.TokenFile)
-	if tokenErr != nil {
-		return fmt.Errorf("writing needs the daemon's token: %w; run the command as a user who can read that file", tokenErr)
-	}
-	c.token = token
-	return c.try(ctx, method, path, body, read)
+	return fmt.Errorf("writing needs the daemon's token, which it says is in %s; run the command as a user who can read that file, with the daemon's --config or --http.token_file %s", st.TokenFile, st.TokenFile)
 }
 
 // errToken is the answer to a request without the right token.

@@ -175,6 +175,16 @@ func (s *Server) authorized(most int64, next http.HandlerFunc) http.HandlerFunc 
 	}
 }
 
+// overrideOn is the override on exactly a network that holds, or nil.
+func (s *Server) overrideOn(n netip.Prefix) *policy.Override {
+	for _, o := range s.Store.Overrides() {
+		if o.Network == n && !o.Ended(s.Now()) {
+			return &o
+		}
+	}
+	return nil
+}
+
 func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 	var c Change
 	decoder := json.NewDecoder(r.Body)
@@ -203,6 +213,7 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 	}
 	switch c.Verb {
 	case "allow", "deny":
+		done.Override, done.Replaced = &override, s.overrideOn(n)
 		err = s.Store.SetOverride(override)
 	case "forget":
 		done.Removed, err = s.forget(n)

@@ -117,8 +117,12 @@ func ParseAddress(s string) (Address, error) {
 		return Address{"unix", rest}, nil
 	case kind == "inet":
 		host, port, err := net.SplitHostPort(rest)
-		if _, portErr := net.LookupPort("tcp", port); err == nil && portErr == nil && host != "" {
+		_, portErr := net.LookupPort("tcp", port)
+		if err == nil && portErr == nil && host != "" {
 			return Address{"tcp", rest}, nil
+		}
+		if err == nil && host != "" {
+			return Address{}, fmt.Errorf("%q: there is no port %s; want a number from 1 to 65535, or a name in /etc/services", s, port)
 		}
 	}
 	return Address{}, fmt.Errorf("%q is not an address; want inet:HOST:PORT, such as inet:127.0.0.1:8897 or inet:[::1]:8897, unix:/ABSOLUTE/PATH, or none", s)

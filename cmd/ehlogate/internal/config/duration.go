@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// ParseDuration reads how long something holds, as an operator writes it on the command line: as
-// time.ParseDuration does, and days and weeks before it: 90m, 36h, 7d, 1w12h.
+// ParseDuration reads a duration as an operator writes it: as time.ParseDuration does, and days and
+// weeks before it: 90m, 36h, 7d, 1w12h.
 func ParseDuration(s string) (time.Duration, error) {
 	total, rest := time.Duration(0), s
 	for _, unit := range []struct {

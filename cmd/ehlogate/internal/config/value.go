@@ -165,9 +165,9 @@ func duration(least, most time.Duration, field func(*Config) *time.Duration) fun
 		if err != nil {
 			return fmt.Errorf(`%w, such as "6h" or "90m"`, err)
 		}
-		d, err := time.ParseDuration(s)
+		d, err := ParseDuration(s)
 		if err != nil {
-			return fmt.Errorf(`%q is not a duration; want such as "6h" or "90m"`, s)
+			return err
 		}
 		if d < least || d > most {
 			return fmt.Errorf("%s is out of range; want %s to %s", s, least, most)

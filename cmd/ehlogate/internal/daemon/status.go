@@ -60,6 +60,9 @@ func (d *Daemon) status() api.Status {
 		Config: cfg.File, Events: cfg.Log.Events, Anonymized: cfg.Log.Anonymize,
 		TokenFile: cfg.HTTP.TokenFile, Store: api.StoreStatus{Name: cfg.StoreName(), State: "ok"},
 	}
+	b := d.booted
+	st.Listen = map[string]string{"milter.listen": b.Milter.Listen.String(), "table.socketmap": b.Table.Socketmap.String(), "table.memcache": b.Table.Memcache.String(), "http.listen": b.HTTP.Listen.String()}
+	st.LogFile, st.Warnings = b.LogFile, d.warnings()
 	if k, ok := d.store.(*redis.Store); ok && !k.Up() {
 		st.Store.State = "away: lookups answer from memory, observations wait on disk"
 	}
@@ -76,6 +79,18 @@ func (d *Daemon) status() api.Status {
 	d.today.mu.Unlock()
 	d.findSilent(&st)
 	return st
+}
+
+// warnings are what is wrong now, and does not keep the daemon from running.
+func (d *Daemon) warnings() []string {
+	all := []string{}
+	if err := d.follower.inspect(d.booted.LogFile); err != nil {
+		all = append(all, err.Error())
+	}
+	if err := d.events.Fault(); err != nil {
+		all = append(all, "the event log cannot be written: "+err.Error())
+	}
+	return all
 }
 
 // findSilent names the sources that should have said something by now.

@@ -146,7 +146,12 @@ func (c *checker) checkOptions() {
 
 // checkTLS looks whether STARTTLS is offered at all.
 func (c *checker) checkTLS(s *service) {
-	if level := s.tlsLevel(); level == "none" {
+	switch level := s.tlsLevel(); {
+	case level == "may" || mandatory[level]:
+	case level != "none":
+		c.fault(s, fmt.Sprintf("%s is %q, which is not a level: smtpd dies of it", tlsLevel, level), c.fix(s, tlsLevel, "may"))
+		return
+	default:
 		c.fault(s, "STARTTLS is offered to nobody", c.fix(s, tlsLevel, "may")+", with a certificate in smtpd_tls_chain_files")
 		return
 	}

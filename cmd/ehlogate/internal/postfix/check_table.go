@@ -281,12 +281,27 @@ func (c *checker) checkForged(s *service) {
 		c.note(s, what, "have the filter remove them: mail goes to it before Postfix can")
 	case c.service(ourPrefix+s.value(cleanup), "unix") != nil:
 		c.fault(s, what, c.fixService(s, cleanup, ourPrefix+s.value(cleanup)))
+	case strings.HasPrefix(s.value(cleanup), ourPrefix) && c.asksChecks(s):
+		c.fault(s, what, fmt.Sprintf("add to %s: %s", c.file(checksFile), strings.Join(patterns(believed), "; ")))
 	case strings.HasPrefix(s.value(cleanup), ourPrefix):
 		base := c.service(s.value(cleanup), "unix")
 		c.fault(s, what, c.fixService(base, checks, strings.Join(append([]string{"regexp:" + c.file(checksFile)}, split(base.value(checks))...), ", ")))
 	default:
 		c.fault(s, what, "ehlogate setup postfix prints the table, and the cleanup service that removes them from clients' mail alone; --apply writes both")
 	}
+}
+
+// asksChecks reports whether the cleanup(8) of a service asks our table of headers.
+func (c *checker) asksChecks(s *service) bool {
+	return slices.Contains(split(c.service(s.value(cleanup), "unix").value(checks)), "regexp:"+c.file(checksFile))
+}
+
+// patterns are the lines of header_checks(5) that remove headers.
+func patterns(headers []string) (lines []string) {
+	for _, h := range headers {
+		lines = append(lines, pattern(h))
+	}
+	return lines
 }
 
 // lostCleanup is the line that gives a service a cleanup(8) that is there.

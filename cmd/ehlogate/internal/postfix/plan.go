@@ -77,6 +77,9 @@ func (p *Postfix) Plan(ctx context.Context, o Options) (*Plan, error) {
 	pl.stripForged()
 	pl.noteFilters()
 	for _, s := range served {
+		if level := s.tlsLevel(); level != "may" {
+			pl.note("%s: %s is %s, so STARTTLS is offered to nobody there; ehlogate check says how to offer it", s.key(), tlsLevel, level)
+		}
 		if tables := s.demanding(); len(tables) > 0 {
 			pl.note("%s: %s", s.key(), demandingNote(tables))
 		}

@@ -79,13 +79,18 @@ func (pl *planner) cleanupLike(from *service) string {
 	return name
 }
 
+// pattern is the line of header_checks(5) that removes a header.
+func pattern(header string) string {
+	return fmt.Sprintf("/^%s[ \t]*:/\tIGNORE", regexp.QuoteMeta(header))
+}
+
 // headerChecks is a regexp_table(5) that removes the client's copies of verdict headers.
 // header_checks(5) sees what the client sent, never what a milter adds.
 func (p *Postfix) headerChecks() string {
 	var b strings.Builder
 	b.WriteString("# What a client writes here is no verdict. Headers that milters add are not touched by this.\n")
 	for _, h := range p.cfg.Verdict.Names() {
-		fmt.Fprintf(&b, "/^%s[ \t]*:/\tIGNORE\n", regexp.QuoteMeta(h))
+		b.WriteString(pattern(h) + "\n")
 	}
 	if id := p.cfg.Verdict.AuthservID; id != "" {
 		// RFC 8601 section 5: whatever claims to be ours. A comment may stand before the id.

@@ -57,6 +57,9 @@ type Postfix struct {
 	// Dir is its config_directory, absolute.
 	Dir string
 	cfg *config.Config
+	// MovedAside are the files of ours that Undo kept under another name, since somebody had changed
+	// them.
+	MovedAside []string
 
 	main, master *document
 	// values are all parameters in force in main.cf, with what they refer to put in.
@@ -225,12 +228,23 @@ func (s *service) settings() string {
 
 func (p *Postfix) file(name string) string { return filepath.Join(p.Dir, name) }
 
+// runWait is how long a program of Postfix may take: one that logs waits for a postlogd(8) that hangs.
+const runWait = 20 * time.Second
+
 // run runs a program of Postfix and returns what it printed and, apart from that, its warnings.
 func (p *Postfix) run(ctx context.Context, name string, args ...string) (out, warnings string, err error) {
 	var stdout, stderr strings.Builder
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	limited, cancel := context.WithTimeout(ctx, runWait)
+	defer cancel()
+	cmd := exec.CommandContext(limited, name, args...)
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &stdout, &stderr, time.Second
 	if err := cmd.Run(); err != nil {
+		switch {
+		case ctx.Err() != nil:
+			return "", "", fmt.Errorf("postfix: %s: interrupted: %w", name, ctx.Err())
+		case limited.Err() != nil:
+			return "", "", fmt.Errorf("postfix: %s %s does not end within %s; if Postfix runs, does its postlogd(8) hang? (postfix stop, postfix start)", name, strings.Join(args, " "), runWait)
+		}
 		if said := strings.TrimSpace(stderr.String()); said != "" {
 			err = fmt.Errorf("%w: %s", err, said)
 		}

@@ -222,9 +222,12 @@ func (s *service) submission() bool {
 	return port == "587" || port == "465"
 }
 
+// mandatory are the levels at which smtpd(8) requires TLS: those of clients are taken for encrypt.
+var mandatory = map[string]bool{"encrypt": true, "dane": true, "dane-only": true, "fingerprint": true, "half-dane": true, "verify": true, "secure": true}
+
 // requiresTLS reports whether a client without TLS can send nothing.
 func (s *service) requiresTLS() bool {
-	return s.yes("smtpd_tls_wrappermode") || !slices.Contains([]string{"none", "may"}, s.tlsLevel()) || s.rejectsPlaintext()
+	return s.yes("smtpd_tls_wrappermode") || mandatory[s.tlsLevel()] || s.rejectsPlaintext()
 }
 
 // tlsLevel is smtpd_tls_security_level, or what stood for it before Postfix 2.3.

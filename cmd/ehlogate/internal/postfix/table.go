@@ -3,7 +3,6 @@ package postfix
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -11,7 +10,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/ehlogate/ehlogate/policy"
 )
@@ -137,9 +135,6 @@ func (p *Postfix) hides(ctx context.Context, table string) (v4, v6 bool, err err
 	return hits[false]*2 > count[false], hits[true]*2 > count[true], nil
 }
 
-// askWait is how long a table may take to answer: a client does not wait longer for its EHLO.
-const askWait = 20 * time.Second
-
 // proxied is a table that is asked through proxymap(8), also as a member of another one.
 var proxied = regexp.MustCompile(`(^|[{,\s])proxy:`)
 
@@ -154,13 +149,8 @@ func (p *Postfix) ask(ctx context.Context, table, key string) (string, error) {
 	if !p.Running() {
 		table = proxied.ReplaceAllString(table, "$1")
 	}
-	ctx, cancel := context.WithTimeout(ctx, askWait)
-	defer cancel()
 	out, warnings, err := p.run(ctx, "postmap", "-c", p.Dir, "-q", key, table)
-	switch status := new(exec.ExitError); {
-	case ctx.Err() != nil:
-		err = fmt.Errorf("postfix: postmap -c %s -q %s %s: %w", p.Dir, key, table, ctx.Err())
-	case errors.As(err, &status) && status.ExitCode() == 1 && !strings.Contains(warnings, "fatal: "):
+	if status := new(exec.ExitError); errors.As(err, &status) && status.ExitCode() == 1 && !strings.Contains(warnings, "fatal: ") {
 		err = nil
 	}
 	p.asked[question] = answer{strings.TrimSpace(out), err}

@@ -82,7 +82,7 @@ func (u *undo) write(there bool) error {
 func (p *Postfix) Undo(ctx context.Context, reload bool) (left []string, err error) {
 	b, err := os.ReadFile(p.file(undoFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("postfix: %s is not there: nothing to take back", p.file(undoFile))
+		return nil, fmt.Errorf("postfix: %s is not there: nothing to take back%s", p.file(undoFile), p.byHand())
 	} else if err != nil {
 		return nil, fmt.Errorf("postfix: %w; run this as root", err)
 	}
@@ -163,12 +163,31 @@ func (p *Postfix) remove(f undoneFile) error {
 	case err == nil && string(text) == f.After:
 		err = os.Remove(f.Path)
 	case err == nil && filepath.Dir(f.Path) == p.Dir:
-		err = os.Rename(f.Path, f.Path+movedAside)
+		if err = os.Rename(f.Path, f.Path+movedAside); err == nil {
+			p.MovedAside = append(p.MovedAside, f.Path+movedAside)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("postfix: %w", err)
 	}
 	return nil
+}
+
+// byHand names the lines that connect this Postfix, where the note of setup is lost.
+func (p *Postfix) byHand() string {
+	var lines []string
+	for _, d := range []*document{p.main, p.master} {
+		for _, l := range d.logicals() {
+			if slices.ContainsFunc(split(l.text), p.ours) || strings.Contains(l.text, p.file(memcacheFile)) || strings.Contains(l.text, ourPrefix+"cleanup") {
+				name, _, _ := strings.Cut(l.text, " ")
+				lines = append(lines, fmt.Sprintf("%s:%d (%s)", d.path, l.first+1, name))
+			}
+		}
+	}
+	if len(lines) == 0 {
+		return ""
+	}
+	return "; what connects this Postfix is to be taken out by hand: " + strings.Join(lines, ", ")
 }
 
 // movedAside ends the name of a file of ours that somebody has changed, after it was taken back.
