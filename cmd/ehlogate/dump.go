@@ -58,7 +58,7 @@ func writeDump(c *cli.Context) error {
 	if err := syncAndRename(f, part, path); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(c.App.Writer, "dumped %s and %s, and %s, to %s\n", plural(end.Records, "record"), plural(end.Overrides, "override"), plural(end.Exceptions, "exception"), path)
+	_, err = fmt.Fprintf(c.App.Writer, "dumped %s, %s and %s to %s\n", plural(end.Records, "record"), plural(end.Overrides, "override"), plural(end.Exceptions, "exception"), path)
 	return err
 }
 

@@ -114,7 +114,7 @@ func quiet(flags []cli.Flag) {
 // commonFlags are --config and one flag for each key of the configuration, of which "help config"
 // tells.
 func commonFlags() []cli.Flag {
-	flags := []cli.Flag{&cli.StringFlag{Name: "config", Usage: "configuration `FILE` (default " + config.DefaultFile + " if it exists); each of its keys is a flag, too: see \"ehlogate help config\""}}
+	flags := []cli.Flag{&cli.StringFlag{Name: "config", Usage: "configuration `FILE` (default " + config.DefaultFile + " if it exists); every key can also be given as a flag: see \"ehlogate help config\""}}
 	for _, s := range config.Settings {
 		flags = append(flags, &cli.StringFlag{Name: s.Key, Usage: s.Usage, Hidden: true})
 	}
@@ -232,7 +232,7 @@ func client(c *cli.Context) (*api.Client, error) {
 	at, ok := flagOf(c, "api")
 	cfg, err := loadConfig(c)
 	if err != nil && !ok {
-		return nil, fmt.Errorf("%w; the daemon may run all the same: name its http.listen with --api", err)
+		return nil, fmt.Errorf("%w; a running daemon is not affected; reach it with --api ADDRESS", err)
 	} else if err != nil {
 		// The daemon goes on with the configuration that it has.
 		cfg = &config.Config{}

@@ -37,7 +37,7 @@ func changeCommand(verb string) *cli.Command {
 	} else {
 		c.Flags = append(c.Flags,
 			&cli.StringFlag{Name: "note", Usage: "`TEXT` of the reason, for whoever reads \"overrides\" later"},
-			&cli.StringFlag{Name: "for", Usage: "`DURATION` for which it holds, such as 36h or 7d (default: until forgotten)"})
+			&cli.StringFlag{Name: "for", Usage: "`DURATION` for which it holds, such as 36h or 7d (default: until removed with forget)"})
 	}
 	return c
 }

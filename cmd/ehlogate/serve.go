@@ -23,7 +23,7 @@ import (
 
 func serveCommand() *cli.Command {
 	return &cli.Command{
-		Name: "serve", Usage: "run the daemon: SIGTERM stops it in good order, SIGHUP reloads and opens the event log anew", Action: serve,
+		Name: "serve", Usage: "run the daemon: SIGTERM shuts it down cleanly, SIGHUP reloads and reopens the event log", Action: serve,
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 
 func statusCommand() *cli.Command {
 	return &cli.Command{
-		Name: "status", Usage: "show how the daemon stands: mode, tiers, what was heard and withheld, and what is silent",
+		Name: "status", Usage: "show how the daemon stands: mode, tiers, what was heard and withheld, and what reports nothing",
 		Flags: []cli.Flag{apiFlag, jsonFlag}, Action: status,
 	}
 }
@@ -90,7 +90,7 @@ func orNone(s string) string {
 
 func reloadCommand() *cli.Command {
 	return &cli.Command{
-		Name: "reload", Usage: "have the daemon read its configuration again, and open the event log anew", Flags: []cli.Flag{apiFlag},
+		Name: "reload", Usage: "have the daemon read its configuration again, and reopen the event log", Flags: []cli.Flag{apiFlag},
 		Action: func(c *cli.Context) error {
 			if err := noArguments(c, "reload"); err != nil {
 				return err
@@ -104,7 +104,7 @@ func reloadCommand() *cli.Command {
 				return err
 			}
 			for _, key := range done.Restart {
-				fmt.Fprintf(c.App.Writer, "note: %s was changed, and takes a restart\n", key)
+				fmt.Fprintf(c.App.Writer, "note: %s was changed; restart the daemon to apply it\n", key)
 			}
 			for _, warning := range done.Warnings {
 				fmt.Fprintf(c.App.Writer, "note: %s\n", warning)

@@ -147,7 +147,7 @@ func (f *follower) followJournal(ctx context.Context, dir, cursor string) {
 		if ctx.Err() != nil {
 			return
 		}
-		f.log.Error("the journal is not followed; it is tried again", "error", err)
+		f.log.Error("the journal is not followed; retrying", "error", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(journalRetry):
@@ -162,7 +162,7 @@ func (f *follower) inspect(path string) error {
 	}
 	sample, err := maillog.Inspect(path, f.reader.Options)
 	if err != nil {
-		return fmt.Errorf("the mail log cannot be read; it is waited for: %w", err)
+		return fmt.Errorf("the mail log cannot be read; waiting for it: %w", err)
 	}
 	if fault := sample.Fault(); fault != "" {
 		return fmt.Errorf("the mail log tells nothing: %s: %s", path, fault)

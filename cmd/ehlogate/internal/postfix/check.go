@@ -124,7 +124,7 @@ func (p *Postfix) fixService(s *service, name, value string) string {
 // checkRoles says what the services are taken for.
 func (c *checker) checkRoles() {
 	if len(c.of(exchanger)) == 0 {
-		c.fault(nil, "no service takes mail of strangers and lets them do without TLS: STARTTLS is never withheld",
+		c.fault(nil, "no service takes mail from strangers and lets them do without TLS: STARTTLS is never withheld",
 			"nothing, where that is meant: "+c.roles())
 	}
 	for _, s := range c.of(strict) {
@@ -229,7 +229,7 @@ func (c *checker) checkDemanding(s *service) {
 }
 
 func demandingNote(tables []string) string {
-	return strings.Join(tables, ", ") + " can demand TLS of single clients, senders or recipients: a client from which STARTTLS is withheld is put off once there, and offered it from then on"
+	return strings.Join(tables, ", ") + " can demand TLS of single clients, senders or recipients: a client from which STARTTLS is withheld is deferred once there, and offered it from then on"
 }
 
 // checkUsers looks whether services of the operator's own users, and those that require TLS, ask

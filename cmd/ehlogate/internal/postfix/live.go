@@ -31,7 +31,7 @@ type Live struct {
 }
 
 // Converse has one session with Postfix that says EHLO and leaves. At names the address; where it
-// is empty, that is the first service of strangers in master.cf.
+// is empty, that is the first service that faces strangers in master.cf.
 func (p *Postfix) Converse(ctx context.Context, at string) (l Live, err error) {
 	proxied := false
 	if at == "" {
@@ -84,7 +84,7 @@ func (p *Postfix) door() (at string, proxied bool, err error) {
 		}
 		return net.JoinHostPort(host, cmp.Or(s.number(), s.port())), proxied, nil
 	}
-	return "", false, errors.New("postfix: no service in master.cf takes mail of strangers; name it with --live-address HOST:PORT")
+	return "", false, errors.New("postfix: no service in master.cf takes mail from strangers; name it with --live-address HOST:PORT")
 }
 
 // listensOn is an address that inet_interfaces has.

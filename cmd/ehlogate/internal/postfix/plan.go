@@ -70,7 +70,7 @@ func (p *Postfix) Plan(ctx context.Context, o Options) (*Plan, error) {
 	}
 	served := p.of(exchanger)
 	if len(served) == 0 {
-		return nil, errors.New("postfix: no service in master.cf takes mail of strangers and lets them do without TLS: " + p.roles() + "; there is nobody from whom STARTTLS could be withheld")
+		return nil, errors.New("postfix: no service in master.cf takes mail from strangers and lets them do without TLS: " + p.roles() + "; there is nobody from whom STARTTLS could be withheld")
 	}
 	pl.connectMilter()
 	pl.connectTable(served, o.Socketmap)
@@ -118,7 +118,7 @@ func (p *Postfix) roles() string {
 	return strings.Join(all, ", ")
 }
 
-// chrooted are the smtpd(8) services of strangers that run in a chroot.
+// chrooted are the smtpd(8) services that face strangers that run in a chroot.
 func (p *Postfix) chrooted() []*service {
 	return slices.DeleteFunc(p.of(exchanger, strict), func(s *service) bool { return !s.chroot })
 }
@@ -150,7 +150,7 @@ func (p *Postfix) sound(list []string, value func(string) string) bool {
 	return i >= 0 && len(p.milterFaults(list, i, value)) == 0
 }
 
-// connectMilter puts our milter last in main.cf, and in the services of strangers that have a list
+// connectMilter puts our milter last in main.cf, and in the services that face strangers that have a list
 // of their own.
 func (pl *planner) connectMilter() {
 	ours, err := pl.ourMilter()

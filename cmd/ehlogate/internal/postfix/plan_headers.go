@@ -9,7 +9,7 @@ import (
 
 // stripForged has a client's own copies of verdict headers removed. header_checks(5) belongs to
 // cleanup(8), which also takes the mail that content filters and sendmail(1) put back, with the
-// filters' own headers. So the services of strangers get a cleanup(8) of their own.
+// filters' own headers. So the services that face strangers get a cleanup(8) of their own.
 func (pl *planner) stripForged() {
 	if len(pl.cfg.Verdict.Names()) == 0 && pl.cfg.Verdict.AuthservID == "" {
 		return

@@ -21,7 +21,7 @@ const siteKeywords = "static:{${" + keywords + "?{$" + keywords + "}:{" + policy
 func (pl *planner) table(socketmap bool) (name string, err error) {
 	if socketmap {
 		addr, err := pl.reach("table.socketmap", pl.cfg.Table.Socketmap, pl.chrooted())
-		pl.note("with a socketmap no mail comes in while the daemon is away: start it before postfix reload, by socket activation")
+		pl.note("with a socketmap no mail comes in while the daemon is away: keep it running, best by socket activation")
 		return "socketmap:" + addr + ":starttls", err
 	}
 	addr, err := pl.reach("table.memcache", pl.cfg.Table.Memcache, pl.chrooted())

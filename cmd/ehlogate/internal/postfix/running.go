@@ -34,7 +34,7 @@ func (p *Postfix) Reloadable() error {
 	if len(twice) == 0 || !p.Running() {
 		return nil
 	}
-	return fmt.Errorf("postfix: %s, and this Postfix logs with postlogd(8), which can stop over the warnings of that for good when it is reloaded, and all mail with it; take one of the lines out first, or say --no-reload and then start Postfix anew: postfix stop, postfix start",
+	return fmt.Errorf("postfix: %s, and this Postfix logs with postlogd(8), which can stop over the warnings of that for good when it is reloaded, and all mail with it; take one of the lines out first, or say --no-reload and then restart Postfix: postfix stop, postfix start",
 		twiceText(p.main.path, twice))
 }
 

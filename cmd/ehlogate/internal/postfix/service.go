@@ -181,9 +181,9 @@ func option(name, value string) string {
 type role int
 
 const (
-	// exchanger takes mail of strangers: what this is all about.
+	// exchanger takes mail from strangers: what this is all about.
 	exchanger role = iota
-	// strict takes mail of strangers too, but only over TLS.
+	// strict takes mail from strangers too, but only over TLS.
 	strict
 	// users takes mail of the operator's own users.
 	users
