@@ -54,10 +54,10 @@ func check(c *cli.Context) error {
 		return err
 	}
 	found := configFindings(cfg)
-	more, st := daemonFindings(c.Context, daemon)
+	more, running, st := daemonFindings(c.Context, daemon)
 	found = append(found, more...)
 	found = append(found, logFindings(cfg)...)
-	found = append(found, storeFindings(c.Context, cfg, st != nil)...)
+	found = append(found, storeFindings(c.Context, cfg, running)...)
 	found = append(found, restartFindings(cfg, st)...)
 	p, err := postfix.Find(c.Context, c.String("postfix-config"), inForce(cfg, st))
 	switch {
@@ -70,15 +70,10 @@ func check(c *cli.Context) error {
 	default:
 		found = append(found, p.Check(c.Context)...)
 	}
-	if c.Bool("live") {
+	if c.Bool("live") || c.IsSet("live-address") {
 		found = append(found, liveFindings(c, daemon, p)...)
 	}
 	return printReport(c, found)
-}
-
-func isLoopback(host string) bool {
-	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // configFindings looks at what the configuration names.
@@ -111,6 +106,11 @@ func configFindings(cfg *config.Config) []postfix.Finding {
 	return found
 }
 
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
 // startedWith are the keys whose change takes a restart, and their values in a configuration.
 func startedWith(cfg *config.Config) map[string]*config.Address {
 	return map[string]*config.Address{"milter.listen": &cfg.Milter.Listen, "table.socketmap": &cfg.Table.Socketmap, "table.memcache": &cfg.Table.Memcache}
@@ -136,7 +136,7 @@ func restartFindings(cfg *config.Config, st *api.Status) (found []postfix.Findin
 		return nil
 	}
 	if st.Config != cfg.File {
-		return []postfix.Finding{{What: fmt.Sprintf("the daemon runs with the configuration %s, and this command reads %s", orNone(st.Config), orNone(cfg.File)), Fix: "name the daemon's with --config"}}
+		return []postfix.Finding{{What: fmt.Sprintf("the daemon runs with the configuration %s, and this command reads %s", orNone(st.Config), orNone(cfg.File)), Fix: "name the daemon's with --config; or, where it is to read this one: ehlogate reload"}}
 	}
 	const restart = "restart the daemon"
 	changed := startedWith(cfg)
@@ -151,15 +151,15 @@ func restartFindings(cfg *config.Config, st *api.Status) (found []postfix.Findin
 	return found
 }
 
-// daemonFindings asks the daemon how it gets on, if it runs.
-func daemonFindings(ctx context.Context, daemon *api.Client) (found []postfix.Finding, running *api.Status) {
+// daemonFindings asks the daemon, if it is running, how it gets on; st is nil where it does not say.
+func daemonFindings(ctx context.Context, daemon *api.Client) (found []postfix.Finding, running bool, st *api.Status) {
 	if err := daemon.Health(ctx); err != nil {
-		return []postfix.Finding{{What: err.Error(), Fix: "ehlogate serve"}}, nil
+		return []postfix.Finding{{What: err.Error(), Fix: "ehlogate serve"}}, false, nil
 	}
 	found = append(found, postfix.Finding{OK: true, What: "the daemon answers"})
 	h, err := daemon.Heard(ctx)
 	if err != nil {
-		return append(found, postfix.Finding{What: "the daemon does not say what it heard", Fix: err.Error()}), nil
+		return append(found, postfix.Finding{What: "the daemon does not say what it heard", Fix: err.Error()}), true, nil
 	}
 	if h.OneSided() {
 		found = append(found, postfix.Finding{
@@ -179,17 +179,18 @@ func daemonFindings(ctx context.Context, daemon *api.Client) (found []postfix.Fi
 			Fix:  "let the proxy before it send PROXY lines (smtpd_upstream_proxy_protocol = haproxy), or Docker keep the addresses (host network, or no userland proxy); if these are relays, list them in policy.exempt",
 		})
 	}
-	st, err := daemon.Status(ctx)
+	status, err := daemon.Status(ctx)
 	if err != nil {
-		return append(found, postfix.Finding{What: "the daemon does not say how it stands", Fix: err.Error()}), nil
+		return append(found, postfix.Finding{What: "the daemon does not say how it stands", Fix: err.Error()}), true, nil
 	}
+	st = &status
 	for _, w := range st.Warnings {
 		found = append(found, postfix.Finding{What: "the daemon reports: " + w, Fix: "let the user that it runs as read, or write, that file"})
 	}
 	for _, source := range st.Silent {
 		found = append(found, postfix.Finding{What: "a source is silent: " + source, Fix: st.Why[source]})
 	}
-	return found, &st
+	return found, true, st
 }
 
 // logFindings looks at the MTA's log, as the user who runs the check.

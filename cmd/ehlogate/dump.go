@@ -39,7 +39,7 @@ func writeDump(c *cli.Context) error {
 	part := path + ".part"
 	f, err := os.OpenFile(part, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
 	if err != nil {
-		return fmt.Errorf("%s cannot be written: %w", path, errors.Unwrap(err))
+		return misuseOf("%s cannot be written: %w", path, errors.Unwrap(err))
 	}
 	defer os.Remove(part)
 	defer f.Close()

@@ -158,7 +158,11 @@ func explanation(e api.Explanation) string {
 		e.Score, e.Own.LogOdds, e.Expected.LogOdds, e.Own.Cap)
 	row("tier", "%s", tierText(e))
 	row("exempt", "%s", yesNo(e.Exempt))
-	row("override", "%s", overrideText(e.Override))
+	override := overrideText(e.Override)
+	if e.Exempt && e.Override != nil {
+		override += " (without effect: the address is exempt)"
+	}
+	row("override", "%s", override)
 	row("STARTTLS", "%s", exceptionText(e.Exception))
 	row("in each mode", "observe: %s, protect: %s, earn: %s", e.Modes[policy.Observe], e.Modes[policy.Protect], e.Modes[policy.Earn])
 	row("what changes it", "%s", whatIfText(e))
@@ -210,10 +214,10 @@ func tierText(e api.Explanation) string {
 // whatIfText says what would turn the answer of a mode other than observe.
 func whatIfText(e api.Explanation) string {
 	switch {
-	case e.Override != nil:
-		return "only the operator: ehlogate forget " + e.Override.Network.String() + " --override"
 	case e.Exempt:
 		return "only policy.exempt in the configuration"
+	case e.Override != nil:
+		return "only the operator: ehlogate forget " + e.Override.Network.String() + " --override"
 	case e.Exception != nil && !e.Exception.Offers():
 		return "nothing until " + e.Exception.Until.Format(minuteFormat) + "; or ehlogate forget " + e.Addr
 	}

@@ -154,7 +154,7 @@ func printNext(c *cli.Context, cfg *config.Config, p *postfix.Postfix, plan *pos
 	}
 	again, mta := againWith(c, p)
 	var next []string
-	running, problem := daemonFollows(c, mode)
+	running, problem := daemonFollows(c, mode, plan.Mode != "")
 	switch {
 	case !running:
 		next = append(next, again("serve")+"   the daemon does not run yet")
@@ -202,15 +202,15 @@ func againWith(c *cli.Context, p *postfix.Postfix) (ehlogate func(command string
 	}, mta
 }
 
-// daemonFollows has a running daemon read its configuration, and says why it is not in the mode that
-// it should be in.
-func daemonFollows(c *cli.Context, mode policy.Mode) (running bool, problem string) {
+// daemonFollows has a running daemon read its configuration, where that was changed or it is not in the mode
+// that it should be in, and says why it is not in that mode all the same.
+func daemonFollows(c *cli.Context, mode policy.Mode, changed bool) (running bool, problem string) {
 	daemon, err := client(c)
 	if err != nil || daemon.Health(c.Context) != nil {
 		return false, ""
 	}
 	st, err := daemon.Status(c.Context)
-	if err == nil && st.Mode == mode {
+	if err == nil && st.Mode == mode && !changed {
 		return true, ""
 	}
 	if _, err := daemon.Reload(c.Context); err != nil {

@@ -39,6 +39,9 @@ func top(c *cli.Context) error {
 	if err := noArguments(c, "top"); err != nil {
 		return err
 	}
+	if n := c.Int("n"); n < 1 || n > api.MostTop {
+		return misuseOf("-n: %d is out of range; want 1 to %d", n, api.MostTop)
+	}
 	daemon, err := client(c)
 	if err != nil {
 		return err

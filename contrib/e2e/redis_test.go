@@ -437,7 +437,7 @@ func TestReputationMovesBetweenStores(t *testing.T) {
 	}
 	want := dumped(t, source)
 	file := filepath.Join(tempDir(t), "dump")
-	if out, status := source.Command("dump", file); status != 0 || !strings.Contains(out, fmt.Sprintf("dumped %d records and 1 override", len(want))) {
+	if out, status := source.Command("dump", file); status != 0 || !strings.Contains(out, fmt.Sprintf("dumped %d records, 1 override", len(want))) {
 		t.Fatalf("%d: %s", status, out)
 	}
 	if out, status := source.Command("dump", file); status != 2 || !strings.Contains(out, "exists") {

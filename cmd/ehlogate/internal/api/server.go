@@ -140,6 +140,10 @@ func (s *Server) explain(addr netip.Addr) Explanation {
 		},
 		Stored: known.Host.Tier.String(), Thresholds: p.Thresholds, Rule: d.Rule, Exempt: d.Rule == policy.RuleExempt, Override: d.Override, Exception: d.Exception, Modes: map[policy.Mode]string{},
 	}
+	if o := known.Override; e.Exempt && o != nil && !o.Ended(now) {
+		// It is there, and has no effect.
+		e.Override = o
+	}
 	e.Entered, e.EnteredAt = known.Host.Entered()
 	e.EnteredAt = round(e.EnteredAt)
 	what := p.WhatIf(addr, known, now)
@@ -239,7 +243,7 @@ func (s *Server) exempt(n netip.Prefix) (all []string) {
 		switch {
 		case e.Overlaps(n) && e.Bits() <= n.Bits():
 			return []string{e.String()}
-		case e.Overlaps(n):
+		case e.Overlaps(n) && !slices.Contains(all, e.String()):
 			all = append(all, e.String())
 		}
 	}

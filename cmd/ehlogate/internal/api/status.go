@@ -105,14 +105,14 @@ func (s *Server) host(r policy.Record) bool {
 	return r.ASN == 0 && s.Judge.Policy().Keys(r.Network.Addr()).Host == r.Network
 }
 
-// mostTop is how many hosts are listed at most.
-const mostTop = 1000
+// MostTop is how many hosts are listed at most.
+const MostTop = 1000
 
 // top lists the hosts of the highest scores.
 func (s *Server) top(w http.ResponseWriter, r *http.Request) {
 	n, err := strconv.Atoi(r.URL.Query().Get("n"))
-	if err != nil || n < 1 || n > mostTop {
-		refuse(w, http.StatusBadRequest, fmt.Errorf("n: want a number from 1 to %d", mostTop))
+	if err != nil || n < 1 || n > MostTop {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("n: want a number from 1 to %d", MostTop))
 		return
 	}
 	p, now := s.Judge.Policy(), s.Now()
@@ -126,9 +126,9 @@ func (s *Server) top(w http.ResponseWriter, r *http.Request) {
 		}
 		// By its own evidence first: the rest of what is known may be in Redis.
 		worst = append(worst, p.Decide(r.Network.Addr(), policy.Known{Host: r.Evidence.Heal(now)}, now))
-		if len(worst) >= 2*mostTop {
+		if len(worst) >= 2*MostTop {
 			slices.SortFunc(worst, byScore)
-			worst = worst[:mostTop]
+			worst = worst[:MostTop]
 		}
 		return nil
 	})

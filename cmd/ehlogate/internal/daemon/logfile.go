@@ -93,12 +93,13 @@ func (f *follower) follow(ctx context.Context, stdin io.Reader) {
 		if from.File != nil {
 			position = *from.File
 		}
-		if err := f.inspect(f.source); err != nil {
-			f.log.Error(err.Error())
+		unread := f.inspect(f.source)
+		if unread != nil {
+			f.log.Error(unread.Error())
 		}
 		begun := false
 		file := &maillog.File{Path: f.source, Log: f.log, Malformed: f.malformed}
-		if err := file.Before(position, underWay, f.reader.Remember); err != nil {
+		if err := file.Before(position, underWay, f.reader.Remember); err != nil && unread == nil {
 			f.log.Error("the clients of messages that are under way are not known from the mail log", "file", f.source, "error", err)
 		}
 		file.Follow(ctx, position, func(line []byte, after maillog.Position) {
