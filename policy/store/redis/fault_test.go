@@ -260,6 +260,14 @@ func TestFaults(t *testing.T) {
 		{"it forgets the script: NOSCRIPT", nil, func(r *rig) {
 			do(r, r.server, "SCRIPT", "FLUSH")
 		}, ""},
+		{"it takes the user's rights back", []string{"--user", "ehlogate", "on", ">right", "~*", "&*", "+@all"}, func(r *rig) {
+			for range 20 {
+				do(r, r.server, "ACL", "SETUSER", "ehlogate", "off")
+				do(r, r.server, "CLIENT", "KILL", "USER", "ehlogate")
+				time.Sleep(50 * time.Millisecond)
+			}
+			do(r, r.server, "ACL", "SETUSER", "ehlogate", "on")
+		}, "WRONGPASS"},
 		{"an administrator kills all connections", nil, func(r *rig) {
 			for range 20 {
 				do(r, r.server, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -270,7 +278,11 @@ func TestFaults(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			server := startRedis(t, c.args...)
-			r := &rig{newTraffic(t, "redis://"+server.Addr()), server}
+			url := "redis://" + server.Addr()
+			if slices.Contains(c.args, "--user") {
+				url = "redis://ehlogate:right@" + server.Addr()
+			}
+			r := &rig{newTraffic(t, url), server}
 			defer func() { r.store.Close() }()
 			r.during(500*time.Millisecond, func() { c.happens(r) }, time.Second)
 			r.settle()

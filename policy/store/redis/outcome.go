@@ -104,7 +104,7 @@ func (w *writer) confirm(ctx context.Context, age time.Duration) {
 	for i, l := range streams {
 		marks[i] = pipe.GetRange(ctx, l.mark(), 0, 7)
 	}
-	pipe.Exec(ctx)
+	exec(ctx, pipe)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i, l := range streams {

@@ -3,7 +3,9 @@ package redis
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -121,7 +123,7 @@ func (s *server) call(addr string, f func() error) error {
 	if refused != nil {
 		return errOpen
 	}
-	err := f()
+	err := s.guarded(f)
 	done(err)
 	if !down(err) {
 		return err
@@ -133,6 +135,18 @@ func (s *server) call(addr string, f func() error) error {
 		s.cluster.ReloadState(context.Background())
 	}
 	return err
+}
+
+// guarded makes a fault of ours an error: the calls run in goroutines of their own, where a panic would end
+// the process.
+func (s *server) guarded(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("a fault of ours: %v", p)
+			s.throttle.about("panic", func() { s.log.Error("a call to Redis", "error", err, "stack", string(debug.Stack())) })
+		}
+	}()
+	return f()
 }
 
 // open reports whether a server's breaker keeps calls away now.
@@ -207,6 +221,18 @@ func transient(err error) bool {
 		}
 	}
 	return false
+}
+
+// exec runs a pipeline. Each command has an error of its own; one that none has heard of, such as that of a
+// connection that could not log in, is given to all: they would look as if they had been answered.
+func exec(ctx context.Context, pipe redis.Pipeliner) []redis.Cmder {
+	cmds, err := pipe.Exec(ctx)
+	if err != nil && !errors.Is(err, redis.Nil) && firstError(cmds) == nil {
+		for _, c := range cmds {
+			c.SetErr(err)
+		}
+	}
+	return cmds
 }
 
 // firstError is the first error of commands that says that their server is down, else their first

@@ -230,7 +230,7 @@ func (s *Store) fetch(k policy.Keys) (known policy.Known, err error) {
 	if k.ASN != 0 {
 		system = pipe.HGet(ctx, redisKey(systemKey(k.ASN)), "")
 	}
-	pipe.Exec(ctx)
+	exec(ctx, pipe)
 	values, err := near.Result()
 	if err != nil {
 		return known, err

@@ -191,8 +191,7 @@ func walkServer(ctx context.Context, c redis.Cmdable, f func(string, map[string]
 		}
 		if len(keys) > 0 {
 			// A key of another type is none of ours; a server that is gone leaves out what is.
-			cmds, _ := pipe.Exec(ctx)
-			if err := firstError(cmds); down(err) {
+			if err := firstError(exec(ctx, pipe)); down(err) {
 				return err
 			}
 		}

@@ -359,7 +359,7 @@ func (w *writer) run(ctx context.Context, queues [][]*batch, gaps []bool, result
 				results[i] = append(results[i], call(ctx, pipe, keys, args...))
 			}
 		}
-		all, _ = pipe.Exec(ctx)
+		all = exec(ctx, pipe)
 		w.stats.Trips.Add(1)
 		if source || !slices.ContainsFunc(all, func(c redis.Cmder) bool { return c.Err() != nil && strings.HasPrefix(c.Err().Error(), "NOSCRIPT") }) {
 			break
