@@ -155,7 +155,7 @@ func Load(src Source) (*Config, error) {
 			faults = append(faults, at(EnvName(s.Key), "", s.set(c, value{text: text, isText: true})))
 		}
 		if text, ok := src.Flag(s.Key); ok {
-			faults = append(faults, at("--"+s.Key, "", s.set(c, value{text: text, isText: true})))
+			faults = append(faults, at("--"+s.Key, "", cmp.Or(onCommandLine(s.Key, text), s.set(c, value{text: text, isText: true}))))
 		}
 	}
 	env := func(key string) (string, bool) { return src.Env(EnvName(key)) }

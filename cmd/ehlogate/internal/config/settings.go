@@ -53,7 +53,7 @@ var settings = []Setting{
 	{"table.memcache", "where the memcache table listens", address(func(c *Config) *Address { return &c.Table.Memcache })},
 	{"http.listen", "where metrics, health and the API are served", address(func(c *Config) *Address { return &c.HTTP.Listen })},
 	{"http.token_file", "file with the token that writing through the API needs; made if missing", path(func(c *Config) *string { return &c.HTTP.TokenFile })},
-	{"store.url", "where evidence is kept: embedded:DIRECTORY, redis://, rediss://, redis+unix://, redis+sentinel:// or redis+cluster://", func(c *Config, v value) error { return c.setStore(v) }},
+	{storeURL, "where evidence is kept: embedded:DIRECTORY, redis://, rediss://, redis+unix://, redis+sentinel:// or redis+cluster://", func(c *Config, v value) error { return c.setStore(v) }},
 	{"store.spool", "directory in which observations wait while Redis is away", path(func(c *Config) *string { return &c.Store.Spool })},
 	{"store.spool_limit", "most that waits there, in MiB", func(c *Config, v value) error { return c.setSpoolLimit(v) }},
 	{"policy.mode", "observe, protect or earn", func(c *Config, v value) error { return c.setMode(v) }},
@@ -111,8 +111,21 @@ func (c *Config) setStore(v value) error {
 		}
 		return err
 	}
-	return fmt.Errorf("%q is not a store; want embedded:DIRECTORY, or a URL of %s", s, strings.Join(redis.Schemes, ", "))
+	return fmt.Errorf("%q is not a store; want embedded:DIRECTORY, or a URL of %s", password.ReplaceAllString(s, "//...@"), strings.Join(redis.Schemes, ", "))
 }
+
+// password is a password in a URL, with the user before it.
+var password = regexp.MustCompile(`//[^/@]*:.+@`)
+
+// onCommandLine refuses what must not stand there: every user of a host sees it, in ps(1).
+func onCommandLine(key, text string) error {
+	if key == storeURL && password.MatchString(text) {
+		return fmt.Errorf("a password on the command line can be seen by everybody on this host (ps); put it into a file, with password_file=PATH in the URL, or the URL into the variable %s", EnvName(key))
+	}
+	return nil
+}
+
+const storeURL = "store.url"
 
 func (c *Config) setSpoolLimit(v value) error {
 	var mebibytes int
