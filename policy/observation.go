@@ -90,7 +90,8 @@ type Message struct {
 	// Authenticated says that the client logged in: its mail is its user's, and nothing is learnt
 	// of its address.
 	Authenticated bool
-	// Submission says that it came in at a service of the operator's own users, where the same holds.
+	// Submission says that it came in at a service of the operator's own users, where the same
+	// holds.
 	Submission bool
 	// Unfinished says that we stopped listening before the session ended.
 	Unfinished bool

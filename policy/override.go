@@ -41,8 +41,8 @@ const (
 	TLSDemanded Cause = "tls-demanded"
 	// BrokenTLS is a host whose TLS handshakes fail again and again.
 	BrokenTLS Cause = "broken-tls"
-	// OwnUser is a host at which a user of the operator's own logged in, or was about to at a service
-	// that must not ask the table.
+	// OwnUser is a host at which a user of the operator's own logged in, or was about to at a
+	// service that must not ask the table.
 	OwnUser Cause = "own-user"
 )
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -85,7 +84,7 @@ func configFindings(cfg *config.Config) []postfix.Finding {
 	} else if cfg.ASNDatabase != "" {
 		found = append(found, postfix.Finding{OK: true, What: "the database of autonomous systems is sound"})
 	}
-	if host, _, err := net.SplitHostPort(cfg.HTTP.Listen.Address); err == nil && cfg.HTTP.Listen.Network == "tcp" && !isLoopback(host) {
+	if host, _, err := net.SplitHostPort(cfg.HTTP.Listen.Address); err == nil && cfg.HTTP.Listen.Network == "tcp" && !config.Loopback(host) {
 		found = append(found, postfix.Finding{OK: true, Note: true, What: fmt.Sprintf("http.listen is %s: whoever can reach it can read reputation, overrides and metrics without the token", cfg.HTTP.Listen), Fix: "listen on loopback, or let a firewall guard the port"})
 	}
 	secret := func(path, what string) {
@@ -104,11 +103,6 @@ func configFindings(cfg *config.Config) []postfix.Finding {
 		}
 	}
 	return found
-}
-
-func isLoopback(host string) bool {
-	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // startedWith are the keys whose change takes a restart, and their values in a configuration.
@@ -151,7 +145,8 @@ func restartFindings(cfg *config.Config, st *api.Status) (found []postfix.Findin
 	return found
 }
 
-// daemonFindings asks the daemon, if it is running, how it gets on; st is nil where it does not say.
+// daemonFindings asks the daemon, if it is running, how it gets on; st is nil where it does not
+// say.
 func daemonFindings(ctx context.Context, daemon *api.Client) (found []postfix.Finding, running bool, st *api.Status) {
 	if err := daemon.Health(ctx); err != nil {
 		return []postfix.Finding{{What: err.Error(), Fix: "ehlogate serve"}}, false, nil

@@ -183,8 +183,8 @@ func printNext(c *cli.Context, cfg *config.Config, p *postfix.Postfix, plan *pos
 	return nil
 }
 
-// againWith are the beginnings of further commands: those of ehlogate with the configuration and Postfix that
-// this one was given, and postfix(1) for that Postfix.
+// againWith are the beginnings of further commands: those of ehlogate with the configuration and
+// Postfix that this one was given, and postfix(1) for that Postfix.
 func againWith(c *cli.Context, p *postfix.Postfix) (ehlogate func(command string) string, mta string) {
 	mta = "postfix"
 	if dir := c.String("postfix-config"); dir != "" {
@@ -202,8 +202,8 @@ func againWith(c *cli.Context, p *postfix.Postfix) (ehlogate func(command string
 	}, mta
 }
 
-// daemonFollows has a running daemon read its configuration, where that was changed or it is not in the mode
-// that it should be in, and says why it is not in that mode all the same.
+// daemonFollows has a running daemon read its configuration, where that was changed or it is not in
+// the mode that it should be in, and says why it is not in that mode all the same.
 func daemonFollows(c *cli.Context, mode policy.Mode, changed bool) (running bool, problem string) {
 	daemon, err := client(c)
 	if err != nil || daemon.Health(c.Context) != nil {

@@ -60,8 +60,8 @@ func TestUndoKeepsFilesThatAreStillNamed(t *testing.T) {
 	}
 }
 
-// TestUndoKeepsAServiceThatMainStillNames: Postfix takes no mail without the cleanup(8) that main.cf
-// names.
+// TestUndoKeepsAServiceThatMainStillNames: Postfix takes no mail without the cleanup(8) that
+// main.cf names.
 func TestUndoKeepsAServiceThatMainStillNames(t *testing.T) {
 	x := prepare(t, "")
 	x.apply()
@@ -101,8 +101,8 @@ func TestUndoOfFilesThatPostfixCannotRead(t *testing.T) {
 	}
 }
 
-// TestSetupKeepsWhatAFileHasBesideItsText: other names and extended attributes, of which access control
-// lists are some, such as a web panel's.
+// TestSetupKeepsWhatAFileHasBesideItsText: other names and extended attributes, of which access
+// control lists are some, such as a web panel's.
 func TestSetupKeepsWhatAFileHasBesideItsText(t *testing.T) {
 	x := prepare(t, "")
 	main, master := filepath.Join(x.ConfigDir(), "main.cf"), filepath.Join(x.ConfigDir(), "master.cf")

@@ -16,8 +16,8 @@ type Rejection struct {
 	// Text is the MTA's reply without the address, such as "Recipient address rejected: User
 	// unknown in local recipient table".
 	Text string
-	// NullSender says that the message had the null sender. Unknown users of a bounce count nothing:
-	// others can cause it with a forged sender.
+	// NullSender says that the message had the null sender. Unknown users of a bounce count
+	// nothing: others can cause it with a forged sender.
 	NullSender bool
 }
 
@@ -52,8 +52,8 @@ func (r Rejection) assessment(class policy.Class, source policy.Source) policy.A
 	return policy.Assessment{Class: class, Confidence: policy.Certain, Source: source, Reason: Clip(strings.TrimSpace(r.Status + " " + r.Text))}
 }
 
-// Discarded is what it says of a client that an access table has its mail discarded: "Sender address
-// triggers DISCARD action". One of a recipient is for the recipient's sake.
+// Discarded is what it says of a client that an access table has its mail discarded: "Sender
+// address triggers DISCARD action". One of a recipient is for the recipient's sake.
 func (r Rejection) Discarded() policy.Assessment {
 	a := policy.Assessment{Class: policy.Spam, Confidence: policy.Certain, Source: policy.FromRecipient, Reason: Clip(r.Text)}
 	if starts(strings.ToLower(r.Text), aboutRecipient) {

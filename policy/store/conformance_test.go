@@ -506,7 +506,8 @@ func networkOf(n netip.Prefix) netip.Prefix {
 	return n
 }
 
-// givesBack forgets a host and a whole network, learns of another host, and restores what there was.
+// givesBack forgets a host and a whole network, learns of another host, and restores what there
+// was.
 func givesBack(t *testing.T, open func(*testing.T) keeper) {
 	k := open(t)
 	defer k.Close()

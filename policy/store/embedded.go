@@ -161,9 +161,9 @@ func (e *Embedded) Load(dump string, chunk uint64, records []policy.Record, netw
 	return true, <-committed
 }
 
-// Restore adds what is not known any more of a chunk of this store's own dump: hosts, which speak in
-// their networks again, and autonomous systems. What is known has all of it in it, and is left as it
-// is. It returns nil when that is on disk.
+// Restore adds what is not known any more of a chunk of this store's own dump: hosts, which speak
+// in their networks again, and autonomous systems. What is known has all of it in it, and is left
+// as it is. It returns nil when that is on disk.
 func (e *Embedded) Restore(records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) error {
 	e.committing.Lock()
 	committed := e.enqueue(e.restore(records, networkOf)...)

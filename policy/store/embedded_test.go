@@ -277,8 +277,8 @@ func TestKilledAtAnyMomentNothingAcknowledgedIsLost(t *testing.T) {
 	}
 }
 
-// TestAFirstStartCanBeKilledAtAnyMoment leaves a directory in which the next start works, and no half-made
-// file that looks like somebody else's.
+// TestAFirstStartCanBeKilledAtAnyMoment leaves a directory in which the next start works, and no
+// half-made file that looks like somebody else's.
 func TestAFirstStartCanBeKilledAtAnyMoment(t *testing.T) {
 	const opener = "EHLOGATE_TEST_OPENER"
 	if dir := os.Getenv(opener); dir != "" {

@@ -68,8 +68,8 @@ func openFile(path string, e *Embedded) (*bolt.DB, error) {
 	return db, err
 }
 
-// begin makes a new file under another name, and gives it its own only when it is whole: a first start can
-// be interrupted at any moment. Of two that begin at once, one's is taken.
+// begin makes a new file under another name, and gives it its own only when it is whole: a first
+// start can be interrupted at any moment. Of two that begin at once, one's is taken.
 func begin(path string, e *Embedded) error {
 	const unfinished = FileName + ".new-"
 	left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), unfinished+"*"))

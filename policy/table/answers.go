@@ -46,8 +46,8 @@ func (m *Answers) Put(addr netip.Addr, a policy.Answer) {
 	})
 }
 
-// Take returns the last answer about an address for a session that begins, or Unasked where each has
-// been taken.
+// Take returns the last answer about an address for a session that begins, or Unasked where each
+// has been taken.
 func (m *Answers) Take(addr netip.Addr) policy.Answer {
 	answer := policy.Unasked
 	m.cache.ComputeIfPresent(addr, func(p pending) (pending, otter.ComputeOp) {

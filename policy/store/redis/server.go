@@ -137,8 +137,8 @@ func (s *server) call(addr string, f func() error) error {
 	return err
 }
 
-// guarded makes a fault of ours an error: the calls run in goroutines of their own, where a panic would end
-// the process.
+// guarded makes a fault of ours an error: the calls run in goroutines of their own, where a panic
+// would end the process.
 func (s *server) guarded(f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -223,8 +223,9 @@ func transient(err error) bool {
 	return false
 }
 
-// exec runs a pipeline. Each command has an error of its own; one that none has heard of, such as that of a
-// connection that could not log in, is given to all: they would look as if they had been answered.
+// exec runs a pipeline. Each command has an error of its own; one that none has heard of, such as
+// that of a connection that could not log in, is given to all: they would look as if they had been
+// answered.
 func exec(ctx context.Context, pipe redis.Pipeliner) []redis.Cmder {
 	cmds, err := pipe.Exec(ctx)
 	if err != nil && !errors.Is(err, redis.Nil) && firstError(cmds) == nil {

@@ -129,8 +129,8 @@ func decodeInto(answer any) func(io.Reader) error {
 // ErrAway is what a command gets when no daemon answers.
 var ErrAway = errors.New("no daemon answers; is \"ehlogate serve\" running, and does --api or --config name its http.listen?")
 
-// do asks the daemon. Where it wants another token, it says in which file its own is. That file is named to
-// the operator and not read: whoever answers could name any.
+// do asks the daemon. Where it wants another token, it says in which file its own is. That file is
+// named to the operator and not read: whoever answers could name any.
 func (c *Client) do(ctx context.Context, method, path string, body []byte, read func(io.Reader) error) error {
 	err := c.try(ctx, method, path, body, read)
 	if !errors.Is(err, errToken) {

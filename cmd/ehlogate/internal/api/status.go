@@ -22,8 +22,8 @@ type Status struct {
 	// Config is the configuration file, empty for none; Events is the event log's path.
 	Config string `json:"config"`
 	Events string `json:"events"`
-	// Listen are the addresses at which the daemon was started to listen, by key, and LogFile the log
-	// that it follows: a change of these takes a restart.
+	// Listen are the addresses at which the daemon was started to listen, by key, and LogFile the
+	// log that it follows: a change of these takes a restart.
 	Listen  map[string]string `json:"listen"`
 	LogFile string            `json:"log_file"`
 	// Warnings are what is wrong as the daemon sees it, with its own rights.

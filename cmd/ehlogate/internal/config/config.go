@@ -128,6 +128,12 @@ func ParseAddress(s string) (Address, error) {
 	return Address{}, fmt.Errorf("%q is not an address; want inet:HOST:PORT, such as inet:127.0.0.1:8897 or inet:[::1]:8897, unix:/ABSOLUTE/PATH, or none", s)
 }
 
+// Loopback reports whether a listener's host is this one's loopback.
+func Loopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
 // Source is where the values of a configuration come from.
 type Source struct {
 	// File is the configuration file; empty means DefaultFile if it exists.
@@ -252,8 +258,8 @@ func defaults(env func(string) (string, bool)) *Config {
 	return c
 }
 
-// derive fills in what depends on other values. Paths are absolute from here on: a command is rarely
-// run where the daemon is.
+// derive fills in what depends on other values. Paths are absolute from here on: a command is
+// rarely run where the daemon is.
 func (c *Config) derive() {
 	absolute(&c.Store.Dir)
 	c.HTTP.TokenFile = cmp.Or(c.HTTP.TokenFile, filepath.Join(c.Store.Dir, "api-token"))

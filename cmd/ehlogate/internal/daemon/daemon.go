@@ -232,8 +232,8 @@ func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 	}, nil
 }
 
-// policyOf is the policy of a configuration. Where its database of autonomous systems cannot be used,
-// it does without, and the error says so.
+// policyOf is the policy of a configuration. Where its database of autonomous systems cannot be
+// used, it does without, and the error says so.
 func (d *Daemon) policyOf(cfg *config.Config) (*policy.Policy, error) {
 	err := d.systems.Use(cfg.ASNDatabase)
 	if err != nil {

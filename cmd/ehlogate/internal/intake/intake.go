@@ -55,11 +55,11 @@ type Stats struct {
 	// FailedHandshakes counts TLS handshakes that failed, Exceptions what was made of them and of
 	// clients that left.
 	FailedHandshakes, Exceptions atomic.Uint64
-	// Reinjected counts messages that an after-queue filter has put back, ResolverRefused refusals by
-	// DNS block lists that are about our resolver.
+	// Reinjected counts messages that an after-queue filter has put back, ResolverRefused refusals
+	// by DNS block lists that are about our resolver.
 	Reinjected, ResolverRefused atomic.Uint64
-	// Headers counts messages on which a verdict header said something; Observed what was observed of
-	// clients other than this host, Private those of private addresses.
+	// Headers counts messages on which a verdict header said something; Observed what was observed
+	// of clients other than this host, Private those of private addresses.
 	Headers, Observed, Private atomic.Uint64
 }
 

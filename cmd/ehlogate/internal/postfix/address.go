@@ -67,17 +67,12 @@ func (p *Postfix) same(item string, a config.Address) bool {
 	if kind != "inet" || a.Network != "tcp" || err != nil || ownErr != nil || number(port) != number(ownPort) {
 		return false
 	}
-	if host == own || host == "localhost" && loopback(own) || own == "localhost" && loopback(host) {
+	if host == own || host == "localhost" && config.Loopback(own) || own == "localhost" && config.Loopback(host) {
 		return true
 	}
 	// A listener on all addresses has any name of this host.
 	ip, err := netip.ParseAddr(own)
 	return err == nil && ip.IsUnspecified()
-}
-
-func loopback(host string) bool {
-	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // number is a port's number, or the port as it is written where there is none.

@@ -31,8 +31,8 @@ func (p *Postfix) Apply(ctx context.Context, plan *Plan) error {
 	if err != nil {
 		return err
 	}
-	// The note is written first: whatever happens after it, Undo knows what to take back. Of two that
-	// apply at once, one writes it.
+	// The note is written first: whatever happens after it, Undo knows what to take back. Of two
+	// that apply at once, one writes it.
 	if err := create(p.file(undoFile), append(note, '\n')); err != nil {
 		return err
 	}

@@ -27,6 +27,8 @@ type checker struct {
 	*Postfix
 	ctx   context.Context
 	found []*shared
+	// protocols is the default of smtpd_tls_protocols, when it was asked for.
+	protocols string
 }
 
 // shared is a finding about services.
@@ -90,8 +92,8 @@ func (c *checker) note(s *service, what, fix string) {
 
 func (c *checker) fault(s *service, what, fix string) { c.add(s, Finding{What: what, Fix: fix}) }
 
-// fix is the line that gives a parameter a value for a service: in master.cf where the service's value
-// is not that of main.cf.
+// fix is the line that gives a parameter a value for a service: in master.cf where the service's
+// value is not that of main.cf.
 func (p *Postfix) fix(s *service, name, value string) string {
 	if s != nil {
 		if _, ok := s.own(name); ok || s.value(name) != p.values[name] {
@@ -196,14 +198,17 @@ func (c *checker) hidesSTARTTLS(s *service) string {
 // protocol is an item of smtpd_tls_protocols, postconf(5).
 var protocol = regexp.MustCompile(`(?i)^(!?|>=|<=)(SSLv2|SSLv3|TLSv1|TLSv1\.[0-3]|0x[0-9a-f]+|[0-9]+)$`)
 
-// protocolsFault says why no TLS protocol is left, or "": Postfix then offers STARTTLS and refuses it. It
-// also returns the default of this Postfix; ranges are known from 3.6 on.
+// protocolsFault says why no TLS protocol is left, or "": Postfix then offers STARTTLS and refuses
+// it. It also returns the default of this Postfix; ranges are known from 3.6 on.
 func (c *checker) protocolsFault(s *service) (usual, fault string) {
-	out, _, err := c.run(c.ctx, "postconf", "-d", "-h", tlsProtocols)
-	if err != nil {
-		return "", ""
+	if c.protocols == "" {
+		out, _, err := c.run(c.ctx, "postconf", "-d", "-h", tlsProtocols)
+		if err != nil {
+			return "", ""
+		}
+		c.protocols = strings.TrimSpace(out)
 	}
-	usual = strings.TrimSpace(out)
+	usual = c.protocols
 	ranges := strings.Contains(usual, ">=")
 	for _, item := range strings.FieldsFunc(s.value(tlsProtocols), func(r rune) bool { return strings.ContainsRune(" ,:\t", r) }) {
 		if !protocol.MatchString(item) || !ranges && strings.ContainsAny(item, "<>") {

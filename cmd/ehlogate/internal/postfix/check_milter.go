@@ -46,7 +46,8 @@ func (c *checker) checkMilter(s *service) {
 	c.checkMilterMaps(s)
 }
 
-// milterFaults are what is wrong with our milter in a list, at a place, with the parameters in force.
+// milterFaults are what is wrong with our milter in a list, at a place, with the parameters in
+// force.
 func (p *Postfix) milterFaults(list []string, i int, value func(string) string) (faults []string) {
 	if i != len(list)-1 {
 		faults = append(faults, "our milter is not the last in "+milters+": it does not see what later filters add")
@@ -77,8 +78,8 @@ func (p *Postfix) milterDangers(item string, value func(string) string) (faults 
 	return faults
 }
 
-// checkOtherMilters looks at the services that need not be heard, and at mail that no client sends: our
-// milter must not hold it up either.
+// checkOtherMilters looks at the services that need not be heard, and at mail that no client sends:
+// our milter must not hold it up either.
 func (c *checker) checkOtherMilters() {
 	ours, err := c.ourMilter()
 	if err != nil {

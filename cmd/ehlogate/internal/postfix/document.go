@@ -148,7 +148,8 @@ func (d *document) ordered() []edit {
 	return all
 }
 
-// undone is a text with edits taken back; ok is false where the lines of one are not there any more.
+// undone is a text with edits taken back; ok is false where the lines of one are not there any
+// more.
 func undone(text string, edits []edit) (_ string, ok bool) {
 	lines := slices.Collect(strings.Lines(text))
 	for _, e := range edits {

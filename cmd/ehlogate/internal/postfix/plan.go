@@ -22,8 +22,8 @@ type Plan struct {
 	// documents are the files that are changed, master.cf before main.cf: what main.cf turns on is
 	// turned off in master.cf where it must not be.
 	documents []*document
-	// mainLines and masterLines are what is added to main.cf and master.cf, as an operator would write
-	// it.
+	// mainLines and masterLines are what is added to main.cf and master.cf, as an operator would
+	// write it.
 	mainLines, masterLines []string
 	// Mode is the mode that the configuration is given, empty where it has one.
 	Mode policy.Mode
@@ -150,8 +150,8 @@ func (p *Postfix) sound(list []string, value func(string) string) bool {
 	return i >= 0 && len(p.milterFaults(list, i, value)) == 0
 }
 
-// connectMilter puts our milter last in main.cf, and in the services that face strangers that have a list
-// of their own.
+// connectMilter puts our milter last in main.cf, and in the services that face strangers that have
+// a list of their own.
 func (pl *planner) connectMilter() {
 	ours, err := pl.ourMilter()
 	if err != nil {
@@ -183,15 +183,15 @@ func (pl *planner) addMilter(ours string) {
 	}
 }
 
-// How a parameter of main.cf is changed where it is there already: its list gets longer by an item, or
-// it is written anew.
+// How a parameter of main.cf is changed where it is there already: its list gets longer by an item,
+// or it is written anew.
 const (
 	longer = iota
 	anew
 )
 
-// put gives a parameter of main.cf a value; item is what was added to its list, "" where all of it is
-// ours.
+// put gives a parameter of main.cf a value; item is what was added to its list, "" where all of it
+// is ours.
 func (pl *planner) put(name, value, item string, how int) {
 	line := strings.TrimSpace(name + " = " + value)
 	s := setting{Name: name, Value: item, Set: value}

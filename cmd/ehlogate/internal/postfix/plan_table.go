@@ -118,8 +118,8 @@ func (pl *planner) addTable(raw, inForce []string, ours string) (items []string,
 }
 
 // withTable is a list of tables with ours behind the others, given as it is written and as it is in
-// force. A table that has an answer for everybody would hide ours: it is the one that ours is joined
-// with.
+// force. A table that has an answer for everybody would hide ours: it is the one that ours is
+// joined with.
 func (p *Postfix) withTable(ctx context.Context, raw, inForce []string, ours string) (items []string, joined string, err error) {
 	behind := append(slices.Clone(raw), "unionmap:{"+siteKeywords+", "+ours+"}")
 	for i, t := range inForce {

@@ -57,8 +57,8 @@ type Postfix struct {
 	// Dir is its config_directory, absolute.
 	Dir string
 	cfg *config.Config
-	// MovedAside are the files of ours that Undo kept under another name, since somebody had changed
-	// them.
+	// MovedAside are the files of ours that Undo kept under another name, since somebody had
+	// changed them.
 	MovedAside []string
 
 	main, master *document
@@ -81,8 +81,8 @@ func Find(ctx context.Context, dir string, cfg *config.Config) (*Postfix, error)
 	return p, p.read(ctx)
 }
 
-// FindApplied is Find for what was set up: it does without what Postfix has in force where that cannot
-// be read, since somebody has broken the files.
+// FindApplied is Find for what was set up: it does without what Postfix has in force where that
+// cannot be read, since somebody has broken the files.
 func FindApplied(ctx context.Context, dir string, cfg *config.Config) (*Postfix, error) {
 	p, err := locate(ctx, dir, cfg)
 	if err != nil {
@@ -180,8 +180,9 @@ func sweep() {
 	}
 }
 
-// copies writes main.cf and master.cf into a directory of their own, for Postfix's programs to read.
-// They would wait for a second or two with files that have just been written (dict_load_file_xt).
+// copies writes main.cf and master.cf into a directory of their own, for Postfix's programs to
+// read. They would wait for a second or two with files that have just been written
+// (dict_load_file_xt).
 func copies(main, master string) (dir string, err error) {
 	if dir, err = os.MkdirTemp("", copiesPrefix); err != nil {
 		return "", fmt.Errorf("postfix: %w", err)
@@ -228,7 +229,8 @@ func (s *service) settings() string {
 
 func (p *Postfix) file(name string) string { return filepath.Join(p.Dir, name) }
 
-// runWait is how long a program of Postfix may take: one that logs waits for a postlogd(8) that hangs.
+// runWait is how long a program of Postfix may take: one that logs waits for a postlogd(8) that
+// hangs.
 const runWait = 20 * time.Second
 
 // run runs a program of Postfix and returns what it printed and, apart from that, its warnings.

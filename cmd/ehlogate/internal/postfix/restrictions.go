@@ -81,8 +81,8 @@ func (s *service) byNetworkOnly() bool {
 }
 
 // onlyAfter reports whether one of the lists ends with the rejection of everybody, and what it
-// permits before that is as asked. A list that may let others in by the recipient, or by a table or a
-// policy service that says so, is not such a one.
+// permits before that is as asked. A list that may let others in by the recipient, or by a table or
+// a policy service that says so, is not such a one.
 func (s *service) onlyAfter(permits func(permitted []string) bool) bool {
 	for _, name := range restrictions {
 		var permitted []string

@@ -17,8 +17,8 @@ type service struct {
 	at      logical
 	// fields are the columns before the command, flags its arguments but for the options.
 	fields, flags []string
-	// values are its parameters in force, with what they refer to put in; main are those of main.cf,
-	// for what values do not have.
+	// values are its parameters in force, with what they refer to put in; main are those of
+	// main.cf, for what values do not have.
 	values, main map[string]string
 	// filtered says that a content filter is used somewhere in this Postfix, screened that
 	// postscreen(8) runs in it.
@@ -84,7 +84,8 @@ func parseServices(d *document, chrootByDefault bool) []*service {
 // takeValue are the flags of Postfix's daemons that take a value (single_server.c).
 const takeValue = "imnost"
 
-// arguments reads the arguments of a service as getopt(3) does: "-vo NAME=VALUE" has an option, too.
+// arguments reads the arguments of a service as getopt(3) does: "-vo NAME=VALUE" has an option,
+// too.
 func (s *service) arguments(words []string) {
 	for i := 0; i < len(words); i++ {
 		flags, isFlag := strings.CutPrefix(words[i], "-")

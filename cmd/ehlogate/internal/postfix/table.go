@@ -48,8 +48,8 @@ func (l lookup) members() (all []lookup) {
 // largestTable bounds what is read of a table's file.
 const largestTable = 1 << 20
 
-// mentions reports whether a table, as it is named or in its file, has a word: that of a database may
-// have it in its query, those of others in an entry.
+// mentions reports whether a table, as it is named or in its file, has a word: that of a database
+// may have it in its query, those of others in an entry.
 func mentions(expression, word string) bool {
 	return slices.ContainsFunc(parseLookup(expression).members(), func(m lookup) bool {
 		text := m.expression

@@ -27,8 +27,8 @@ type undoneFile struct {
 	Path   string  `json:"path"`
 	Before *string `json:"before"`
 	After  string  `json:"after"`
-	// Edits are the lines that were changed, from the end of the file to its beginning, Settings what
-	// they mean.
+	// Edits are the lines that were changed, from the end of the file to its beginning, Settings
+	// what they mean.
 	Edits    []edit    `json:"edits,omitempty"`
 	Settings []setting `json:"settings,omitempty"`
 	// Daemon says that it is the daemon's configuration.
@@ -75,10 +75,10 @@ func (u *undo) write(there bool) error {
 	return nil
 }
 
-// Undo takes back what Apply did. A file that is as it was left gets its bytes back; in one that was
-// changed since, what we set is found by its meaning and taken out, and nothing else. What cannot be
-// taken back is returned, with the files and services that are still named: Postfix takes no mail when
-// one of them is missing. Then the note stays, for another try.
+// Undo takes back what Apply did. A file that is as it was left gets its bytes back; in one that
+// was changed since, what we set is found by its meaning and taken out, and nothing else. What
+// cannot be taken back is returned, with the files and services that are still named: Postfix takes
+// no mail when one of them is missing. Then the note stays, for another try.
 func (p *Postfix) Undo(ctx context.Context, reload bool) (left []string, err error) {
 	b, err := os.ReadFile(p.file(undoFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -90,7 +90,8 @@ func (p *Postfix) Undo(ctx context.Context, reload bool) (left []string, err err
 	if err := json.Unmarshal(b, u); err != nil || u.Format != undoFormat {
 		return nil, fmt.Errorf("postfix: %s is not what this version of ehlogate wrote (%v); use the one that did", p.file(undoFile), err)
 	}
-	// The mode stays: another Postfix may be connected to the same daemon, and would begin to withhold.
+	// The mode stays: another Postfix may be connected to the same daemon, and would begin to
+	// withhold.
 	u.Files = slices.DeleteFunc(u.Files, func(f undoneFile) bool { return f.Daemon })
 	return p.takeBack(u, p.remove, func() error {
 		if !reload || !p.Running() {
@@ -100,8 +101,8 @@ func (p *Postfix) Undo(ctx context.Context, reload bool) (left []string, err err
 	})
 }
 
-// takeBack gives the files back that were there before; then Postfix is reloaded, and the files go that
-// were not, by remove: it puts mail off when a table is missing that it still knows of.
+// takeBack gives the files back that were there before; then Postfix is reloaded, and the files go
+// that were not, by remove: it puts mail off when a table is missing that it still knows of.
 func (p *Postfix) takeBack(u *undo, remove func(undoneFile) error, reload func() error) (left []string, err error) {
 	var now []string
 	for _, f := range slices.Backward(u.Files) {

@@ -9,15 +9,16 @@ import (
 
 // setting is something that was set in main.cf or master.cf.
 type setting struct {
-	// Service is a service of master.cf, NAME/TYPE, empty for main.cf. With Entry the service itself is
-	// what was added.
+	// Service is a service of master.cf, NAME/TYPE, empty for main.cf. With Entry the service
+	// itself is what was added.
 	Service string `json:"service,omitempty"`
 	Entry   bool   `json:"entry,omitempty"`
 	// Name is a parameter, Value what a service was given for it, or what was added to its list in
 	// main.cf, "" where all of it is ours.
 	Name  string `json:"name,omitempty"`
 	Value string `json:"value,omitempty"`
-	// Set is all that the parameter was set to in main.cf, and Was are the lines that it had before.
+	// Set is all that the parameter was set to in main.cf, and Was are the lines that it had
+	// before.
 	Set string   `json:"set,omitempty"`
 	Was []string `json:"was,omitempty"`
 }
