@@ -7,56 +7,48 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"sync"
-	"sync/atomic"
 	"time"
 )
 
-// maxFrame is the longest packet read, in bytes. We ask for no body, and Postfix's
-// header_size_limit is 100 KB by default; an MTA that sends bodies all the same sends them in
-// pieces of up to 1 MB.
-const maxFrame = 1<<20 + 64
-
-// maxConnections is how many milter connections are served at once.
-const maxConnections = 8192
+const (
+	// maxCommand is the longest packet of a command, or of its macros, in bytes: Postfix's
+	// line_length_limit is 2 KiB.
+	maxCommand = 16 << 10
+	// maxFrame is the longest packet taken whole of a header, or of a body, for which we do not ask:
+	// an MTA that sends one all the same does so in pieces of 64 KiB. Postfix's header_size_limit is
+	// 100 KB by default.
+	maxFrame = 128 << 10
+	// maxHeader is the longest packet of a header that is let through, cut to maxFrame: an MTA may
+	// allow longer headers, and what it sent would go unheard without them.
+	maxHeader = 16 << 20
+	// small is how much of a packet needs no leave from the budget.
+	small = 4 << 10
+	// Budget is how many bytes of packets that are not complete yet are held in all, over those.
+	Budget = 64 << 20
+	// frameWait is how long a packet may take from its first byte to its last. An MTA writes it at
+	// once.
+	frameWait = 30 * time.Second
+)
 
 // ErrMalformed ends a connection whose peer does not speak the milter protocol.
 var ErrMalformed = errors.New("malformed milter packet")
 
-// listener hands out checked connections, bounds their number, and outlives passing failures of
-// accept(2).
+// errBudget ends a connection for whose packet there is no room.
+var errBudget = errors.New("too many packets are incomplete")
+
+// listener hands out checked connections.
 type listener struct {
 	net.Listener
-	stats *Stats
-	open  *atomic.Int64
-	quit  <-chan struct{}
+	server *Server
 }
 
 func (l *listener) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			select {
-			case <-l.quit:
-				return nil, err
-			default:
-			}
-			if errors.Is(err, net.ErrClosed) {
-				return nil, err
-			}
-			// Out of file descriptors, most likely: it passes when sessions end.
-			time.Sleep(10 * time.Millisecond)
-			continue
-		}
-		if l.open.Add(1) > maxConnections {
-			l.open.Add(-1)
-			l.stats.Refused.Add(1)
-			c.Close()
-			continue
-		}
-		l.stats.Connections.Add(1)
-		return &checkedConn{Conn: c, stats: l.stats, release: sync.OnceFunc(func() { l.open.Add(-1) })}, nil
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
 	}
+	l.server.Stats.Connections.Add(1)
+	return &checkedConn{Conn: c, server: l.server}, nil
 }
 
 // checkedConn reads whole packets and lets only well-formed ones through to the library, which
@@ -64,59 +56,118 @@ func (l *listener) Accept() (net.Conn, error) {
 // MB at a peer's word.
 type checkedConn struct {
 	net.Conn
-	stats      *Stats
-	release    func()
+	server     *Server
 	negotiated bool
-	pending    []byte
+	// mail says that a message may be on its way from the client, which takes its time.
+	mail    bool
+	pending []byte
 }
 
 func (c *checkedConn) Read(p []byte) (int, error) {
 	if len(c.pending) == 0 {
-		frame, err := readFrame(c.Conn)
+		frame, err := c.readFrame()
 		if err == nil {
 			err = c.check(frame[4:])
 		}
+		switch {
+		case errors.Is(err, ErrMalformed):
+			c.server.Stats.Malformed.Add(1)
+		case errors.Is(err, errBudget):
+			c.server.crowded()
+		}
 		if err != nil {
-			if errors.Is(err, ErrMalformed) {
-				c.stats.Malformed.Add(1)
-			}
 			return 0, err
 		}
 		c.pending = frame
 	}
 	n := copy(p, c.pending)
-	c.pending = c.pending[n:]
+	if c.pending = c.pending[n:]; len(c.pending) == 0 {
+		// Nothing holds on to what was read while the next packet is waited for.
+		c.pending = nil
+	}
 	return n, nil
 }
 
-func (c *checkedConn) Close() error {
-	defer c.release()
-	return c.Conn.Close()
-}
-
 // readFrame reads a packet with its length. Memory grows with what arrives, not with what is
-// announced.
-func readFrame(r io.Reader) ([]byte, error) {
-	var head [4]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
+// announced, and what is incomplete is bounded over all connections.
+func (c *checkedConn) readFrame() ([]byte, error) {
+	var head [5]byte
+	if c.negotiated {
+		// Before that, the library's own limit holds.
+		c.SetReadDeadline(time.Now().Add(c.patience()))
+	}
+	if _, err := io.ReadFull(c.Conn, head[:1]); err != nil {
 		return nil, err
 	}
-	length := binary.BigEndian.Uint32(head[:])
-	if length == 0 || length > maxFrame {
-		return nil, fmt.Errorf("%w: %d bytes long", ErrMalformed, length)
+	if c.negotiated {
+		c.SetReadDeadline(time.Now().Add(frameWait))
 	}
-	if length <= 4096 {
-		frame := make([]byte, 4+length)
-		copy(frame, head[:])
-		_, err := io.ReadFull(r, frame[4:])
+	if _, err := io.ReadFull(c.Conn, head[1:4]); err != nil {
+		return nil, err
+	}
+	length := int64(binary.BigEndian.Uint32(head[:4]))
+	if length == 0 {
+		return nil, fmt.Errorf("%w: empty", ErrMalformed)
+	}
+	if _, err := io.ReadFull(c.Conn, head[4:]); err != nil {
+		return nil, err
+	}
+	code := head[4]
+	kept, most := length, int64(maxCommand)
+	switch code {
+	case 'L':
+		kept, most = min(length, maxFrame), maxHeader
+	case 'B':
+		most = maxFrame
+	}
+	if length > most {
+		return nil, fmt.Errorf("%w: %q, %d bytes long", ErrMalformed, code, length)
+	}
+	frame, err := c.readBody(head, kept)
+	if err != nil || kept == length {
 		return frame, err
 	}
-	var b bytes.Buffer
-	b.Write(head[:])
-	if n, err := io.CopyN(&b, r, int64(length)); err != nil {
-		return nil, fmt.Errorf("%w: %d of %d bytes", io.ErrUnexpectedEOF, n, length)
+	if _, err := io.CopyN(io.Discard, c.Conn, length-kept); err != nil {
+		return nil, err
 	}
-	return b.Bytes(), nil
+	c.server.Stats.Cut.Add(1)
+	binary.BigEndian.PutUint32(frame, uint32(kept))
+	frame[len(frame)-1] = 0
+	return frame, nil
+}
+
+// readBody reads a packet of a length after its head, which is the length and the first byte.
+func (c *checkedConn) readBody(head [5]byte, length int64) ([]byte, error) {
+	total := len(head) - 1 + int(length)
+	frame := append(make([]byte, 0, min(total, small)), head[:]...)
+	budget := c.server.budget
+	held := int64(0)
+	defer func() { budget.Release(held) }()
+	for len(frame) < total {
+		if len(frame) == cap(frame) {
+			larger := min(total, 2*cap(frame))
+			if more := int64(larger) - held; !budget.TryAcquire(more) {
+				return nil, errBudget
+			} else {
+				held += more
+			}
+			frame = append(make([]byte, 0, larger), frame...)
+		}
+		n, err := c.Conn.Read(frame[len(frame):cap(frame)])
+		frame = frame[:len(frame)+n]
+		if err != nil && len(frame) < total {
+			return nil, fmt.Errorf("%w: %d of %d bytes", io.ErrUnexpectedEOF, len(frame), total)
+		}
+	}
+	return frame, nil
+}
+
+// patience is how long the next packet is waited for.
+func (c *checkedConn) patience() time.Duration {
+	if c.mail {
+		return mailIdle
+	}
+	return idle
 }
 
 // check holds a packet against the protocol, as libmilter's milter-protocol.txt describes it.
@@ -145,6 +196,13 @@ func (c *checkedConn) check(packet []byte) error {
 	}
 	if !ok {
 		return fmt.Errorf("%w: %q with %d bytes", ErrMalformed, code, len(data))
+	}
+	switch code {
+	case 'R':
+		// DATA needs no reply, so the MTA may send it only with what comes after the body.
+		c.mail = true
+	case 'E', 'A', 'H':
+		c.mail = false
 	}
 	return nil
 }

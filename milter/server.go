@@ -19,6 +19,7 @@ import (
 	"time"
 
 	gomilter "github.com/d--j/go-milter"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 
 	"github.com/ehlogate/ehlogate/milter/verdict"
@@ -28,9 +29,12 @@ import (
 
 // Stats are counts since the start.
 type Stats struct {
-	Connections, Refused, Malformed, Panics atomic.Uint64
-	Sessions, Messages, TLSMessages         atomic.Uint64
-	Actions, MalformedHeaders               atomic.Uint64
+	Connections, Malformed, Panics  atomic.Uint64
+	Sessions, Messages, TLSMessages atomic.Uint64
+	Actions, MalformedHeaders       atomic.Uint64
+	// Cut counts headers that were longer than is held, Crowded connections that were closed because
+	// too many packets were incomplete.
+	Cut, Crowded atomic.Uint64
 }
 
 // Server hears sessions. Its exported fields are set before Serve.
@@ -60,10 +64,20 @@ type Server struct {
 
 	once     sync.Once
 	server   *gomilter.Server
-	open     atomic.Int64
 	sessions sync.WaitGroup
 	quit     chan struct{}
-	unread   rate.Sometimes
+	// budget is what packets that are incomplete may hold.
+	budget       *semaphore.Weighted
+	unread, full rate.Sometimes
+}
+
+// crowded counts a connection that was closed because too many packets were incomplete.
+func (s *Server) crowded() {
+	s.Stats.Crowded.Add(1)
+	s.full.Interval, s.full.First = time.Minute, 1
+	s.full.Do(func() {
+		s.Log.Warn("milter: too many packets are incomplete, connections closed", "bytes", Budget, "closed", s.Stats.Crowded.Load())
+	})
 }
 
 // unreadEvery is how often a header that cannot be read is logged: a client can send any.
@@ -91,23 +105,28 @@ type Sessions interface {
 	End(session string)
 }
 
-// idle ends a milter connection on which nothing happens. The longest silence of a living session
-// is a big message over a slow line.
-const idle = 4 * time.Hour
+const (
+	// idle ends a milter connection on which nothing happens between messages. Postfix's own limit
+	// for its client is smtpd_timeout, 5 minutes; RFC 5321 section 4.5.3.2.7 asks for as much.
+	idle = 20 * time.Minute
+	// mailIdle is the same while a message is on its way: the longest silence of a living session is
+	// a big message over a slow line.
+	mailIdle = 4 * time.Hour
+)
 
 // tlsMacros come with HELO; they are asked for at MAIL, too, because the library forgets the former
 // with every message, and Sendmail sends no HELO when the client says none after STARTTLS.
 var tlsMacros = []string{gomilter.MacroTlsVersion, gomilter.MacroCipher, gomilter.MacroCipherBits, gomilter.MacroCertSubject}
 
 func (s *Server) init() {
-	s.quit = make(chan struct{})
+	s.quit, s.budget = make(chan struct{}), semaphore.NewWeighted(Budget)
 	s.server = gomilter.NewServer(
 		gomilter.WithDynamicMilter(func(_ uint32, actions gomilter.OptAction, protocol gomilter.OptProtocol, _ gomilter.DataSize) gomilter.Milter {
 			s.sessions.Add(1)
 			return newSession(s, actions, protocol)
 		}),
 		gomilter.WithNegotiationCallback(s.negotiate),
-		gomilter.WithReadTimeout(idle),
+		gomilter.WithReadTimeout(mailIdle),
 		gomilter.WithMacroRequest(gomilter.StageConnect, []string{gomilter.MacroMTAFQDN, gomilter.MacroClientAddr, gomilter.MacroClientPort, gomilter.MacroClientName, gomilter.MacroClientPTR, gomilter.MacroDaemonName, gomilter.MacroDaemonPort}),
 		gomilter.WithMacroRequest(gomilter.StageHelo, tlsMacros),
 		gomilter.WithMacroRequest(gomilter.StageMail, append([]string{gomilter.MacroQueueId, gomilter.MacroAuthAuthen}, tlsMacros...)),
@@ -140,7 +159,7 @@ func (s *Server) negotiate(mtaVersion, _ uint32, mtaActions, _ gomilter.OptActio
 // Serve hears sessions on a listener until Shutdown.
 func (s *Server) Serve(l net.Listener) error {
 	s.once.Do(s.init)
-	if err := s.server.Serve(&listener{Listener: l, stats: &s.Stats, open: &s.open, quit: s.quit}); err != nil {
+	if err := s.server.Serve(&listener{Listener: l, server: s}); err != nil {
 		return fmt.Errorf("milter: %w", err)
 	}
 	return nil

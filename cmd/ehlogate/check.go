@@ -228,6 +228,9 @@ func storeFindings(ctx context.Context, cfg *config.Config, running bool) (found
 		}
 		if err := store.Verify(cfg.Store.Dir, cfg.Policy.Layout); err != nil {
 			f = postfix.Finding{What: "the store cannot be opened", Fix: err.Error()}
+			if errors.Is(err, store.ErrDamaged) {
+				f = postfix.Finding{What: err.Error(), Fix: "restore a copy, or start the daemon: it keeps what can be read, and moves the file aside"}
+			}
 		}
 		found = append(found, f)
 	}

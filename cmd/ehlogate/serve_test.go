@@ -3,11 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/store"
@@ -29,9 +32,15 @@ func TestAStartThatFailsSaysWhy(t *testing.T) {
 		want    string
 	}{
 		{"an address that is in use", nil, "[milter]\nlisten = 'inet:" + taken.Addr().String() + "'\n", "milter.listen: listen tcp"},
-		{"a store that is damaged", func(dir string) {
-			os.WriteFile(filepath.Join(dir, store.FileName), bytes.Repeat([]byte("hello\n"), 4000), 0o600)
-		}, "", "is damaged or no file of ehlogate"},
+		{"a store that is another program's", func(dir string) {
+			db, err := bolt.Open(filepath.Join(dir, store.FileName), 0o600, nil)
+			if err == nil {
+				err = errors.Join(db.Update(func(tx *bolt.Tx) error { _, err := tx.CreateBucket([]byte("theirs")); return err }), db.Close())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}, "", "is a database of another program"},
 		{"evidence of another layout", func(dir string) {
 			s, err := store.Open(dir, store.Options{Layout: layout})
 			if err != nil {

@@ -221,11 +221,13 @@ func TestRspamd(t *testing.T) {
 	must(t, redis.Start())
 	t.Cleanup(redis.Stop)
 	x := withLog(t, "")
+	token, err := x.daemon.FeedToken()
+	must(t, err)
 	more := map[string]string{}
 	for _, name := range []string{"metadata_exporter.conf", "milter_headers.conf"} {
 		text, err := os.ReadFile(filepath.Join("../rspamd", name))
 		must(t, err)
-		more["local.d/"+name] = strings.ReplaceAll(string(text), "127.0.0.1:8896", fmt.Sprint("127.0.0.1:", x.daemon.HTTP))
+		more["local.d/"+name] = strings.NewReplacer("127.0.0.1:8896", fmt.Sprint("127.0.0.1:", x.daemon.HTTP), "PUT THE TOKEN HERE", token).Replace(string(text))
 	}
 	r, err := filters.StartRspamd(tempDir(t), redis.Port, more)
 	must(t, err)

@@ -110,7 +110,8 @@ func domainOf(s string) string {
 	if s = strings.ToLower(strings.TrimSuffix(Clip(s), ".")); s == "none" {
 		return ""
 	}
-	return s
+	// Not a part of a header that would be held as long.
+	return strings.Clone(s)
 }
 
 // assessment is what a failed DMARC says.

@@ -117,7 +117,7 @@ func (h *Headers) add(read reader, name, value string) {
 	}
 	i := slices.IndexFunc(h.filters, func(v verdict) bool { return v.filter == got.filter })
 	if i < 0 {
-		h.filters = append(h.filters, verdict{filter: got.filter, decisive: got, reason: name + ": " + value})
+		h.filters = append(h.filters, verdict{filter: got.filter, decisive: got, reason: Clip(name + ": " + value)})
 		i = len(h.filters) - 1
 	}
 	v := &h.filters[i]
@@ -125,7 +125,7 @@ func (h *Headers) add(read reader, name, value string) {
 		v.scores = append(v.scores, got)
 	}
 	if got.goesBefore(v.decisive) {
-		v.decisive, v.reason = got, name+": "+value
+		v.decisive, v.reason = got, Clip(name+": "+value)
 	}
 }
 

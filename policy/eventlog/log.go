@@ -7,6 +7,7 @@
 package eventlog
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/ehlogate/ehlogate/policy/fault"
 )
 
 // mostQueued bounds the lines that wait for a slow disk; one more is dropped and counted.
@@ -36,6 +39,7 @@ type Log struct {
 	now       func() time.Time
 	log       *slog.Logger
 	throttled rate.Sometimes
+	faults    fault.Guard
 
 	mu     sync.Mutex
 	closed bool
@@ -65,12 +69,12 @@ type line struct {
 func Open(path string, retain time.Duration, now func() time.Time, log *slog.Logger) (*Log, error) {
 	l := &Log{
 		path: path, retain: retain, now: now, log: log, throttled: rate.Sometimes{First: 1, Interval: time.Minute},
-		lines: make(chan line, mostQueued), reopen: make(chan chan error), done: make(chan struct{}),
+		faults: fault.Guard{Log: log}, lines: make(chan line, mostQueued), reopen: make(chan chan error), done: make(chan struct{}),
 	}
 	if err := l.openFile(); err != nil {
 		return nil, err
 	}
-	go l.run()
+	go l.faults.Keep(context.Background(), "writing the event log", l.run)
 	return l, nil
 }
 
@@ -131,14 +135,14 @@ func (l *Log) Close() error {
 	return l.file.Close()
 }
 
-func (l *Log) run() {
-	defer close(l.done)
+func (l *Log) run(context.Context) {
 	for {
 		select {
 		case opened := <-l.reopen:
 			opened <- l.openFile()
 		case first, ok := <-l.lines:
 			if !ok {
+				close(l.done)
 				return
 			}
 			l.write(first)

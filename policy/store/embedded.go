@@ -2,12 +2,15 @@
 //
 // Embedded is the store of a single host: everything in memory, so that a lookup never waits, and
 // durable in one bbolt file. Changes are committed in groups: a lesson that comes while a commit is
-// under way is in the next one.
+// under way is in the next one. Because memory has all of it, a file that turns out to be damaged,
+// or is gone, is replaced by a new one.
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -18,27 +21,48 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/fault"
+	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
-// FileName is the name of the embedded store's file in its directory.
-const FileName = "reputation.db"
+// FileName is the name of the embedded store's file in its directory, LockName that of the file
+// that is locked while a process has the store open.
+const (
+	FileName = "reputation.db"
+	LockName = "reputation.lock"
+)
 
 const (
 	// retryAfter is the pause after a commit that failed: a full disk is asked again once a second.
 	retryAfter = time.Second
 	sweepEvery = 10 * time.Minute
+	// inspectEvery is how often the file is looked after where nothing is committed.
+	inspectEvery = 10 * time.Second
+	// openWait is how long Open waits until all is read; what takes longer goes on behind it.
+	openWait = 500 * time.Millisecond
+	// atOnce is how many records are removed or healed in one commit, so that lessons do not wait
+	// long for theirs.
+	atOnce = 1000
+	// mostEarly bounds the lessons that wait until all is read.
+	mostEarly = 200_000
 )
 
 // ErrClosed is what a change gets after Close.
 var ErrClosed = errors.New("store: closed")
+
+// ErrStarting is what a change gets for which there is no room until all is read.
+var ErrStarting = errors.New("store: still reading what it has")
 
 // Stats are counts since the start; read them at any time.
 type Stats struct {
 	// Commits and Failed count commits that reached the disk and those that did not; what failed is
 	// tried again.
 	Commits, Failed atomic.Uint64
-	// Learnt counts lessons, Expired records removed because nothing in them counts any more.
-	Learnt, Expired atomic.Uint64
+	// Learnt counts lessons, Expired records removed because nothing in them counts any more,
+	// Crowded those removed because there were too many.
+	Learnt, Expired, Crowded atomic.Uint64
+	// Renewed counts files that were begun anew because the old one was damaged or gone.
+	Renewed atomic.Uint64
 }
 
 // Embedded is the embedded store. Open makes one.
@@ -48,16 +72,24 @@ type Embedded struct {
 
 	layout string
 	// id names the store, for dumps of it.
-	id string
-	db *bolt.DB
-	// writing is held by whoever changes the overrides, committing by a commit and by whoever adds
-	// what must be committed as one.
+	id   string
+	path string
+	lock *os.File
+	log  *slog.Logger
+	// db is nil while there is no file that can be written. committing guards it, and is held by
+	// whoever adds what must be committed as one; writing is held by whoever changes the overrides.
+	db                  *bolt.DB
 	writing, committing sync.Mutex
 	// loaded is how far each dump has been loaded.
 	loaded map[string]uint64
+	// found is what is wrong, or was, with the file.
+	found findings
 
 	queue   queue
-	closing chan struct{}
+	early   early
+	faults  fault.Guard
+	running context.Context
+	stop    context.CancelFunc
 	done    sync.WaitGroup
 }
 
@@ -66,9 +98,23 @@ type queue struct {
 	sync.Mutex
 	dirty   map[key]struct{}
 	loaded  map[string]uint64
-	waiting []chan error
+	waiting []chan<- error
 	closed  bool
 	wake    chan struct{}
+}
+
+// early are lessons that came before all was read.
+type early struct {
+	sync.Mutex
+	over    atomic.Bool
+	ready   chan struct{}
+	lessons []earlyLesson
+}
+
+type earlyLesson struct {
+	policy.Keys
+	policy.Lesson
+	committed chan<- error
 }
 
 // Options are what a store needs to know.
@@ -78,37 +124,86 @@ type Options struct {
 	// Tier finds a host's tier after a change.
 	Tier policy.Tiering
 	Now  func() time.Time
+	// Most is how many records are kept at most, 0 for DefaultMostRecords.
+	Most int
+	// Log is told what is wrong with the file; nil for nobody.
+	Log *slog.Logger
 }
 
-// Open opens the store in a directory, which it makes if it is missing. A file that is damaged, of
-// a later version, of another program or layout, or in use is refused, and nothing in it is
-// touched.
+// Open opens the store in a directory, which it makes if it is missing. A file of a later version,
+// of another program or layout, or in use is refused, and nothing in it is touched. One that is
+// damaged is moved aside, and what can be read of it is kept. A large file is read behind Open:
+// until Ready, nothing is known of any client, and what is learnt waits.
 func Open(dir string, o Options) (*Embedded, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	e := newEmbedded(o)
-	db, err := openFile(filepath.Join(dir, FileName), e)
-	if err != nil {
+	e := newEmbedded(filepath.Join(dir, FileName), o)
+	var err error
+	if e.lock, err = lock(dir); err != nil {
 		return nil, err
 	}
-	e.db = db
-	e.done.Go(e.commitLoop)
-	e.done.Go(e.sweepLoop)
+	source, err := e.begin()
+	if err != nil {
+		e.lock.Close()
+		return nil, err
+	}
+	e.done.Go(func() {
+		e.faults.Do("reading the store", func() { e.read(source) })
+		e.start()
+		e.done.Go(func() { e.faults.Keep(e.running, "committing", e.commitLoop) })
+		e.done.Go(func() { e.faults.Keep(e.running, "sweeping", e.sweepLoop) })
+	})
+	select {
+	case <-e.early.ready:
+	case <-time.After(openWait):
+	}
 	return e, nil
 }
 
 // ID names the store: it is the same as long as the file is.
 func (e *Embedded) ID() string { return e.id }
 
-func newEmbedded(o Options) *Embedded {
-	e := &Embedded{Memory: NewMemory(o.Tier, o.Now), layout: o.Layout.Text(), closing: make(chan struct{}), loaded: map[string]uint64{}}
+func newEmbedded(path string, o Options) *Embedded {
+	e := &Embedded{Memory: NewMemory(o.Tier, o.Now), layout: o.Layout.Text(), path: path, log: o.Log, loaded: map[string]uint64{}}
+	if e.log == nil {
+		e.log = slog.New(slog.DiscardHandler)
+	}
+	e.faults.Log = e.log
+	e.running, e.stop = context.WithCancel(context.Background())
 	e.queue.dirty, e.queue.loaded, e.queue.wake = map[key]struct{}{}, map[string]uint64{}, make(chan struct{}, 1)
+	e.early.ready = make(chan struct{})
+	if e.most = o.Most; e.most == 0 {
+		e.most = DefaultMostRecords
+	}
+	e.isNetwork = func(n netip.Prefix) bool {
+		if n.Addr().Is4() {
+			return n.Bits() < 32
+		}
+		return n.Bits() < o.Layout.IPv6Host
+	}
 	return e
+}
+
+// Ready is closed when all is read.
+func (e *Embedded) Ready() <-chan struct{} { return e.early.ready }
+
+// start learns what came before all was read.
+func (e *Embedded) start() {
+	e.early.Lock()
+	defer e.early.Unlock()
+	for _, l := range e.early.lessons {
+		e.Memory.Learn(l.Keys, l.Lesson)
+		e.enqueue(l.committed, keysOf(l.Keys)...)
+	}
+	e.early.lessons = nil
+	e.early.over.Store(true)
+	close(e.early.ready)
 }
 
 // Close commits what is waiting and closes the file.
 func (e *Embedded) Close() error {
+	<-e.Ready()
 	e.queue.Lock()
 	if e.queue.closed {
 		e.queue.Unlock()
@@ -116,47 +211,89 @@ func (e *Embedded) Close() error {
 	}
 	e.queue.closed = true
 	e.queue.Unlock()
-	close(e.closing)
+	e.stop()
 	e.done.Wait()
 	err := e.commit()
-	return errors.Join(err, e.db.Close())
+	e.committing.Lock()
+	defer e.committing.Unlock()
+	if e.db != nil {
+		err = errors.Join(err, guard(e.path, e.db.Close))
+		e.db = nil
+	}
+	return errors.Join(err, e.lock.Close())
+}
+
+// Recall returns what is known of an address. Before all is read it is Unavailable.
+func (e *Embedded) Recall(addr netip.Addr, k policy.Keys) policy.Known {
+	known := e.Memory.Recall(addr, k)
+	known.Unavailable = !e.early.over.Load()
+	return known
 }
 
 // Learn adds a lesson; see policy.Store.
 func (e *Embedded) Learn(k policy.Keys, l policy.Lesson) <-chan error {
 	e.Stats.Learnt.Add(1)
+	committed := make(chan error, 1)
+	if !e.early.over.Load() && e.wait(k, l, committed) {
+		return committed
+	}
 	e.Memory.Learn(k, l)
-	return e.enqueue(keysOf(k)...)
+	e.enqueue(committed, keysOf(k)...)
+	return committed
+}
+
+// wait lets a lesson wait until all is read, unless that is so by now.
+func (e *Embedded) wait(k policy.Keys, l policy.Lesson, committed chan<- error) bool {
+	e.early.Lock()
+	defer e.early.Unlock()
+	switch {
+	case e.early.over.Load():
+		return false
+	case len(e.early.lessons) == mostEarly:
+		committed <- ErrStarting
+	default:
+		e.early.lessons = append(e.early.lessons, earlyLesson{k, l, committed})
+	}
+	return true
 }
 
 // Forget removes the evidence of every host and network inside a network, takes the hosts' parts
 // out of what is around them, given how addresses are cut, and removes the override and the
 // exception on exactly that network. It returns how many records and overrides it removed.
 func (e *Embedded) Forget(n netip.Prefix, keysOf func(netip.Addr) policy.Keys) (int, error) {
+	<-e.Ready()
 	gone, changed := e.forget(n, keysOf)
 	removed := len(gone)
 	lifted, err := e.LiftOverride(n)
 	if lifted {
 		removed++
 	}
-	return removed, errors.Join(err, <-e.enqueue(append(changed, gone...)...))
+	return removed, errors.Join(err, <-e.changed(append(changed, gone...)...))
+}
+
+// Each calls f for every record until it returns an error, which it returns. Records that change
+// meanwhile may be seen before or after the change.
+func (e *Embedded) Each(f func(policy.Record) error) error {
+	<-e.Ready()
+	return e.Memory.Each(f)
 }
 
 // Load adds a chunk of another store's dump to what is known, given the network of each host, and
 // reports whether it was new: chunks are loaded in the order of their numbers, from 1, each once,
 // however often they are sent. It returns nil when the chunk is on disk.
 func (e *Embedded) Load(dump string, chunk uint64, records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) (bool, error) {
+	<-e.Ready()
 	e.committing.Lock()
 	if chunk <= e.loaded[dump] {
 		e.committing.Unlock()
 		// Its commit may have failed the first time.
-		return false, <-e.enqueue()
+		return false, <-e.changed()
 	}
 	e.loaded[dump] = chunk
 	e.queue.Lock()
 	e.queue.loaded[dump] = chunk
 	e.queue.Unlock()
-	committed := e.enqueue(e.join(records, networkOf)...)
+	committed := e.changed(e.join(records, networkOf)...)
 	e.committing.Unlock()
 	return true, <-committed
 }
@@ -165,20 +302,27 @@ func (e *Embedded) Load(dump string, chunk uint64, records []policy.Record, netw
 // in their networks again, and autonomous systems. What is known has all of it in it, and is left
 // as it is. It returns nil when that is on disk.
 func (e *Embedded) Restore(records []policy.Record, networkOf func(netip.Prefix) netip.Prefix) error {
+	<-e.Ready()
 	e.committing.Lock()
-	committed := e.enqueue(e.restore(records, networkOf)...)
+	committed := e.changed(e.restore(records, networkOf)...)
 	e.committing.Unlock()
 	return <-committed
 }
 
-func (e *Embedded) enqueue(keys ...key) <-chan error {
+// changed has keys committed; the channel yields once.
+func (e *Embedded) changed(keys ...key) <-chan error {
 	committed := make(chan error, 1)
+	e.enqueue(committed, keys...)
+	return committed
+}
+
+func (e *Embedded) enqueue(committed chan<- error, keys ...key) {
 	q := &e.queue
 	q.Lock()
 	defer q.Unlock()
 	if q.closed {
 		committed <- ErrClosed
-		return committed
+		return
 	}
 	for _, k := range keys {
 		q.dirty[k] = struct{}{}
@@ -188,13 +332,12 @@ func (e *Embedded) enqueue(keys ...key) <-chan error {
 	case q.wake <- struct{}{}:
 	default:
 	}
-	return committed
 }
 
-func (e *Embedded) commitLoop() {
+func (e *Embedded) commitLoop(ctx context.Context) {
 	for {
 		select {
-		case <-e.closing:
+		case <-ctx.Done():
 			return
 		case <-e.queue.wake:
 		}
@@ -202,7 +345,7 @@ func (e *Embedded) commitLoop() {
 			continue
 		}
 		select {
-		case <-e.closing:
+		case <-ctx.Done():
 			return
 		case <-time.After(retryAfter):
 			select {
@@ -226,7 +369,7 @@ func (e *Embedded) commit() error {
 	if len(dirty) == 0 && len(waiting) == 0 {
 		return nil
 	}
-	err := e.db.Update(func(tx *bolt.Tx) error {
+	err := e.write(func(tx *bolt.Tx) error {
 		for k := range dirty {
 			if err := putEvidence(tx, k, e.get(k)); err != nil {
 				return err
@@ -248,42 +391,66 @@ func (e *Embedded) commit() error {
 	} else {
 		e.Stats.Commits.Add(1)
 	}
+	e.found.commit(err)
 	for _, w := range waiting {
 		w <- err
 	}
 	return err
 }
 
-func (e *Embedded) sweepLoop() {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
+func (e *Embedded) sweepLoop(ctx context.Context) {
+	sweep, inspect := time.NewTicker(sweepEvery), time.NewTicker(inspectEvery)
+	defer sweep.Stop()
+	defer inspect.Stop()
 	for {
 		select {
-		case <-e.closing:
+		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-sweep.C:
 			e.Sweep()
+		case <-inspect.C:
+			e.inspect()
+			e.bound()
 		}
+	}
+}
+
+// bound removes records if there are too many.
+func (e *Embedded) bound() {
+	if e.crowded() {
+		before := e.Len()
+		e.makeRoom(e.removed)
+		e.Stats.Crowded.Add(uint64(max(0, before-e.Len())))
+	}
+}
+
+// removed has records that are gone from memory removed from disk, a few in each commit.
+func (e *Embedded) removed(gone []key) {
+	for len(gone) > 0 {
+		n := min(len(gone), atOnce)
+		<-e.changed(gone[:n]...)
+		gone = gone[n:]
 	}
 }
 
 // Expire removes records in which nothing counts any more, from memory and from disk, and returns
 // how many.
-func (e *Embedded) Expire(now time.Time) int {
-	gone := e.expire(now)
-	e.Stats.Expired.Add(uint64(len(gone)))
-	if len(gone) > 0 {
-		e.enqueue(gone...)
+func (e *Embedded) Expire(now time.Time) (n int) {
+	for i := range e.shards {
+		gone := e.removeFrom(&e.shards[i], func(_ key, v reputation.Evidence) bool { return v.Empty(now) })
+		n += len(gone)
+		e.Stats.Expired.Add(uint64(len(gone)))
+		e.removed(gone)
 	}
-	return len(gone)
+	return n
 }
 
 // Sweep heals records, removes those in which nothing counts any more, and overrides and exceptions
 // that have ended. The store does it by itself every ten minutes.
 func (e *Embedded) Sweep() {
 	now := e.now()
-	if healed := e.heal(); len(healed) > 0 {
-		e.enqueue(healed...)
+	for i := range e.shards {
+		e.removed(e.heal(&e.shards[i]))
 	}
 	e.Expire(now)
 	for _, o := range e.Overrides() {

@@ -2,12 +2,14 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -39,165 +41,322 @@ var (
 // format names the file's schema. Another one is refused.
 const format = "ehlogate evidence 2"
 
-// openFile reads the file into the store with a lock that lets nobody write, and only if all of it
-// is sound opens it for writing.
-func openFile(path string, e *Embedded) (*bolt.DB, error) {
-	info, err := os.Stat(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist), err == nil && info.Size() == 0:
-		if err := begin(path, e); err != nil {
-			return nil, err
-		}
-	case err != nil:
-		return nil, fmt.Errorf("store: %w", err)
-	default:
-		if err := guard(path, func() error { return load(path, info.Size(), e) }); err != nil {
-			return nil, err
-		}
-	}
-	var db *bolt.DB
-	err = guard(path, func() (err error) {
-		if db, err = bolt.Open(path, 0o640, &bolt.Options{Timeout: time.Second}); err != nil {
-			return explain(path, err)
-		}
-		if err := db.Update(e.create); err != nil {
-			return errors.Join(explain(path, err), db.Close())
-		}
-		return nil
-	})
-	return db, err
+// fileMode is that of the store's files.
+const fileMode = 0o640
+
+// writable are the options of a file that is written. The list of free pages is not kept in it: it
+// has no checksum, and one that is wrong is found only by what it destroys.
+func writable() *bolt.Options {
+	return &bolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bolt.FreelistMapType}
 }
 
-// begin makes a new file under another name, and gives it its own only when it is whole: a first
-// start can be interrupted at any moment. Of two that begin at once, one's is taken.
-func begin(path string, e *Embedded) error {
-	const unfinished = FileName + ".new-"
-	left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), unfinished+"*"))
-	for _, l := range left {
-		if info, err := os.Stat(l); err == nil && time.Since(info.ModTime()) > time.Minute {
-			os.Remove(l)
+// ErrDamaged is what is wrong with a file that is, or was, ours, and would be moved aside.
+var ErrDamaged = errors.New("damaged")
+
+// lock makes a process the only one that has the store in a directory open, for as long as the file
+// that it returns is.
+func lock(dir string) (*os.File, error) {
+	path := filepath.Join(dir, LockName)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, fileMode)
+	if err != nil {
+		return nil, explain(path, err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("store: %s is in use by another process; stop the other ehlogate, or choose another directory in store.url", filepath.Join(dir, FileName))
+	}
+	return f, nil
+}
+
+// source is a file whose evidence is still to be read.
+type source struct {
+	db *bolt.DB
+	// synced says that it has a list of free pages, head that all but evidence was read; damage is
+	// what is wrong with it.
+	synced, head bool
+	damage       error
+}
+
+// begin opens the file for reading, or makes it, and reads all but evidence. A damaged one is not an
+// error.
+func (e *Embedded) begin() (*source, error) {
+	info, err := os.Stat(e.path)
+	if errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0 {
+		if err = e.create(); err == nil {
+			info, err = os.Stat(e.path)
 		}
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), unfinished)
 	if err != nil {
-		return fmt.Errorf("store: %w", err)
+		return nil, fmt.Errorf("store: %w", err)
 	}
-	part := f.Name()
-	defer os.Remove(part)
-	f.Close()
-	db, err := bolt.Open(part, 0o640, nil)
-	if err == nil {
-		err = errors.Join(db.Update(e.create), db.Close(), os.Chmod(part, 0o640))
+	src := &source{}
+	err = guard(e.path, func() error { return e.open(src, info.Size()) })
+	if errors.Is(err, ErrDamaged) {
+		src.damage, err = err, nil
 	}
+	return src, err
+}
+
+// open opens a file of a size for reading, and reads its head.
+func (e *Embedded) open(src *source, size int64) (err error) {
+	heads, err := readHeads(e.path)
 	if err != nil {
-		return fmt.Errorf("store: %s cannot be made: %w", path, err)
+		return explain(e.path, err)
 	}
-	// An empty file of that name is nobody's.
-	if info, err := os.Stat(path); err == nil && info.Size() == 0 {
-		os.Remove(path)
+	if heads.sound == 0 {
+		return damaged(e.path, errors.New("it does not begin as one of ours"))
 	}
-	if err := os.Link(part, path); err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("store: %w", err)
+	if heads.sound == 1 {
+		e.found.note(e.log, "half of the head of the store's file was damaged: the last change before may be lost", "file", e.path)
+	}
+	src.synced = heads.synced
+	if src.db, err = bolt.Open(e.path, 0, &bolt.Options{ReadOnly: true, Timeout: time.Second}); err != nil {
+		return explain(e.path, err)
+	}
+	err = src.db.View(func(tx *bolt.Tx) error {
+		if tx.Size() > size {
+			return damaged(e.path, fmt.Errorf("%d bytes long, should be %d", size, tx.Size()))
+		}
+		return e.readHead(tx)
+	})
+	src.head = err == nil
+	if err != nil && !errors.Is(err, ErrDamaged) {
+		return errors.Join(err, src.db.Close())
+	}
+	return err
+}
+
+// readHead reads what a file is, and all in it but evidence.
+func (e *Embedded) readHead(tx *bolt.Tx) error {
+	if first, _ := tx.Cursor().First(); first == nil {
+		// An interrupted first start of an earlier version left it.
+		return nil
+	}
+	meta, evidence, overrides := tx.Bucket(bucketMeta), tx.Bucket(bucketEvidence), tx.Bucket(bucketOverrides)
+	if meta == nil || evidence == nil || overrides == nil {
+		return fmt.Errorf("store: %s is a database of another program; choose another directory in store.url", e.path)
+	}
+	if got := string(meta.Get(keyFormat)); got != format {
+		return fmt.Errorf("store: %s has format %q, this program reads %q; use the version that wrote it, or another directory in store.url", e.path, got, format)
+	}
+	if got := string(meta.Get(keyLayout)); got != "" && got != e.layout {
+		return fmt.Errorf("store: %s holds evidence of another layout (%s) than this configuration's (%s); set reputation.ipv4_network, ipv6_host and ipv6_network as they were, or move the file away to start with nothing", e.path, got, e.layout)
+	}
+	e.id = string(meta.Get(keyID))
+	cursor := meta.Cursor()
+	for k, v := cursor.Seek(prefixLoaded); bytes.HasPrefix(k, prefixLoaded) && len(v) == 8; k, v = cursor.Next() {
+		e.loaded[string(k[len(prefixLoaded):])] = binary.BigEndian.Uint64(v)
+	}
+	if err := overrides.ForEach(e.loadOverride); err != nil {
+		return damaged(e.path, err)
 	}
 	return nil
 }
 
-// create makes what a new file has, and gives a file of an earlier version its layout and name.
-func (e *Embedded) create(tx *bolt.Tx) error {
+// read reads the evidence of a file and opens it for writing. What is damaged is repaired.
+func (e *Embedded) read(src *source) {
+	e.committing.Lock()
+	defer e.committing.Unlock()
+	var err error
+	if src.db != nil {
+		err = guard(e.path, func() error { return e.readEvidence(src.db) })
+	}
+	if err = cmp.Or(src.damage, err); err != nil {
+		e.repair(src, err)
+		return
+	}
+	err = guard(e.path, src.db.Close)
+	if err == nil && src.synced {
+		err = e.compact()
+	}
+	if err == nil {
+		err = e.openForWriting()
+	}
+	switch {
+	case errors.Is(err, ErrDamaged):
+		e.repair(&source{head: true}, err)
+	case err != nil:
+		// It is tried again with the first commit.
+		e.found.commit(err)
+		e.log.Error("the store cannot be written", "file", e.path, "error", err)
+	}
+}
+
+func (e *Embedded) readEvidence(db *bolt.DB) error {
+	return db.View(func(tx *bolt.Tx) error {
+		evidence := tx.Bucket(bucketEvidence)
+		if evidence == nil {
+			return nil
+		}
+		var last []byte
+		err := evidence.ForEach(func(k, v []byte) error {
+			if bytes.Compare(last, k) >= 0 && last != nil {
+				return fmt.Errorf("key %x comes after %x", k, last)
+			}
+			last = k
+			return e.loadEvidence(k, v)
+		})
+		if err != nil {
+			return damaged(e.path, err)
+		}
+		return nil
+	})
+}
+
+// openForWriting opens a sound file.
+func (e *Embedded) openForWriting() error {
+	return guard(e.path, func() error {
+		db, err := bolt.Open(e.path, fileMode, writable())
+		if err != nil {
+			return explain(e.path, err)
+		}
+		if err := update(db, e.fill); err != nil {
+			return errors.Join(explain(e.path, err), db.Close())
+		}
+		return e.use(db)
+	})
+}
+
+// use makes an open file the store's.
+func (e *Embedded) use(db *bolt.DB) error {
+	info, err := os.Stat(e.path)
+	if err != nil {
+		return errors.Join(fmt.Errorf("store: %w", err), db.Close())
+	}
+	e.db, e.found.file = db, info
+	return nil
+}
+
+// create makes a new file under another name, and gives it its own only when it is whole: a first
+// start can be interrupted at any moment.
+func (e *Embedded) create() error {
+	part, err := newPart(e.path)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(part)
+	db, err := bolt.Open(part, fileMode, writable())
+	if err == nil {
+		err = errors.Join(db.Update(e.fill), db.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("%s cannot be made: %w", e.path, err)
+	}
+	return os.Rename(part, e.path)
+}
+
+// newPart makes the name of a new file, and removes those of others that were interrupted.
+func newPart(path string) (string, error) {
+	const unfinished = FileName + ".new-"
+	left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), unfinished+"*"))
+	for _, l := range left {
+		os.Remove(l)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), unfinished)
+	if err != nil {
+		return "", err
+	}
+	return f.Name(), errors.Join(f.Chmod(fileMode), f.Close())
+}
+
+// compact copies a sound file without its list of free pages, which an earlier version kept.
+func (e *Embedded) compact() error {
+	part, err := newPart(e.path)
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	defer os.Remove(part)
+	err = guard(e.path, func() error {
+		from, err := bolt.Open(e.path, 0, &bolt.Options{ReadOnly: true, Timeout: time.Second})
+		if err != nil {
+			return explain(e.path, err)
+		}
+		to, err := bolt.Open(part, fileMode, writable())
+		if err == nil {
+			err = errors.Join(bolt.Compact(to, from, 1<<20), to.Close())
+		}
+		return errors.Join(err, from.Close())
+	})
+	if err != nil {
+		return err
+	}
+	return os.Rename(part, e.path)
+}
+
+// fill makes what a new file has, and gives a file of an earlier version its layout and name.
+func (e *Embedded) fill(tx *bolt.Tx) error {
 	for _, name := range [][]byte{bucketMeta, bucketEvidence, bucketOverrides} {
 		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 			return err
 		}
 	}
 	meta := tx.Bucket(bucketMeta)
-	if id := meta.Get(keyID); id != nil {
-		e.id = string(id)
-	} else {
+	if e.id == "" {
 		e.id = rand.Text()
-		if err := meta.Put(keyID, []byte(e.id)); err != nil {
-			return err
+	}
+	for _, pair := range [][2][]byte{{keyID, []byte(e.id)}, {keyLayout, []byte(e.layout)}, {keyFormat, []byte(format)}} {
+		if !bytes.Equal(meta.Get(pair[0]), pair[1]) {
+			if err := meta.Put(pair[0], pair[1]); err != nil {
+				return err
+			}
 		}
 	}
-	if err := meta.Put(keyLayout, []byte(e.layout)); err != nil {
-		return err
-	}
-	return meta.Put(keyFormat, []byte(format))
-}
-
-// load reads everything, so that damage anywhere is found before anything is written.
-func load(path string, size int64, e *Embedded) error {
-	db, err := bolt.Open(path, 0, &bolt.Options{ReadOnly: true, Timeout: time.Second})
-	if err != nil {
-		return explain(path, err)
-	}
-	defer db.Close()
-	return db.View(func(tx *bolt.Tx) error {
-		if tx.Size() > size {
-			return damaged(path, fmt.Errorf("%d bytes long, should be %d", size, tx.Size()))
-		}
-		if first, _ := tx.Cursor().First(); first == nil {
-			// An interrupted first start of an earlier version left it.
-			return nil
-		}
-		meta, evidence, overrides := tx.Bucket(bucketMeta), tx.Bucket(bucketEvidence), tx.Bucket(bucketOverrides)
-		if meta == nil || evidence == nil || overrides == nil {
-			return fmt.Errorf("store: %s is a database of another program; choose another directory in store.url", path)
-		}
-		if got := string(meta.Get(keyFormat)); got != format {
-			return fmt.Errorf("store: %s has format %q, this program reads %q; use the version that wrote it, or another directory in store.url", path, got, format)
-		}
-		if got := string(meta.Get(keyLayout)); got != "" && got != e.layout {
-			return fmt.Errorf("store: %s holds evidence of another layout (%s) than this configuration's (%s); set reputation.ipv4_network, ipv6_host and ipv6_network as they were, or move the file away to start with nothing", path, got, e.layout)
-		}
-		cursor := meta.Cursor()
-		for k, v := cursor.Seek(prefixLoaded); bytes.HasPrefix(k, prefixLoaded) && len(v) == 8; k, v = cursor.Next() {
-			e.loaded[string(k[len(prefixLoaded):])] = binary.BigEndian.Uint64(v)
-		}
-		if err := evidence.ForEach(e.loadEvidence); err != nil {
-			return damaged(path, err)
-		}
-		if err := overrides.ForEach(e.loadOverride); err != nil {
-			return damaged(path, err)
-		}
-		return nil
-	})
+	return nil
 }
 
 func (e *Embedded) loadEvidence(stored, value []byte) error {
-	var n key
-	if err := n.UnmarshalBinary(stored); err != nil {
-		return fmt.Errorf("key %x: %w", stored, err)
+	k, v, err := readEvidence(stored, value)
+	if err != nil {
+		return err
 	}
-	if len(value) < 4 {
-		return fmt.Errorf("record of %s: %d bytes", n, len(value))
-	}
-	record, sum := value[:len(value)-4], binary.BigEndian.Uint32(value[len(value)-4:])
-	if checksum(stored, record) != sum {
-		return fmt.Errorf("record of %s: wrong checksum", n)
-	}
-	var v reputation.Evidence
-	if err := v.UnmarshalBinary(record); err != nil {
-		return fmt.Errorf("record of %s: %w", n, err)
-	}
-	e.shard(n).evidence[n] = v
+	s := e.shard(k)
+	s.Lock()
+	defer s.Unlock()
+	s.put(k, v)
+	e.count.Add(1)
 	return nil
+}
+
+// readEvidence checks a stored key and its value.
+func readEvidence(stored, value []byte) (k key, v record, err error) {
+	if err := k.UnmarshalBinary(stored); err != nil || k.asn == 0 && !k.network.IsValid() {
+		return k, v, fmt.Errorf("key %x: not a network or an autonomous system", stored)
+	}
+	if len(value) != len(v)+4 {
+		return k, v, fmt.Errorf("record of %s: %d bytes", k, len(value))
+	}
+	if checksum(stored, value[:len(v)]) != binary.BigEndian.Uint32(value[len(v):]) {
+		return k, v, fmt.Errorf("record of %s: wrong checksum", k)
+	}
+	copy(v[:], value)
+	if err := new(reputation.Evidence).UnmarshalBinary(v[:]); err != nil {
+		return k, v, fmt.Errorf("record of %s: %w", k, err)
+	}
+	return k, v, nil
 }
 
 func (e *Embedded) loadOverride(key, value []byte) (err error) {
 	if isException(key) {
-		x := new(policy.Exception)
-		if err = json.Unmarshal(value, x); err == nil {
-			e.exceptions.Load().Insert(x.Network, x)
-		}
+		err = loadInto(&e.exceptions, value, func(x *policy.Exception) netip.Prefix { return x.Network })
 	} else {
-		o := new(policy.Override)
-		if err = json.Unmarshal(value, o); err == nil {
-			e.overrides.Load().Insert(o.Network, o)
-		}
+		err = loadInto(&e.overrides, value, func(o *policy.Override) netip.Prefix { return o.Network })
 	}
 	if err != nil {
 		return fmt.Errorf("override %x: %w", key, err)
 	}
+	return nil
+}
+
+func loadInto[V ending](t *table[V], value []byte, networkOf func(*V) netip.Prefix) error {
+	v := new(V)
+	if err := json.Unmarshal(value, v); err != nil {
+		return err
+	}
+	n := networkOf(v)
+	if !n.IsValid() {
+		return errors.New("of no network")
+	}
+	t.Store(t.Load().With(n, v))
 	return nil
 }
 
@@ -250,18 +409,18 @@ func explain(path string, err error) error {
 		return fmt.Errorf("store: %s is in use by another process; stop the other ehlogate, or choose another directory in store.url", path)
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("store: %w; run as the user that owns it", err)
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EIO), errors.Is(err, syscall.EDQUOT):
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EIO), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENOMEM), errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("store: %s cannot be opened: %w", path, err)
 	}
 	return damaged(path, err)
 }
 
 func damaged(path string, err error) error {
-	return fmt.Errorf("store: %s is damaged or no file of ehlogate (%w); it was not touched: move it away to start with nothing, or restore a copy", path, err)
+	return fmt.Errorf("store: %s is %w or no file of ehlogate: %w", path, ErrDamaged, err)
 }
 
-// Verify reads the store in a directory and returns what Open would refuse it for, given the layout
-// that is configured. A store that is not there yet is sound.
+// Verify reads the store in a directory and returns what Open would refuse it for, or would repair,
+// given the layout that is configured. A store that is not there yet is sound.
 func Verify(dir string, layout policy.Layout) error {
 	path := filepath.Join(dir, FileName)
 	info, err := os.Stat(path)
@@ -271,5 +430,12 @@ func Verify(dir string, layout policy.Layout) error {
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
-	return guard(path, func() error { return load(path, info.Size(), newEmbedded(Options{Layout: layout, Now: time.Now})) })
+	e := newEmbedded(path, Options{Layout: layout, Now: time.Now})
+	return guard(path, func() error {
+		src := &source{}
+		if err := e.open(src, info.Size()); err != nil {
+			return err
+		}
+		return errors.Join(e.readEvidence(src.db), src.db.Close())
+	})
 }

@@ -5,9 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/maphash"
-	"maps"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,16 +22,23 @@ type Memory struct {
 
 	seed   maphash.Seed
 	shards [shards]shard
+	// count is how many records there are, most how many may be; 0 is without bound.
+	count atomic.Int64
+	most  int
+	// isNetwork tells networks from hosts, for those that have to go.
+	isNetwork func(netip.Prefix) bool
 	// Both tables are replaced whole by writers, one at a time.
 	overrides  atomic.Pointer[policy.Networks[policy.Override]]
 	exceptions atomic.Pointer[policy.Networks[policy.Exception]]
 }
 
-const shards = 64
+// shards is how many parts the records are in, each with a lock of its own, which nobody holds for
+// longer than it takes to go through one.
+const shards = 1024
 
 type shard struct {
 	sync.RWMutex
-	evidence map[key]reputation.Evidence
+	records
 }
 
 // key is what evidence is kept of: a host or a network, else an autonomous system.
@@ -81,7 +86,7 @@ func keysOf(k policy.Keys) []key {
 func NewMemory(tier policy.Tiering, now func() time.Time) *Memory {
 	m := &Memory{tier: tier, now: now, seed: maphash.MakeSeed()}
 	for i := range m.shards {
-		m.shards[i].evidence = map[key]reputation.Evidence{}
+		m.shards[i].records = newRecords()
 	}
 	m.overrides.Store(policy.NewNetworks[policy.Override]())
 	m.exceptions.Store(policy.NewNetworks[policy.Exception]())
@@ -160,27 +165,26 @@ func (m *Memory) forget(n netip.Prefix, cut func(netip.Addr) policy.Keys) (gone,
 }
 
 // Len is the number of records kept.
-func (m *Memory) Len() int {
-	n := 0
-	for i := range m.shards {
-		s := &m.shards[i]
-		s.RLock()
-		n += len(s.evidence)
-		s.RUnlock()
-	}
-	return n
-}
+func (m *Memory) Len() int { return int(m.count.Load()) }
 
 // Each calls f for every record until it returns an error, which it returns. Records that change
 // meanwhile may be seen before or after the change.
 func (m *Memory) Each(f func(policy.Record) error) error {
+	type pair struct {
+		key
+		record
+	}
+	var some []pair
 	for i := range m.shards {
 		s := &m.shards[i]
+		some = some[:0]
 		s.RLock()
-		keys := slices.Collect(maps.Keys(s.evidence))
+		for k, v := range s.all() {
+			some = append(some, pair{k, v})
+		}
 		s.RUnlock()
-		for _, k := range keys {
-			if err := f(policy.Record{Network: k.network, ASN: k.asn, Evidence: m.get(k)}); err != nil {
+		for _, p := range some {
+			if err := f(policy.Record{Network: p.network, ASN: p.asn, Evidence: p.evidence()}); err != nil {
 				return err
 			}
 		}
@@ -235,27 +239,8 @@ func (m *Memory) restore(records []policy.Record, networkOf func(netip.Prefix) n
 }
 
 // Expire removes records in which nothing counts any more and returns how many.
-func (m *Memory) Expire(now time.Time) int { return len(m.expire(now)) }
-
-func (m *Memory) expire(now time.Time) []key {
-	return m.remove(func(_ key, v reputation.Evidence) bool { return v.Empty(now) })
-}
-
-// heal heals all records and returns the keys of those that changed.
-func (m *Memory) heal() (changed []key) {
-	now := m.now()
-	for i := range m.shards {
-		s := &m.shards[i]
-		s.Lock()
-		for k, v := range s.evidence {
-			if healed := v.Heal(now); healed != v {
-				s.evidence[k] = healed
-				changed = append(changed, k)
-			}
-		}
-		s.Unlock()
-	}
-	return changed
+func (m *Memory) Expire(now time.Time) int {
+	return len(m.remove(func(_ key, v reputation.Evidence) bool { return v.Empty(now) }))
 }
 
 func (m *Memory) shard(k key) *shard { return &m.shards[maphash.Comparable(m.seed, k)%shards] }
@@ -263,8 +248,12 @@ func (m *Memory) shard(k key) *shard { return &m.shards[maphash.Comparable(m.see
 func (m *Memory) get(k key) reputation.Evidence {
 	s := m.shard(k)
 	s.RLock()
-	defer s.RUnlock()
-	return s.evidence[k]
+	v, ok := s.find(k)
+	s.RUnlock()
+	if !ok {
+		return reputation.Evidence{}
+	}
+	return v.evidence()
 }
 
 // update changes a record, healed.
@@ -272,21 +261,48 @@ func (m *Memory) update(k key, f func(reputation.Evidence) reputation.Evidence) 
 	s := m.shard(k)
 	s.Lock()
 	defer s.Unlock()
-	s.evidence[k] = f(s.evidence[k].Heal(m.now()))
+	v, ok := s.find(k)
+	var e reputation.Evidence
+	if ok {
+		e = v.evidence()
+	} else {
+		m.count.Add(1)
+	}
+	s.put(k, recordOf(f(e.Heal(m.now()))))
 }
 
 // remove deletes the records that match and returns their keys.
 func (m *Memory) remove(match func(key, reputation.Evidence) bool) (gone []key) {
 	for i := range m.shards {
-		s := &m.shards[i]
-		s.Lock()
-		for k, v := range s.evidence {
-			if match(k, v) {
-				delete(s.evidence, k)
-				gone = append(gone, k)
-			}
-		}
-		s.Unlock()
+		gone = append(gone, m.removeFrom(&m.shards[i], match)...)
 	}
 	return gone
+}
+
+func (m *Memory) removeFrom(s *shard, match func(key, reputation.Evidence) bool) (gone []key) {
+	s.Lock()
+	defer s.Unlock()
+	for k, v := range s.all() {
+		if match(k, v.evidence()) {
+			s.delete(k)
+			gone = append(gone, k)
+		}
+	}
+	m.count.Add(-int64(len(gone)))
+	return gone
+}
+
+// heal heals the records of a shard and returns the keys of those that changed.
+func (m *Memory) heal(s *shard) (changed []key) {
+	now := m.now()
+	s.Lock()
+	defer s.Unlock()
+	for k, v := range s.all() {
+		e := v.evidence()
+		if healed := e.Heal(now); healed != e {
+			s.put(k, recordOf(healed))
+			changed = append(changed, k)
+		}
+	}
+	return changed
 }

@@ -21,6 +21,10 @@ func (e *Embedded) SetOverride(o policy.Override) error {
 // SetException makes an exception hold, in place of one for the same host. It is durable when this
 // returns nil.
 func (e *Embedded) SetException(x policy.Exception) error {
+	if !e.early.over.Load() {
+		// A session waits for it.
+		return ErrStarting
+	}
 	return set(e, &e.exceptions, x.Network, exceptionKey, x)
 }
 
@@ -68,10 +72,7 @@ type ending interface{ Ended(time.Time) bool }
 func set[V ending](e *Embedded, t *table[V], n netip.Prefix, key func(netip.Prefix) []byte, v V) error {
 	e.writing.Lock()
 	defer e.writing.Unlock()
-	value, err := json.Marshal(v)
-	if err == nil {
-		err = e.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketOverrides).Put(key(n), value) })
-	}
+	err := e.writeTwice(func(tx *bolt.Tx) error { return putJSON(tx.Bucket(bucketOverrides), key(n), v) })
 	if err != nil {
 		return fmt.Errorf("store: override of %s: %w", n, err)
 	}
@@ -87,9 +88,30 @@ func lift[V ending](e *Embedded, t *table[V], n netip.Prefix, key func(netip.Pre
 	if v, ok := t.Load().Get(n); !ok || !match(*v) {
 		return false, nil
 	}
-	if err := e.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketOverrides).Delete(key(n)) }); err != nil {
+	if err := e.writeTwice(func(tx *bolt.Tx) error { return tx.Bucket(bucketOverrides).Delete(key(n)) }); err != nil {
 		return false, fmt.Errorf("store: override of %s: %w", n, err)
 	}
 	t.Store(t.Load().Without(n))
 	return true, nil
+}
+
+func putJSON(b *bolt.Bucket, key []byte, v any) error {
+	value, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return b.Put(key, value)
+}
+
+// writeTwice makes a change, and one more that changes nothing: the file has two heads, and when the
+// newer one is damaged, bbolt goes on silently from the one before, which then has the change, too.
+func (e *Embedded) writeTwice(change func(*bolt.Tx) error) error {
+	<-e.Ready()
+	e.committing.Lock()
+	defer e.committing.Unlock()
+	err := e.write(change)
+	if err == nil {
+		err = e.write(func(*bolt.Tx) error { return nil })
+	}
+	return err
 }

@@ -25,20 +25,19 @@ import (
 const (
 	// Deadline is the longest that an answer may take; later it is NOTFOUND.
 	Deadline = 50 * time.Millisecond
-	// MaxConnections is how many connections a listener serves at once. One more is closed at once,
-	// which Postfix retries.
-	MaxConnections = 2048
 	// MaxRequest is the longest request in bytes: a name, a space and an address need far less.
 	MaxRequest = 1024
 	// idle ends a connection on which nothing is asked. Postfix itself leaves after 10 s
-	// (socketmap) and never (memcache).
-	idle = 15 * time.Minute
+	// (socketmap) and never (memcache); it notices when it asks again, and connects anew.
+	idle = 5 * time.Minute
+	// answerWait is how long a peer may take to read an answer.
+	answerWait = 2 * time.Second
 )
 
 // Stats are counts since the start.
 type Stats struct {
-	Connections, Refused, Malformed, Late atomic.Uint64
-	Offered, Withheld, Unknown, Panics    atomic.Uint64
+	Connections, Malformed, Late       atomic.Uint64
+	Offered, Withheld, Unknown, Panics atomic.Uint64
 	// Would counts lookups that a mode other than observe would have answered with withhold.
 	Would atomic.Uint64
 }
@@ -80,16 +79,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, speak Protocol) erro
 			}
 			s.running.Wait()
 			return nil
-		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("table: %w", err)
 		case err != nil:
-			// Out of file descriptors, most likely: it passes when connections end.
-			s.complain("table: accept", "error", err)
-			time.Sleep(10 * time.Millisecond)
-			continue
+			return fmt.Errorf("table: %w", err)
 		}
 		if !s.track(c) {
-			s.Stats.Refused.Add(1)
 			c.Close()
 			continue
 		}
@@ -108,10 +101,18 @@ func (s *Server) serve(c net.Conn, speak Protocol) {
 		s.mu.Unlock()
 		c.Close()
 	}()
-	if err := speak(s, c); errors.Is(err, errMalformed) {
+	if err := speak(s, prompt{c}); errors.Is(err, errMalformed) {
 		s.Stats.Malformed.Add(1)
 		s.complain("table: malformed request, connection closed", "peer", c.RemoteAddr().String(), "error", err)
 	}
+}
+
+// prompt is a connection whose peer has to read what it asked for.
+type prompt struct{ net.Conn }
+
+func (p prompt) Write(b []byte) (int, error) {
+	p.SetWriteDeadline(time.Now().Add(answerWait))
+	return p.Conn.Write(b)
 }
 
 func (s *Server) track(c net.Conn) bool {
@@ -120,7 +121,7 @@ func (s *Server) track(c net.Conn) bool {
 	if s.conns == nil {
 		s.conns = map[net.Conn]struct{}{}
 	}
-	if s.stopped || len(s.conns) >= MaxConnections {
+	if s.stopped {
 		return false
 	}
 	s.conns[c] = struct{}{}
@@ -128,7 +129,7 @@ func (s *Server) track(c net.Conn) bool {
 	return true
 }
 
-// closeAll ends reading on every connection; an answer under way is still written.
+// closeAll ends reading on every connection; an answer under way may still be written.
 func (s *Server) closeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -145,7 +146,7 @@ func (s *Server) wait(c net.Conn) error {
 	if s.stopped {
 		return net.ErrClosed
 	}
-	return c.SetDeadline(time.Now().Add(idle))
+	return c.SetReadDeadline(time.Now().Add(idle))
 }
 
 // The tables by name.

@@ -3,6 +3,7 @@ package table
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -256,10 +257,10 @@ func TestAFaultOfOursIsAnOffer(t *testing.T) {
 
 func TestWriteCIDR(t *testing.T) {
 	var b strings.Builder
-	err := WriteCIDR(&b, []Entry{
-		{netip.MustParsePrefix("192.0.2.0/24"), "starttls, silent-discard"},
-		{netip.MustParsePrefix("192.0.2.9/32"), ""},
-	})
+	err := errors.Join(
+		WriteCIDR(&b, netip.MustParsePrefix("192.0.2.9/32"), ""),
+		WriteCIDR(&b, netip.MustParsePrefix("192.0.2.0/24"), "starttls, silent-discard"),
+	)
 	if want := "192.0.2.9/32\tsilent-discard\n192.0.2.0/24\tstarttls, silent-discard\n"; err != nil || b.String() != want {
 		t.Errorf("%v, wrote %q", err, b.String())
 	}

@@ -63,6 +63,12 @@ func (d *Daemon) Configure(more string) error {
 // data is the directory of its state.
 func (d *Daemon) data() string { return filepath.Join(d.Dir, "data") }
 
+// FeedToken is the token with which filters post verdicts.
+func (d *Daemon) FeedToken() (string, error) {
+	b, err := os.ReadFile(filepath.Join(d.data(), "feed-token"))
+	return strings.TrimSpace(string(b)), err
+}
+
 // Config is the configuration file.
 func (d *Daemon) Config() string { return filepath.Join(d.Dir, "ehlogate.toml") }
 

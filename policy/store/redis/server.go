@@ -1,11 +1,10 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/sony/gobreaker/v2"
 
+	"github.com/ehlogate/ehlogate/policy/fault"
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
@@ -24,6 +24,7 @@ type server struct {
 	cluster  *redis.ClusterClient
 	log      *slog.Logger
 	throttle *throttle
+	faults   *fault.Guard
 	// back is called when a server answers again.
 	back func()
 
@@ -50,8 +51,8 @@ const (
 	unneeded = 3 * time.Second
 )
 
-func newServer(client redis.UniversalClient, log *slog.Logger, throttle *throttle, back func()) *server {
-	s := &server{client: client, log: log, throttle: throttle, back: back, breakers: map[string]*breaker{}}
+func newServer(client redis.UniversalClient, log *slog.Logger, throttle *throttle, faults *fault.Guard, back func()) *server {
+	s := &server{client: client, log: log, throttle: throttle, faults: faults, back: back, breakers: map[string]*breaker{}}
 	s.cluster, _ = client.(*redis.ClusterClient)
 	return s
 }
@@ -137,16 +138,10 @@ func (s *server) call(addr string, f func() error) error {
 	return err
 }
 
-// guarded makes a fault of ours an error: the calls run in goroutines of their own, where a panic
-// would end the process.
+// guarded makes a fault of ours an error, which counts for the breaker.
 func (s *server) guarded(f func() error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("a fault of ours: %v", p)
-			s.throttle.about("panic", func() { s.log.Error("a call to Redis", "error", err, "stack", string(debug.Stack())) })
-		}
-	}()
-	return f()
+	fault := s.faults.Do("a call to Redis", func() { err = f() })
+	return cmp.Or(fault, err)
 }
 
 // open reports whether a server's breaker keeps calls away now.

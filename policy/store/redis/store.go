@@ -16,6 +16,7 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -31,6 +32,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/fault"
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
@@ -67,6 +69,7 @@ type Store struct {
 	writer   *writer
 	reading  singleflight.Group
 	throttle throttle
+	faults   fault.Guard
 
 	// schema is what is known of what Redis is filled with.
 	schema atomic.Int32
@@ -87,17 +90,17 @@ func Open(o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: %s: %w", o.Target, err)
 	}
-	s := &Store{opt: o, cache: newCache()}
+	s := &Store{opt: o, cache: newCache(), faults: fault.Guard{Log: o.Log}}
 	s.overrides.Store(policy.NewNetworks[policy.Override]())
 	s.exceptions.Store(policy.NewNetworks[policy.Exception]())
 	s.invalidations.wake = make(chan struct{}, 1)
-	s.server = newServer(client, o.Log, &s.throttle, s.back)
+	s.server = newServer(client, o.Log, &s.throttle, &s.faults, s.back)
 	sender := make([]byte, 8)
 	rand.Read(sender)
 	w := &writer{
 		server: s.server, now: o.Now, log: o.Log, stats: &s.Stats, ready: s.ready, took: s.took, script: newScript(),
 		sender: hex.EncodeToString(sender), wake: make(chan struct{}, 1), streams: map[streamID]*stream{}, dirty: map[*stream]struct{}{}, sending: map[string]*sending{},
-		throttle: &s.throttle,
+		throttle: &s.throttle, faults: &s.faults,
 	}
 	s.writer = w
 	var aside string
@@ -123,11 +126,11 @@ func Open(o Options) (*Store, error) {
 	defer cancel()
 	s.look(first)
 	s.loadOverrides(first)
-	s.done.Go(func() { s.writer.loop(ctx) })
-	s.done.Go(func() { s.listen(ctx) })
+	s.done.Go(func() { s.faults.Keep(ctx, "writing to Redis", s.writer.loop) })
+	s.done.Go(func() { s.faults.Keep(ctx, "listening to other nodes", s.listen) })
 	s.warm(first)
-	s.done.Go(func() { s.lookLoop(ctx) })
-	s.done.Go(func() { s.publishLoop(ctx) })
+	s.done.Go(func() { s.faults.Keep(ctx, "looking at Redis", s.lookLoop) })
+	s.done.Go(func() { s.faults.Keep(ctx, "telling other nodes", s.publishLoop) })
 	return s, nil
 }
 
@@ -192,32 +195,38 @@ func (s *Store) read(k policy.Keys) (policy.Known, bool) {
 // ask reads a client's evidence into the cache. Callers that ask for the same client meanwhile
 // share the answer.
 func (s *Store) ask(k policy.Keys) <-chan singleflight.Result {
-	return s.reading.DoChan(fmt.Sprint(k.Host, k.Network, k.ASN), func() (any, error) {
-		// Whoever asked before may just have been answered.
-		if known, f := s.cache.recall(k, s.opt.Now()); f == fresh {
-			return known, nil
-		}
-		addr, ok := s.server.master(redisKey(k.Network.String()))
-		if !ok {
-			return nil, errAway
-		}
-		s.cache.begin(k.Network)
-		var known policy.Known
-		err := s.server.call(addr, func() (err error) {
-			known, err = s.fetch(k)
-			return err
-		})
-		if err == nil {
-			known = s.heal(k, known)
-		}
-		s.cache.end(k, known, err == nil, s.opt.Now())
-		if err != nil && !down(err) {
-			s.throttle.about("unreadable", func() {
-				s.opt.Log.Error("Redis holds what cannot be read; its clients are offered STARTTLS", "network", k.Network, "key", redisKey(k.Network.String()), "error", err)
-			})
-		}
-		return known, err
+	// A panic in there would be one of a goroutine of the group, and end the process.
+	return s.reading.DoChan(fmt.Sprint(k.Host, k.Network, k.ASN), func() (known any, err error) {
+		fault := s.faults.Do("reading from Redis", func() { known, err = s.recallFrom(k) })
+		return known, cmp.Or(fault, err)
 	})
+}
+
+// recallFrom reads a client's evidence into the cache.
+func (s *Store) recallFrom(k policy.Keys) (known policy.Known, err error) {
+	// Whoever asked before may just have been answered.
+	if known, f := s.cache.recall(k, s.opt.Now()); f == fresh {
+		return known, nil
+	}
+	addr, ok := s.server.master(redisKey(k.Network.String()))
+	if !ok {
+		return known, errAway
+	}
+	s.cache.begin(k.Network)
+	err = s.server.call(addr, func() (err error) {
+		known, err = s.fetch(k)
+		return err
+	})
+	if err == nil {
+		known = s.heal(k, known)
+	}
+	s.cache.end(k, known, err == nil, s.opt.Now())
+	if err != nil && !down(err) {
+		s.throttle.about("unreadable", func() {
+			s.opt.Log.Error("Redis holds what cannot be read; its clients are offered STARTTLS", "network", k.Network, "key", redisKey(k.Network.String()), "error", err)
+		})
+	}
+	return known, err
 }
 
 // fetch reads a client's evidence in one round trip.
@@ -359,10 +368,10 @@ func (s *Store) tier(c *change, host, network kept) []change {
 // back is called when Redis answers again after it did not.
 func (s *Store) back() {
 	s.cache.markAllStale()
-	go func() {
+	go s.faults.Do("looking at Redis", func() {
 		s.look(context.Background())
 		s.writer.confirm(context.Background(), 0)
-	}()
+	})
 }
 
 // Up reports whether Redis answers and may be written to.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/ehlogate/ehlogate/policy/fault"
 )
 
 const (
@@ -53,6 +55,7 @@ type writer struct {
 	sender   string
 	wake     chan struct{}
 	throttle *throttle
+	faults   *fault.Guard
 
 	mu      sync.Mutex
 	streams map[streamID]*stream
@@ -126,7 +129,7 @@ func (w *writer) loop(ctx context.Context) {
 			time.Sleep(window)
 		case <-look.C:
 		case <-confirm.C:
-			go w.confirm(ctx, confirmAfter)
+			go w.faults.Do("asking what Redis has", func() { w.confirm(ctx, confirmAfter) })
 		}
 		w.step(ctx)
 	}
@@ -294,7 +297,7 @@ func (w *writer) send(ctx context.Context, ways map[*stream]way) {
 		for i, l := range streams {
 			queues[i], gaps[i] = slices.Clone(l.queue), l.gap
 		}
-		go w.call(ctx, addr, streams, queues, gaps)
+		go w.faults.Do("writing to Redis", func() { w.call(ctx, addr, streams, queues, gaps) })
 	}
 }
 
@@ -333,8 +336,10 @@ func (w *writer) call(ctx context.Context, addr string, streams []*stream, queue
 	} else {
 		s.pause = 0
 	}
-	for i, l := range streams {
+	for _, l := range streams {
 		l.busy = false
+	}
+	for i, l := range streams {
 		w.results(l, queues[i], results[i], err)
 	}
 	w.poke()

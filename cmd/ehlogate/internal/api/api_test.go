@@ -18,7 +18,7 @@ import (
 	"github.com/ehlogate/ehlogate/policy/store"
 )
 
-const token = "0123456789abcdef"
+const token, feedToken = "0123456789abcdef", "fedcba9876543210"
 
 func newServer(t *testing.T) *Server {
 	t.Helper()
@@ -29,7 +29,7 @@ func newServer(t *testing.T) *Server {
 	}
 	t.Cleanup(func() { kept.Close() })
 	judge := policy.NewJudge(inForce, kept)
-	return &Server{Judge: judge, Store: kept, Now: time.Now, Thresholds: func() verdict.Thresholds { return verdict.DefaultThresholds }, Token: token, Metrics: http.NotFoundHandler(), Forgot: func(netip.Prefix) {}, Status: func() Status { return Status{} }}
+	return &Server{Judge: judge, Store: kept, Now: time.Now, Thresholds: func() verdict.Thresholds { return verdict.DefaultThresholds }, Token: token, FeedToken: feedToken, LocalFeed: func() bool { return false }, Strangers: func() {}, Metrics: http.NotFoundHandler(), Forgot: func(netip.Prefix) {}, Status: func() Status { return Status{} }}
 }
 
 func client(t *testing.T, at, token string) *Client {
@@ -75,7 +75,7 @@ func TestWritingNeedsTheToken(t *testing.T) {
 
 func TestAUnixSocketNeedsNoToken(t *testing.T) {
 	server := newServer(t)
-	server.Token = ""
+	server.Unix = true
 	path := filepath.Join(t.TempDir(), "http.sock")
 	l, err := net.Listen("unix", path)
 	if err != nil {
@@ -111,6 +111,7 @@ func TestBadRequestsSayWhatIsWrong(t *testing.T) {
 	} {
 		r := httptest.NewRequest(c.method, c.path, strings.NewReader(c.body))
 		r.Header.Set("Authorization", "Bearer "+token)
+		r.Header.Set("Content-Type", "application/json")
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, r)
 		if w.Code != c.status || !strings.Contains(w.Body.String(), c.want) {

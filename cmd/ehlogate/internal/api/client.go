@@ -151,6 +151,9 @@ func (c *Client) try(ctx context.Context, method, path string, body []byte, read
 	if err != nil {
 		return err
 	}
+	if method == http.MethodPost {
+		r.Header.Set("Content-Type", "application/json")
+	}
 	if c.token != "" {
 		r.Header.Set("Authorization", "Bearer "+c.token)
 	}

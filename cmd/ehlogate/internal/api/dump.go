@@ -63,9 +63,8 @@ type Loaded struct {
 
 // dump writes all evidence, overrides and exceptions.
 func (s *Server) dump(w http.ResponseWriter, _ *http.Request) {
-	http.NewResponseController(w).SetWriteDeadline(time.Time{})
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	out := bufio.NewWriterSize(w, 64<<10)
+	out := bufio.NewWriterSize(stream{w, http.NewResponseController(w)}, 64<<10)
 	lines := json.NewEncoder(out)
 	var end DumpEnd
 	write := func() error {
@@ -103,6 +102,33 @@ func (s *Server) dump(w http.ResponseWriter, _ *http.Request) {
 	if err := write(); err != nil {
 		// A dump without its end is refused by whoever loads it.
 		panic(http.ErrAbortHandler)
+	}
+}
+
+// streamWait is how long a peer may take for a piece of a dump or an export.
+const streamWait = 20 * time.Second
+
+// stream is an answer of any length, as long as its peer goes on reading.
+type stream struct {
+	io.Writer
+	controller *http.ResponseController
+}
+
+func (s stream) Write(p []byte) (int, error) {
+	s.controller.SetWriteDeadline(time.Now().Add(streamWait))
+	return s.Writer.Write(p)
+}
+
+// oneAtATime refuses a dump or an export while another one is under way.
+func (s *Server) oneAtATime(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !s.streaming.TryLock() {
+			w.Header().Set("Retry-After", "10")
+			refuse(w, http.StatusServiceUnavailable, errors.New("another dump or export is under way; try again when it has ended"))
+			return
+		}
+		defer s.streaming.Unlock()
+		next(w, r)
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
 	"time"
 
 	"github.com/ehlogate/ehlogate/policy"
@@ -15,20 +14,6 @@ import (
 // maxFeed bounds what another program posts of a message: rspamd's exporter sends all symbols and
 // some headers.
 const maxFeed = 1 << 20
-
-// local lets a request through that comes from this host, or has the token: rspamd's exporter has
-// no way to send one.
-func (s *Server) local(most int64, next http.HandlerFunc) http.HandlerFunc {
-	guarded := s.authorized(most, next)
-	return func(w http.ResponseWriter, r *http.Request) {
-		if from, err := netip.ParseAddrPort(r.RemoteAddr); err == nil && from.Addr().Unmap().IsLoopback() {
-			r.Body = http.MaxBytesReader(w, r.Body, most)
-			next(w, r)
-			return
-		}
-		guarded(w, r)
-	}
-}
 
 // feed takes a post. It is answered before it is worked on: rspamd holds the message meanwhile.
 func (s *Server) feed(read func([]byte, time.Time) (policy.Signal, error)) http.HandlerFunc {

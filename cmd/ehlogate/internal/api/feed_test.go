@@ -2,8 +2,6 @@ package api
 
 import (
 	"encoding/json"
-	"io"
-	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"strings"
@@ -14,53 +12,6 @@ import (
 )
 
 // post posts a body as a client at an address.
-func post(h http.Handler, path, from, token, body string) *httptest.ResponseRecorder {
-	r := httptest.NewRequest(http.MethodPost, path, strings.NewReader(body))
-	r.RemoteAddr = from
-	if token != "" {
-		r.Header.Set("Authorization", "Bearer "+token)
-	}
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r)
-	return w
-}
-
-func TestFeedsAreTakenFromThisHostOrWithTheToken(t *testing.T) {
-	s := newServer(t)
-	var fed []policy.Signal
-	malformed := 0
-	s.Malformed = func() { malformed++ }
-	s.Feed = func(t policy.Signal) { fed = append(fed, t) }
-	h := s.Handler()
-	const good = `{"ip":"192.0.2.7","qid":"4XyZ","action":"add header","score":9}`
-	for _, c := range []struct {
-		name, path, from, token, body string
-		status                        int
-	}{
-		{"rspamd on this host", "/feed/rspamd", "127.0.0.1:4711", "", good, http.StatusOK},
-		{"another program over IPv6", "/feed/verdict", "[::1]:4711", "", good, http.StatusOK},
-		{"another host", "/feed/rspamd", "198.51.100.7:4711", "", good, http.StatusUnauthorized},
-		{"another host with the token", "/feed/rspamd", "198.51.100.7:4711", token, good, http.StatusOK},
-		{"what is no verdict", "/feed/rspamd", "127.0.0.1:4711", "", `{"ip":"x","action":"reject"}`, http.StatusBadRequest},
-		{"too much", "/feed/rspamd", "127.0.0.1:4711", "", `{"ip":"` + strings.Repeat("x", 2*maxFeed), http.StatusBadRequest},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			before := len(fed)
-			w := post(h, c.path, c.from, c.token, c.body)
-			if w.Code != c.status || (len(fed) > before) != (c.status == http.StatusOK) {
-				b, _ := io.ReadAll(w.Body)
-				t.Errorf("%d, fed %d: %s", w.Code, len(fed)-before, b)
-			}
-		})
-	}
-	if malformed != 2 {
-		t.Errorf("%d posts counted as malformed, want 2", malformed)
-	}
-	if w := post(newServer(t).Handler(), "/feed/rspamd", "127.0.0.1:4711", "", good); w.Code != http.StatusNotFound && w.Code != http.StatusMethodNotAllowed {
-		t.Errorf("a feed that is switched off answers %d", w.Code)
-	}
-}
-
 func TestReportsAreChecked(t *testing.T) {
 	s := newServer(t)
 	var heard []Report

@@ -1,16 +1,13 @@
 package api
 
 import (
-	"crypto/subtle"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"net/http"
 	"net/netip"
 	"slices"
-	"strings"
+	"sync"
 	"time"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
@@ -18,7 +15,6 @@ import (
 	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/reputation"
-	"github.com/ehlogate/ehlogate/policy/table"
 )
 
 // Store is what the API changes and lists.
@@ -41,8 +37,16 @@ type Server struct {
 	Judge *policy.Judge
 	Store Store
 	Now   func() time.Time
-	// Token is what writing needs; empty means nothing is needed.
-	Token   string
+	// Unix says that the listener is a unix socket, whose permissions decide who may do what.
+	Unix bool
+	// Token is what lets do all, FeedToken what lets post verdicts. LocalFeed reports whether
+	// programs on this host may do that without one, and Strangers is called for a post that may
+	// not.
+	Token, FeedToken string
+	LocalFeed        func() bool
+	Strangers        func()
+	// Names are names by which the daemon is called, besides its host's own.
+	Names   func() []string
 	Metrics http.Handler
 	Heard   func() intake.Heard
 	// Thresholds are those of rspamd, for what it posts.
@@ -58,6 +62,10 @@ type Server struct {
 	Reload func() (Reloaded, error)
 	// Learn takes the reports of people.
 	Learn func([]Report) ([]Learnt, error)
+
+	// streaming is held by a dump or an export, walking by what else goes through all records.
+	streaming, walking sync.Mutex
+	tiers              tierCounts
 }
 
 // maxBody bounds a request's body in bytes, maxChunk one that is a chunk of a dump, which takes
@@ -82,20 +90,20 @@ func (s *Server) Handler() http.Handler {
 		reply(w, http.StatusOK, append([]policy.Override{}, s.Store.Overrides()...))
 	})
 	mux.HandleFunc("GET /api/v1/marks", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.exceptions()) })
-	mux.HandleFunc("GET /api/v1/export", s.export)
+	mux.HandleFunc("GET /api/v1/export", s.authorized(s.oneAtATime(s.export)))
 	mux.HandleFunc("GET /api/v1/heard", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.Heard()) })
 	mux.HandleFunc("GET /api/v1/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.status()) })
 	mux.HandleFunc("GET /api/v1/top", s.top)
-	mux.HandleFunc("GET /api/v1/dump", s.dump)
+	mux.HandleFunc("GET /api/v1/dump", s.authorized(s.oneAtATime(s.dump)))
 	if s.Feed != nil {
-		mux.HandleFunc("POST /feed/rspamd", s.local(maxFeed, s.feed(func(body []byte, now time.Time) (policy.Signal, error) { return s.Thresholds().Rspamd(body, now) })))
-		mux.HandleFunc("POST /feed/verdict", s.local(maxFeed, s.feed(verdict.Feed)))
+		mux.HandleFunc("POST /feed/rspamd", s.feeding(body(maxFeed, s.feed(func(body []byte, now time.Time) (policy.Signal, error) { return s.Thresholds().Rspamd(body, now) }))))
+		mux.HandleFunc("POST /feed/verdict", s.feeding(body(maxFeed, s.feed(verdict.Feed))))
 	}
-	mux.HandleFunc("POST /api/v1/learn", s.authorized(maxChunk, s.learn))
-	mux.HandleFunc("POST /api/v1/load", s.authorized(maxChunk, s.load))
-	mux.HandleFunc("POST /api/v1/change", s.authorized(maxBody, s.change))
-	mux.HandleFunc("POST /api/v1/reload", s.authorized(maxBody, s.reload))
-	return mux
+	mux.HandleFunc("POST /api/v1/learn", s.authorized(body(maxChunk, s.learn)))
+	mux.HandleFunc("POST /api/v1/load", s.authorized(body(maxChunk, s.load)))
+	mux.HandleFunc("POST /api/v1/change", s.authorized(body(maxBody, s.change)))
+	mux.HandleFunc("POST /api/v1/reload", s.authorized(s.reload))
+	return s.protect(mux)
 }
 
 func reply(w http.ResponseWriter, status int, body any) {
@@ -164,20 +172,6 @@ func weights(m reputation.Mass) Weights { return Weights{round(m.Spam), round(m.
 
 // round keeps two decimals, which is more than the evidence is worth.
 func round(v float64) float64 { return math.Round(v*100) / 100 }
-
-// authorized lets a request through that has the token, with a body of so many bytes at most. A
-// browser cannot send that header for another site's page.
-func (s *Server) authorized(most int64, next http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		if s.Token != "" && subtle.ConstantTimeCompare([]byte(token), []byte(s.Token)) != 1 {
-			refuse(w, http.StatusUnauthorized, errors.New("writing needs the token in http.token_file; run the command as a user who can read it, with the daemon's --config"))
-			return
-		}
-		r.Body = http.MaxBytesReader(w, r.Body, most)
-		next(w, r)
-	}
-}
 
 // overrideOn is the override on exactly a network that holds, or nil.
 func (s *Server) overrideOn(n netip.Prefix) *policy.Override {
@@ -268,48 +262,4 @@ func (s *Server) forget(n netip.Prefix) (int, error) {
 		s.Forgot(n)
 	}
 	return removed, nil
-}
-
-// export writes the cidr table of what would be withheld now; see table.WriteCIDR.
-func (s *Server) export(w http.ResponseWriter, r *http.Request) {
-	if f := r.URL.Query().Get("format"); f != "cidr" {
-		refuse(w, http.StatusBadRequest, fmt.Errorf("format: %q is not allowed; want cidr", f))
-		return
-	}
-	// Keyed by network, so that a host with an override of its own appears once, with what it is
-	// really told.
-	entries := map[netip.Prefix]string{}
-	p := s.Judge.Policy()
-	add := func(n netip.Prefix, always bool) {
-		if d := s.Judge.Decide(n.Addr()); always || d.Keywords() != "" {
-			entries[n] = d.Keywords()
-		}
-	}
-	err := s.Store.Each(func(r policy.Record) error {
-		if r.ASN == 0 && p.Keys(r.Network.Addr()).Host == r.Network {
-			add(r.Network, false)
-		}
-		return nil
-	})
-	if err != nil {
-		refuse(w, http.StatusInternalServerError, err)
-		return
-	}
-	for _, n := range p.Exempt {
-		add(n, true)
-	}
-	for _, o := range s.Store.Overrides() {
-		if !o.Ended(s.Now()) {
-			add(o.Network, true)
-		}
-	}
-	for _, x := range s.exceptions() {
-		add(x.Network, true)
-	}
-	var list []table.Entry
-	for n := range maps.Keys(entries) {
-		list = append(list, table.Entry{Network: n, Keywords: entries[n]})
-	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	table.WriteCIDR(w, list)
 }

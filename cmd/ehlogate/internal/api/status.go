@@ -82,20 +82,45 @@ type StoreStatus struct {
 	Records int    `json:"records"`
 }
 
-// status adds what the store knows to what the daemon says of itself.
-func (s *Server) status() Status {
-	st := s.Status()
-	st.Tiers = map[string]int{}
+// tierCounts are records counted by tier, and when that was.
+type tierCounts struct {
+	at      time.Time
+	tiers   map[string]int
+	records int
+}
+
+// countFor is how long a count is given again: it takes a walk through all records.
+const countFor = 5 * time.Second
+
+// count counts the records, and the hosts among them by tier.
+func (s *Server) count() tierCounts {
+	s.walking.Lock()
+	defer s.walking.Unlock()
+	if age := s.Now().Sub(s.tiers.at); age >= 0 && age < countFor && s.tiers.records > fewRecords {
+		return s.tiers
+	}
+	c := tierCounts{at: s.Now(), tiers: map[string]int{}}
 	for _, t := range []reputation.Tier{reputation.Good, reputation.Unknown, reputation.Suspect, reputation.Bad} {
-		st.Tiers[t.String()] = 0
+		c.tiers[t.String()] = 0
 	}
 	s.Store.Each(func(r policy.Record) error {
-		st.Store.Records++
+		c.records++
 		if s.host(r) {
-			st.Tiers[r.Evidence.Tier.String()]++
+			c.tiers[r.Evidence.Tier.String()]++
 		}
 		return nil
 	})
+	s.tiers = c
+	return c
+}
+
+// fewRecords are counted anew each time.
+const fewRecords = 10_000
+
+// status adds what the store knows to what the daemon says of itself.
+func (s *Server) status() Status {
+	st, c := s.Status(), s.count()
+	st.Tiers, st.Store.Records = c.tiers, c.records
 	st.Overrides, st.Exceptions = len(s.Store.Overrides()), len(s.exceptions())
 	return st
 }
@@ -115,6 +140,8 @@ func (s *Server) top(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, fmt.Errorf("n: want a number from 1 to %d", MostTop))
 		return
 	}
+	s.walking.Lock()
+	defer s.walking.Unlock()
 	p, now := s.Judge.Policy(), s.Now()
 	var worst []policy.Decision
 	byScore := func(a, b policy.Decision) int {

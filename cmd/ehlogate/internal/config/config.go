@@ -21,6 +21,7 @@ import (
 	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/reputation"
+	"github.com/ehlogate/ehlogate/policy/store"
 	"github.com/ehlogate/ehlogate/policy/store/redis"
 )
 
@@ -42,14 +43,22 @@ type Config struct {
 	Ignored []string
 	Milter  struct {
 		Listen Address
+		Access
 		// Users are the services of the operator's own users, by their names in the milter protocol
 		// and their ports; nil for those that the MTA's own configuration has.
 		Users []string
 	}
-	Table struct{ Socketmap, Memcache Address }
-	HTTP  struct {
-		Listen    Address
-		TokenFile string
+	Table struct {
+		Socketmap, Memcache Address
+		Access
+	}
+	HTTP struct {
+		Listen Address
+		Access
+		// Names are names by which the listener is called, besides this host's own.
+		Names []string
+		// TokenFile has the token that lets do all, FeedTokenFile the one that lets post verdicts.
+		TokenFile, FeedTokenFile string
 	}
 	Store struct {
 		// Dir is the directory of the embedded store, and in any case of whatever else is kept on
@@ -62,6 +71,8 @@ type Config struct {
 		// many bytes of them.
 		Spool      string
 		SpoolLimit int64
+		// MaxRecords is how many records the embedded store keeps at most.
+		MaxRecords int
 	}
 	Policy policy.Policy
 	// ModeGiven says that policy.mode was given and is not the default.
@@ -78,8 +89,9 @@ type Config struct {
 	Services []string
 	// filterPlaces are where Verdict.Filters stand.
 	filterPlaces []string
-	// Feed says that other programs may post verdicts.
-	Feed bool
+	// Feed says that other programs may post verdicts, LocalFeed that programs on this host need no
+	// token for it.
+	Feed, LocalFeed bool
 	// OwnNetworks are the relays inside, whose Received lines are believed.
 	OwnNetworks []netip.Prefix
 	Log         struct {
@@ -91,6 +103,15 @@ type Config struct {
 		// Node is this host's name in the event log.
 		Node string
 	}
+}
+
+// Access says who may connect to a listener: over TCP this host and peers, over a unix socket its
+// group.
+type Access struct {
+	Peers []netip.Prefix
+	// Group is the group of a unix socket; empty is Postfix's for what Postfix connects to, and the
+	// daemon's own for the rest.
+	Group string
 }
 
 // Address is a listener's address in Postfix's spelling: inet:HOST:PORT or unix:PATH. The zero
@@ -246,6 +267,7 @@ func defaults(env func(string) (string, bool)) *Config {
 	c.HTTP.Listen = DefaultAddress("http.listen")
 	c.Store.Dir = "ehlogate-data"
 	c.Store.SpoolLimit = 256 << 20
+	c.Store.MaxRecords = store.DefaultMostRecords
 	// systemd.exec(5): several directories are separated by a colon.
 	if dirs, ok := env("STATE_DIRECTORY"); ok && dirs != "" {
 		c.Store.Dir, _, _ = strings.Cut(dirs, ":")
@@ -265,7 +287,8 @@ func (c *Config) derive() {
 	c.HTTP.TokenFile = cmp.Or(c.HTTP.TokenFile, filepath.Join(c.Store.Dir, "api-token"))
 	c.Store.Spool = cmp.Or(c.Store.Spool, c.Store.Dir)
 	c.Log.Events = cmp.Or(c.Log.Events, filepath.Join(c.Store.Dir, "events.ndjson"))
-	for _, path := range []*string{&c.HTTP.TokenFile, &c.Store.Spool, &c.Log.Events, &c.File} {
+	c.HTTP.FeedTokenFile = cmp.Or(c.HTTP.FeedTokenFile, filepath.Join(c.Store.Dir, "feed-token"))
+	for _, path := range []*string{&c.HTTP.TokenFile, &c.HTTP.FeedTokenFile, &c.Store.Spool, &c.Log.Events, &c.File} {
 		absolute(path)
 	}
 }

@@ -49,13 +49,22 @@ const (
 var settings = []Setting{
 	{"milter.listen", "where the milter listens", address(func(c *Config) *Address { return &c.Milter.Listen })},
 	{"milter.users", "services of this host's own users, by {daemon_name} or port: nothing is learnt there, and nothing withheld from where they log in", func(c *Config, v value) error { return c.setUsers(v) }},
+	{"milter.peers", "hosts and networks that may connect over TCP, besides this host", networks(func(c *Config) *[]netip.Prefix { return &c.Milter.Peers })},
+	{"milter.group", "group that may connect to the unix socket; by default Postfix's", group(func(c *Config) *string { return &c.Milter.Group })},
 	{"table.socketmap", "where the socketmap table listens", address(func(c *Config) *Address { return &c.Table.Socketmap })},
 	{"table.memcache", "where the memcache table listens", address(func(c *Config) *Address { return &c.Table.Memcache })},
+	{"table.peers", "hosts and networks that may connect over TCP, besides this host", networks(func(c *Config) *[]netip.Prefix { return &c.Table.Peers })},
+	{"table.group", "group that may connect to the unix sockets; by default Postfix's", group(func(c *Config) *string { return &c.Table.Group })},
 	{"http.listen", "where metrics, health and the API are served", address(func(c *Config) *Address { return &c.HTTP.Listen })},
-	{"http.token_file", "file with the token that writing through the API needs; made if missing", path(func(c *Config) *string { return &c.HTTP.TokenFile })},
+	{"http.peers", "hosts and networks that may connect over TCP, besides this host", networks(func(c *Config) *[]netip.Prefix { return &c.HTTP.Peers })},
+	{"http.group", "group that may connect to the unix socket, and so do all that the API can; by default the daemon's own", group(func(c *Config) *string { return &c.HTTP.Group })},
+	{"http.names", "names by which the API is called, besides localhost, this host's own and addresses", func(c *Config, v value) error { return c.setNames(v) }},
+	{"http.token_file", "file with the token that writing, dump and export through the API need; made if missing", path(func(c *Config) *string { return &c.HTTP.TokenFile })},
+	{"http.feed_token_file", "file with the token that lets a filter post verdicts, and nothing else; made if missing", path(func(c *Config) *string { return &c.HTTP.FeedTokenFile })},
 	{storeURL, "where evidence is kept: embedded:DIRECTORY, redis://, rediss://, redis+unix://, redis+sentinel:// or redis+cluster://", func(c *Config, v value) error { return c.setStore(v) }},
 	{"store.spool", "directory in which observations wait while Redis is away", path(func(c *Config) *string { return &c.Store.Spool })},
 	{"store.spool_limit", "most that waits there, in MiB", func(c *Config, v value) error { return c.setSpoolLimit(v) }},
+	{"store.max_records", "most hosts and networks that the embedded store keeps; those of spam alone, and silent longest, go first", integer(1000, 100_000_000, func(c *Config) *int { return &c.Store.MaxRecords })},
 	{"policy.mode", "observe, protect or earn", func(c *Config, v value) error { return c.setMode(v) }},
 	{"policy.exempt", "networks that are always offered STARTTLS; 127.0.0.1 and ::1 are, in any case", networks(func(c *Config) *[]netip.Prefix { return &c.Policy.Exempt })},
 	{"reputation.half_life", "time in which what a host's spam weighs fades to half, beside ham; without any ham it takes sixteen times as long", duration(time.Minute, 720*time.Hour, func(c *Config) *time.Duration { return &c.Policy.Params.HalfLife })},
@@ -75,7 +84,8 @@ var settings = []Setting{
 	{"verdict.traps", "recipients that are spam traps: addresses, domains, and files with one of these a line", func(c *Config, v value) error { return c.setTraps(v) }},
 	{"verdict.log_file", "the MTA's log that is followed: a file, journal, journal:DIRECTORY, or - for standard input", func(c *Config, v value) error { return c.setLogFile(v) }},
 	{"verdict.services", "names under which the mail exchanger's smtpd logs, such as postfix or postfix/mx, where its users' services have others", func(c *Config, v value) error { return c.setServices(v) }},
-	{"verdict.rspamd_feed", "take verdicts at /feed/rspamd and /feed/verdict: from this host, or with the token", boolean(func(c *Config) *bool { return &c.Feed })},
+	{"verdict.rspamd_feed", "take verdicts at /feed/rspamd and /feed/verdict, with the token of http.feed_token_file or over a unix socket", boolean(func(c *Config) *bool { return &c.Feed })},
+	{"verdict.local_feed", "take them without a token from any program on this host", boolean(func(c *Config) *bool { return &c.LocalFeed })},
 	{ownNetworks, "relays inside, whose Received lines are believed: learn takes the first other host for the client; private addresses are never one", networks(func(c *Config) *[]netip.Prefix { return &c.OwnNetworks })},
 	{trustedNetworks, "another name for " + ownNetworks + ", that of SpamAssassin", networks(func(c *Config) *[]netip.Prefix { return &c.OwnNetworks })},
 	{"log.events", "file of the event log", path(func(c *Config) *string { return &c.Log.Events })},
@@ -86,6 +96,20 @@ var settings = []Setting{
 
 func (c *Config) setUsers(v value) (err error) {
 	c.Milter.Users, err = serviceNames(v, "neither a {daemon_name} nor a port; want such as ORIGINATING or 587")
+	return err
+}
+
+// hostName is what a Host header can name (RFC 9110 section 7.2), without a port.
+var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?$`)
+
+func (c *Config) setNames(v value) error {
+	names, err := v.strs()
+	for _, n := range names {
+		if !hostName.MatchString(n) {
+			return fmt.Errorf("%q is not a host name; want such as mx1.example, without a port", n)
+		}
+	}
+	c.HTTP.Names = names
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -194,3 +195,17 @@ func networks(field func(*Config) *[]netip.Prefix) func(*Config, value) error {
 		return nil
 	}
 }
+
+func group(field func(*Config) *string) func(*Config, value) error {
+	return func(c *Config, v value) error {
+		s, err := v.str()
+		if err == nil && !groupName.MatchString(s) {
+			err = fmt.Errorf("%q is not the name of a group; want such as postfix", s)
+		}
+		*field(c) = s
+		return err
+	}
+}
+
+// groupName is a name that group(5) can have.
+var groupName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$`)

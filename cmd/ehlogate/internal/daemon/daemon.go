@@ -26,6 +26,7 @@ import (
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/guard"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/intake"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/postfix"
 	"github.com/ehlogate/ehlogate/milter"
@@ -36,17 +37,24 @@ import (
 	"github.com/ehlogate/ehlogate/policy/behaviour"
 	"github.com/ehlogate/ehlogate/policy/correlate"
 	"github.com/ehlogate/ehlogate/policy/eventlog"
+	"github.com/ehlogate/ehlogate/policy/fault"
 	"github.com/ehlogate/ehlogate/policy/table"
 )
 
-// stopWait is how long a stop waits for sessions under way.
-const stopWait = 10 * time.Second
+const (
+	// stopMost is how long a stop takes at most, sessionsWait how long it waits for sessions under
+	// way, tablesWait for answers.
+	stopMost     = 9500 * time.Millisecond
+	sessionsWait = 5 * time.Second
+	tablesWait   = 500 * time.Millisecond
+)
 
 // Daemon is a running ehlogate. New makes one.
 type Daemon struct {
 	log       *slog.Logger
 	cfg       atomic.Pointer[config.Config]
 	listeners *Listeners
+	guards    []*guard.Listener
 	store     keeper
 	systems   asn.Database
 	events    *eventlog.Log
@@ -56,6 +64,7 @@ type Daemon struct {
 	http      *http.Server
 	intake    *inbox
 	follower  *follower
+	faults    fault.Guard
 
 	version string
 	started time.Time
@@ -75,7 +84,7 @@ type Options struct {
 // New opens the store and the event log and listens on what the configuration names, or on what is
 // passed on in listeners. Nothing is served before Run.
 func New(cfg *config.Config, listeners *Listeners, o Options, log *slog.Logger) (*Daemon, error) {
-	d := &Daemon{log: log, listeners: listeners, version: o.Version, reload: o.Reload, booted: cfg, started: time.Now().UTC().Truncate(time.Second)}
+	d := &Daemon{log: log, faults: fault.Guard{Log: log}, listeners: listeners, version: o.Version, reload: o.Reload, booted: cfg, started: time.Now().UTC().Truncate(time.Second)}
 	d.cfg.Store(cfg)
 	if err := d.open(cfg); err != nil {
 		d.close()
@@ -93,17 +102,17 @@ func (d *Daemon) open(cfg *config.Config) (err error) {
 	inForce := policy.NewInForce(p, time.Now)
 	// Whatever the store is, this host keeps something in its directory.
 	if err := os.MkdirAll(cfg.Store.Dir, 0o750); err != nil {
-		return fault("store.url", err)
+		return atStart("store.url", err)
 	}
 	store, err := openStore(cfg, inForce.Tier, d.log)
 	if err != nil {
-		return fault("store.url", err)
+		return atStart("store.url", err)
 	}
 	d.store = store
 	if d.events, err = eventlog.Open(cfg.Log.Events, cfg.Log.Retain, time.Now, d.log); err != nil {
-		return fault("log.events", err)
+		return atStart("log.events", err)
 	}
-	if err = d.listeners.listen(cfg); err != nil {
+	if d.guards, err = d.listeners.listen(cfg, d.Config, d.log); err != nil {
 		return err
 	}
 	d.judge = policy.NewJudge(inForce, d.store)
@@ -114,9 +123,9 @@ func (d *Daemon) open(cfg *config.Config) (err error) {
 	return err
 }
 
-// fault names the key that a fault at the start is about, and says what to do where the system's
+// atStart names the key that a fault at the start is about, and says what to do where the system's
 // own word does not.
-func fault(key string, err error) error {
+func atStart(key string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%s: %w; let user %s write there, or name another place", key, err, userName())
@@ -145,7 +154,7 @@ func (d *Daemon) newIntake(cfg *config.Config) error {
 		Clients: behaviour.NewClients(), Handshakes: behaviour.NewHandshakes(),
 		Settings: d.intakeSettings, Now: time.Now, Log: d.log,
 	}
-	d.intake = newInbox(in)
+	d.intake = newInbox(in, &d.faults)
 	users := ownUsers(cfg)
 	answers := table.NewAnswers()
 	d.tables = &table.Server{Decide: d.judge.Decide, Answered: answers.Put, Log: d.log}
@@ -160,7 +169,7 @@ func (d *Daemon) newIntake(cfg *config.Config) error {
 			Now: time.Now, Zone: time.Local, UnknownUser: in.UnknownUser, Reinjected: in.Reinjected,
 			Services: cfg.Services, UserServices: users.SyslogNames,
 		}), signal: d.intake.signal,
-		oldestPending: in.Correlator.OldestPending, now: time.Now, throttled: rate.Sometimes{First: 1, Interval: time.Minute},
+		oldestPending: in.Correlator.OldestPending, now: time.Now, throttled: rate.Sometimes{First: 1, Interval: time.Minute}, faults: &d.faults,
 	}
 	return in.Restore()
 }
@@ -211,17 +220,22 @@ func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 	server := &api.Server{
 		Status: d.status, Reload: d.reload,
 		Judge: d.judge, Store: d.store, Now: time.Now, Heard: d.intake.Heard, Learn: d.intake.learn, Forgot: d.intake.forgot,
+		LocalFeed: func() bool { return d.cfg.Load().LocalFeed }, Names: func() []string { return d.cfg.Load().HTTP.Names },
+		Strangers: d.intake.stranger,
 	}
 	if cfg.Feed {
 		server.Thresholds = func() verdict.Thresholds { return d.cfg.Load().Verdict.Thresholds }
 		server.Feed, server.Malformed = d.intake.post, func() { d.intake.Refused.Add(1) }
 	}
-	if d.listeners.HTTP != nil && cfg.HTTP.Listen.Network != "unix" {
-		token, err := api.EnsureToken(cfg.HTTP.TokenFile)
-		if err != nil {
-			return nil, fault("http.token_file", err)
+	if l := d.listeners.HTTP; l != nil {
+		server.Unix = l.Addr().Network() == "unix"
+		var err error
+		if server.Token, err = api.EnsureToken(cfg.HTTP.TokenFile); err != nil && !server.Unix {
+			return nil, atStart("http.token_file", err)
 		}
-		server.Token = token
+		if server.FeedToken, err = api.EnsureToken(cfg.HTTP.FeedTokenFile); err != nil && !server.Unix {
+			return nil, atStart("http.feed_token_file", err)
+		}
 	}
 	registry := prometheus.NewRegistry()
 	d.register(registry)
@@ -256,7 +270,7 @@ func (d *Daemon) treats() bool {
 
 // Run serves until the context ends, then stops in good order: sessions under way end first while
 // the tables still answer, so that an MTA with a socketmap misses as little as it can, and what was
-// learnt is committed last.
+// learnt is committed last. Whoever hangs is cut off.
 func (d *Daemon) Run(ctx context.Context) error {
 	failed := make(chan error, 4)
 	tables, stopTables := context.WithCancel(context.Background())
@@ -276,8 +290,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 	answer(d.listeners.Memcache, table.Memcache)
 	watching, unwatch := context.WithCancel(ctx)
 	defer unwatch()
-	go d.turn(watching)
-	go d.systems.Watch(watching, asn.Every, d.log)
+	go d.faults.Keep(watching, "counting days", d.turn)
+	go d.faults.Keep(watching, "watching autonomous systems", func(ctx context.Context) { d.systems.Watch(ctx, asn.Every, d.log) })
 	if l := d.listeners.Milter; l != nil {
 		go func() { failed <- d.milter.Serve(l) }()
 	}
@@ -294,13 +308,25 @@ func (d *Daemon) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
-	wait, cancel := context.WithTimeout(context.Background(), stopWait)
+	// What cannot be cut off, such as a disk that hangs, ends with the process.
+	late := time.AfterFunc(stopMost, func() {
+		d.log.Error("the stop took too long, and what hangs is given up", "after", stopMost)
+		os.Exit(1)
+	})
+	defer late.Stop()
+	wait, cancel := context.WithTimeout(context.Background(), sessionsWait)
 	defer cancel()
 	if cut := d.milter.Shutdown(wait); cut != nil {
-		d.log.Warn("sessions under way were cut off", "after", stopWait, "error", cut)
+		d.log.Warn("sessions under way were cut off", "after", sessionsWait, "error", cut)
 	}
 	stopTables()
+	cut := time.AfterFunc(tablesWait, func() {
+		for _, g := range d.guards {
+			g.Cut()
+		}
+	})
 	answering.Wait()
+	cut.Stop()
 	d.http.Close()
 	stopIntake()
 	return errors.Join(err, d.close())
@@ -320,7 +346,9 @@ func (d *Daemon) Reload(cfg *config.Config) (api.Reloaded, error) {
 		key     string
 		changed bool
 	}{
-		{"milter", cfg.Milter.Listen != old.Milter.Listen || !slices.Equal(cfg.Milter.Users, old.Milter.Users)}, {"table", cfg.Table != old.Table}, {"http", cfg.HTTP != old.HTTP},
+		{"milter", cfg.Milter.Listen != old.Milter.Listen || cfg.Milter.Group != old.Milter.Group || !slices.Equal(cfg.Milter.Users, old.Milter.Users)},
+		{"table", cfg.Table.Socketmap != old.Table.Socketmap || cfg.Table.Memcache != old.Table.Memcache || cfg.Table.Group != old.Table.Group},
+		{"http", cfg.HTTP.Listen != old.HTTP.Listen || cfg.HTTP.Group != old.HTTP.Group || cfg.HTTP.TokenFile != old.HTTP.TokenFile || cfg.HTTP.FeedTokenFile != old.HTTP.FeedTokenFile},
 		{"store", !sameStore(cfg, old)}, {"log.events", cfg.Log.Events != old.Log.Events}, {"log.retain", cfg.Log.Retain != old.Log.Retain},
 		{"verdict.log_file", cfg.LogFile != old.LogFile}, {"verdict.services", !slices.Equal(cfg.Services, old.Services)}, {"verdict.rspamd_feed", cfg.Feed != old.Feed},
 	} {

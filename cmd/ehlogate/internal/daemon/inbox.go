@@ -14,6 +14,7 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/intake"
 	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/fault"
 )
 
 const (
@@ -39,13 +40,25 @@ type inbox struct {
 	// no room, Refused posts that could not be read, and Late observations that were not durable in
 	// time.
 	Posts, Dropped, Refused, Late atomic.Uint64
-	throttled                     rate.Sometimes
+	// Strangers counts posts without a token.
+	Strangers          atomic.Uint64
+	throttled, strange rate.Sometimes
+	faults             *fault.Guard
 }
 
-func newInbox(in *intake.Intake) *inbox {
+// stranger counts a post of a program that may not.
+func (b *inbox) stranger() {
+	b.Strangers.Add(1)
+	b.strange.Do(func() {
+		b.Log.Warn("a verdict posted without a token is not taken: put that of http.feed_token_file into the filter's configuration, or set verdict.local_feed", "posts", b.Strangers.Load())
+	})
+}
+
+func newInbox(in *intake.Intake, faults *fault.Guard) *inbox {
 	return &inbox{
+		faults: faults,
 		Intake: in, posts: make(chan policy.Signal, mostPosts), underWay: make(chan struct{}, mostUnderWay),
-		throttled: rate.Sometimes{First: 1, Interval: time.Minute},
+		throttled: rate.Sometimes{First: 1, Interval: time.Minute}, strange: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
 }
 
@@ -85,7 +98,7 @@ func (b *inbox) awaitLater(r intake.Receipt) {
 	b.underWay <- struct{}{}
 	go func() {
 		defer func() { <-b.underWay }()
-		b.await(r)
+		b.faults.Do("waiting", func() { b.await(r) })
 	}()
 }
 
@@ -148,20 +161,22 @@ func (b *inbox) start(follower *follower) (stop func()) {
 		for {
 			select {
 			case s := <-b.posts:
-				b.signal(s)
+				b.faults.Do("a post", func() { b.signal(s) })
 			case <-ctx.Done():
 				return
 			}
 		}
 	})
-	working.Go(func() { follower.follow(ctx, os.Stdin) })
+	working.Go(func() {
+		b.faults.Keep(ctx, "following the log", func(ctx context.Context) { follower.follow(ctx, os.Stdin) })
+	})
 	working.Go(func() {
 		tick := time.NewTicker(concludeEvery)
 		defer tick.Stop()
 		for {
 			select {
 			case <-tick.C:
-				b.conclude(false)
+				b.faults.Do("concluding", func() { b.conclude(false) })
 			case <-ctx.Done():
 				return
 			}
@@ -170,10 +185,12 @@ func (b *inbox) start(follower *follower) (stop func()) {
 	return func() {
 		cancel()
 		working.Wait()
-		for len(b.posts) > 0 {
-			b.signal(<-b.posts)
-		}
-		b.conclude(true)
+		b.faults.Do("ending", func() {
+			for len(b.posts) > 0 {
+				b.signal(<-b.posts)
+			}
+			b.conclude(true)
+		})
 		for range mostUnderWay {
 			b.underWay <- struct{}{}
 		}

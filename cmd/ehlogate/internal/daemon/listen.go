@@ -3,11 +3,16 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
+	"net/netip"
 	"os"
+	"os/user"
+	"strconv"
 	"syscall"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/guard"
 )
 
 // Listeners are the daemon's listening sockets. Those that are set before New are used as they are,
@@ -30,42 +35,74 @@ func Passed(byName map[string][]net.Listener) (*Listeners, error) {
 	return l, nil
 }
 
-// The modes of unix sockets: the MTA's user needs the first two, and on the API's socket
-// permissions stand in for the token.
-const (
-	mtaSocketMode = 0o666
-	apiSocketMode = 0o660
-)
+// socketMode is that of unix sockets: who is in their group can connect.
+const socketMode = 0o660
 
-func (l *Listeners) listen(cfg *config.Config) error {
-	var errs []error
-	for _, want := range []struct {
-		key   string
-		addr  config.Address
-		field *net.Listener
-		mode  os.FileMode
-	}{
-		{"milter.listen", cfg.Milter.Listen, &l.Milter, mtaSocketMode},
-		{"table.socketmap", cfg.Table.Socketmap, &l.Socketmap, mtaSocketMode},
-		{"table.memcache", cfg.Table.Memcache, &l.Memcache, mtaSocketMode},
-		{"http.listen", cfg.HTTP.Listen, &l.HTTP, apiSocketMode},
-	} {
-		if *want.field != nil || want.addr == (config.Address{}) {
-			continue
-		}
-		made, err := listenOn(want.addr, want.mode)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w; %s", want.key, err, listenRemedy(err)))
-			continue
-		}
-		*want.field = made
+// mostConnections is how many connections a listener has open at once, at most; each has its share
+// of the file descriptors that there are.
+const mostConnections = 4096
+
+// door is a listener as it is configured.
+type door struct {
+	key, section string
+	cfg          *config.Config
+	addr         config.Address
+	field        *net.Listener
+	access       func(*config.Config) config.Access
+	// mta says that an MTA connects, weight is the listener's share of the file descriptors.
+	mta    bool
+	weight int
+}
+
+func (l *Listeners) doors(cfg *config.Config) []door {
+	milter := func(c *config.Config) config.Access { return c.Milter.Access }
+	table := func(c *config.Config) config.Access { return c.Table.Access }
+	http := func(c *config.Config) config.Access { return c.HTTP.Access }
+	return []door{
+		{"milter.listen", "milter", cfg, cfg.Milter.Listen, &l.Milter, milter, true, 4},
+		{"table.socketmap", "table", cfg, cfg.Table.Socketmap, &l.Socketmap, table, true, 2},
+		{"table.memcache", "table", cfg, cfg.Table.Memcache, &l.Memcache, table, true, 2},
+		{"http.listen", "http", cfg, cfg.HTTP.Listen, &l.HTTP, http, false, 1},
 	}
-	return errors.Join(errs...)
+}
+
+// listen listens as configured, where nothing was passed, and puts a guard before each listener,
+// which goes by the configuration in force.
+func (l *Listeners) listen(cfg *config.Config, inForce func() *config.Config, log *slog.Logger) (guards []*guard.Listener, err error) {
+	doors := l.doors(cfg)
+	weights := make([]int, len(doors))
+	for i, d := range doors {
+		weights[i] = d.weight
+	}
+	shares := guard.Shares(mostConnections, weights...)
+	var errs []error
+	for i, d := range doors {
+		if *d.field == nil {
+			if d.addr == (config.Address{}) {
+				continue
+			}
+			made, err := listenOn(d)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w; %s", d.key, err, listenRemedy(err)))
+				continue
+			}
+			*d.field = made
+		}
+		g := guard.New(*d.field, guard.Rules{
+			Key: d.key, Most: shares[i], PeersKey: d.section + ".peers", Log: log,
+			Peers: func() []netip.Prefix { return d.access(inForce()).Peers },
+		})
+		*d.field = g
+		guards = append(guards, g)
+	}
+	return guards, errors.Join(errs...)
 }
 
 // listenRemedy says what to do when an address cannot be listened on.
 func listenRemedy(err error) string {
 	switch {
+	case errors.Is(err, errGroup):
+		return "make user " + userName() + " a member of that group, or name another one"
 	case errors.Is(err, syscall.EADDRINUSE):
 		return "another program listens there: stop it if it is another ehlogate, or give this one another port"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
@@ -78,18 +115,57 @@ func listenRemedy(err error) string {
 	return "name an address of this host"
 }
 
-func listenOn(a config.Address, mode os.FileMode) (net.Listener, error) {
+func listenOn(d door) (net.Listener, error) {
+	a := d.addr
+	if a.Network != "unix" {
+		return net.Listen(a.Network, a.Address)
+	}
+	// It has its mode from its first moment on.
+	defer syscall.Umask(syscall.Umask(0o777 &^ socketMode))
 	l, err := net.Listen(a.Network, a.Address)
-	if a.Network == "unix" && errors.Is(err, syscall.EADDRINUSE) && stale(a.Address) {
+	if errors.Is(err, syscall.EADDRINUSE) && stale(a.Address) {
 		if err := os.Remove(a.Address); err != nil {
 			return nil, err
 		}
 		l, err = net.Listen(a.Network, a.Address)
 	}
-	if err == nil && a.Network == "unix" {
-		err = os.Chmod(a.Address, mode)
+	if err != nil {
+		return nil, err
 	}
-	return l, err
+	if err := giveTo(d, a.Address); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// postfixGroup is the group of Postfix's processes.
+const postfixGroup = "postfix"
+
+// errGroup is a group that a socket cannot be given to.
+var errGroup = errors.New("cannot be given to the group")
+
+// giveTo gives a unix socket to its group: the one that is configured, else Postfix's, if an MTA
+// connects, and there is that group, and the daemon may.
+func giveTo(d door, path string) error {
+	name, wanted := d.access(d.cfg).Group, true
+	if name == "" {
+		name, wanted = postfixGroup, false
+		if !d.mta {
+			return nil
+		}
+	}
+	group, err := user.LookupGroup(name)
+	if err == nil {
+		var gid int
+		if gid, err = strconv.Atoi(group.Gid); err == nil {
+			err = os.Lchown(path, -1, gid)
+		}
+	}
+	if err != nil && wanted {
+		return fmt.Errorf("%s %w %s: %w", path, errGroup, name, err)
+	}
+	return nil
 }
 
 // stale reports whether a unix socket was left behind by a daemon that is gone.

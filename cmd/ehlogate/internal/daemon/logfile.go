@@ -20,6 +20,7 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 	"github.com/ehlogate/ehlogate/milter/verdict/maillog"
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/fault"
 )
 
 const (
@@ -67,6 +68,7 @@ type follower struct {
 	now           func() time.Time
 	log           *slog.Logger
 	throttled     rate.Sometimes
+	faults        *fault.Guard
 	// sample is of the first lines.
 	sample maillog.Sample
 
@@ -82,7 +84,9 @@ func (f *follower) follow(ctx context.Context, stdin io.Reader) {
 		return
 	}
 	from := f.load()
-	go f.keepOn(ctx)
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	go f.faults.Keep(ctx, "keeping the place in the log", f.keepOn)
 	switch source, dir, _ := strings.Cut(f.source, ":"); source {
 	case config.Stdin:
 		f.followStdin(ctx, stdin)
@@ -121,8 +125,10 @@ func (f *follower) malformed() { f.reader.Stats.Malformed.Add(1) }
 // followStdin follows standard input. A read of a pipe cannot be broken off: a stop does not wait
 // for it.
 func (f *follower) followStdin(ctx context.Context, stdin io.Reader) {
-	ended := make(chan error, 1)
-	go func() { ended <- maillog.Lines(ctx, stdin, f.malformed, f.read) }()
+	ended := make(chan error, 2)
+	go func() {
+		ended <- f.faults.Do("reading the log", func() { ended <- maillog.Lines(ctx, stdin, f.malformed, f.read) })
+	}()
 	select {
 	case err := <-ended:
 		f.log.Info("standard input has ended; no log is followed any more", "error", err)

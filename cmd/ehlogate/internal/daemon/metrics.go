@@ -20,16 +20,23 @@ func (d *Daemon) register(r prometheus.Registerer) {
 	counter("lookups_total", lookups, "answer", "withheld", &t.Withheld)
 	counter("lookups_unknown_total", "Lookups of an unknown table or with a malformed key, answered with not found.", "", "", &t.Unknown)
 	counter("lookups_late_total", "Lookups that took longer than 50 ms, answered with not found.", "", "", &t.Late)
-	const connections, refused = "Connections accepted.", "Connections closed at once because too many were open."
+	const connections = "Connections accepted."
+	const idle, strangers = "Connections closed for a new one, the longest idle first.", "Connections of hosts that may not connect."
+	for _, g := range d.guards {
+		counter("connections_idle_closed_total", idle, "listener", g.Key(), &g.Stats.Evicted)
+		counter("connections_refused_total", strangers, "listener", g.Key(), &g.Stats.Strangers)
+	}
 	const malformed, panics = "Connections closed because the peer sent garbage.", "Faults of our own, each kept inside its session."
 	counter("connections_total", connections, "listener", "table", &t.Connections)
 	counter("connections_total", connections, "listener", "milter", &m.Connections)
-	counter("connections_refused_total", refused, "listener", "table", &t.Refused)
-	counter("connections_refused_total", refused, "listener", "milter", &m.Refused)
 	counter("connections_malformed_total", malformed, "listener", "table", &t.Malformed)
 	counter("connections_malformed_total", malformed, "listener", "milter", &m.Malformed)
 	counter("panics_total", panics, "listener", "table", &t.Panics)
 	counter("panics_total", panics, "listener", "milter", &m.Panics)
+	counter("milter_headers_cut_total", "Headers longer than is held, heard up to there.", "", "", &m.Cut)
+	counter("milter_crowded_total", "Milter connections closed because too many packets were incomplete.", "", "", &m.Crowded)
+	counter("panics_total", panics, "listener", "none", &d.faults.Count)
+	counter("feed_strangers_total", "Verdicts posted without a token, and not taken.", "", "", &d.intake.Strangers)
 	counter("sessions_total", "SMTP sessions heard.", "", "", &m.Sessions)
 	counter("messages_total", "Messages heard, accepted or not.", "", "", &m.Messages)
 	counter("messages_tls_total", "Messages heard in sessions over TLS.", "", "", &m.TLSMessages)
@@ -79,6 +86,8 @@ func registerEmbedded(r prometheus.Registerer, e *store.Embedded) {
 	counter("store_commits_total", "Commits of the embedded store.", "", "", &s.Commits)
 	counter("store_commits_failed_total", "Commits that failed and are tried again.", "", "", &s.Failed)
 	counter("store_expired_total", "Records removed because nothing in them counts any more.", "", "", &s.Expired)
+	counter("store_crowded_total", "Records removed because there were more than store.max_records.", "", "", &s.Crowded)
+	counter("store_renewed_total", "Files of the store begun anew because the old one was damaged or gone.", "", "", &s.Renewed)
 	gauge(r, "store_records", "Hosts and networks of which something is known.", func() float64 { return float64(e.Len()) })
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
+	"github.com/ehlogate/ehlogate/policy/store"
 	"github.com/ehlogate/ehlogate/policy/store/redis"
 )
 
@@ -63,8 +64,17 @@ func (d *Daemon) status() api.Status {
 	b := d.booted
 	st.Listen = map[string]string{"milter.listen": b.Milter.Listen.String(), "table.socketmap": b.Table.Socketmap.String(), "table.memcache": b.Table.Memcache.String(), "http.listen": b.HTTP.Listen.String()}
 	st.LogFile, st.Warnings = b.LogFile, d.warnings()
-	if k, ok := d.store.(*redis.Store); ok && !k.Up() {
-		st.Store.State = "away: lookups answer from memory, observations wait on disk"
+	switch k := d.store.(type) {
+	case *redis.Store:
+		if !k.Up() {
+			st.Store.State = "away: lookups answer from memory, observations wait on disk"
+		}
+	case *store.Embedded:
+		select {
+		case <-k.Ready():
+		default:
+			st.Store.State = "starting: STARTTLS is offered until all is read"
+		}
 	}
 	heard, withheld := d.counts()
 	st.Heard.Counts, st.Withheld.Answers = heard, withheld
@@ -89,6 +99,12 @@ func (d *Daemon) warnings() []string {
 	}
 	if err := d.events.Fault(); err != nil {
 		all = append(all, "the event log cannot be written: "+err.Error())
+	}
+	if e, ok := d.store.(*store.Embedded); ok {
+		all = append(all, e.Warnings()...)
+	}
+	if n := d.intake.Strangers.Load(); n > 0 {
+		all = append(all, fmt.Sprintf("verdicts posted without a token were not taken, %d of them: put that of http.feed_token_file into the filter's configuration, or set verdict.local_feed", n))
 	}
 	return all
 }

@@ -22,7 +22,7 @@ type keeper interface {
 
 func openStore(cfg *config.Config, tier policy.Tiering, log *slog.Logger) (keeper, error) {
 	if cfg.Store.Redis == nil {
-		return store.Open(cfg.Store.Dir, store.Options{Layout: cfg.Policy.Layout, Tier: tier, Now: time.Now})
+		return store.Open(cfg.Store.Dir, store.Options{Layout: cfg.Policy.Layout, Tier: tier, Now: time.Now, Most: cfg.Store.MaxRecords, Log: log})
 	}
 	redis.LogLibrary(log)
 	o := RedisOptions(cfg, log)

@@ -1,0 +1,449 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+const (
+	// renewAgain is the least time between two files that are begun anew.
+	renewAgain = 10 * time.Second
+	// mostAside is how many files that were moved aside are kept, the newest.
+	mostAside = 3
+	// fillAtOnce is how many records of a new file are written in one transaction.
+	fillAtOnce = 20_000
+)
+
+// findings are what is wrong, or was, with the file.
+type findings struct {
+	// file is the file that is open, renewed when one was begun anew; the store's committing guards
+	// both.
+	file    os.FileInfo
+	renewed time.Time
+
+	mu     sync.Mutex
+	notes  []string
+	failed error
+}
+
+// mostNotes bounds the notes that are kept.
+const mostNotes = 8
+
+// note logs something that an operator has to know, and keeps it for the status.
+func (f *findings) note(log *slog.Logger, what string, args ...any) {
+	log.Error(what, args...)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.notes) < mostNotes {
+		for i := 0; i+1 < len(args); i += 2 {
+			what += fmt.Sprintf("; %v: %v", args[i], args[i+1])
+		}
+		f.notes = append(f.notes, what)
+	}
+}
+
+// commit takes what came of a commit.
+func (f *findings) commit(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failed = err
+}
+
+// Warnings are what is wrong with the store's file now, and what was since the start.
+func (e *Embedded) Warnings() []string {
+	e.found.mu.Lock()
+	defer e.found.mu.Unlock()
+	all := slices.Clone(e.found.notes)
+	if e.found.failed != nil {
+		all = append(all, "what is learnt is in memory only: "+e.found.failed.Error())
+	}
+	return all
+}
+
+// write makes a change in the file, or in a new one if it turns out that it is damaged or gone.
+// committing is held.
+func (e *Embedded) write(change func(*bolt.Tx) error) error {
+	e.lookAfter()
+	for range 2 {
+		if e.db == nil {
+			if err := e.renew(); err != nil {
+				return err
+			}
+		}
+		err := guard(e.path, func() error { return update(e.db, change) })
+		if !errors.Is(err, ErrDamaged) {
+			return err
+		}
+		e.abandon(err)
+	}
+	return damaged(e.path, errors.New("again"))
+}
+
+// update is db.Update, but leaves a transaction alone that panics: the rollback of a damaged file
+// panics in a goroutine of bbolt's, where nobody can recover.
+func update(db *bolt.DB, change func(*bolt.Tx) error) error {
+	tx, err := db.Begin(true)
+	if err != nil {
+		return err
+	}
+	if err := change(tx); err != nil {
+		return errors.Join(err, tx.Rollback())
+	}
+	return tx.Commit()
+}
+
+// inspect looks after the file where nothing is committed.
+func (e *Embedded) inspect() {
+	e.committing.Lock()
+	defer e.committing.Unlock()
+	e.lookAfter()
+	if e.db == nil {
+		e.found.commit(e.renew())
+	}
+}
+
+// lookAfter gives up the file if it is not there any more, or not whole.
+func (e *Embedded) lookAfter() {
+	if e.db == nil {
+		return
+	}
+	info, err := os.Stat(e.path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		e.abandon(errors.New("somebody removed it"))
+	case err != nil:
+	case !os.SameFile(info, e.found.file):
+		e.abandon(errors.New("somebody put another file in its place"))
+	default:
+		var size int64
+		err := guard(e.path, func() error {
+			return e.db.View(func(tx *bolt.Tx) error { size = tx.Size(); return nil })
+		})
+		if err == nil && info.Size() < size {
+			err = damaged(e.path, fmt.Errorf("somebody cut it to %d bytes of %d", info.Size(), size))
+		}
+		if err != nil {
+			e.abandon(err)
+		}
+	}
+}
+
+// abandon gives up the open file. It is closed by the way: bbolt may hold a lock of its own after a
+// panic, and never come back.
+func (e *Embedded) abandon(why error) {
+	e.log.Error("the store's file is given up; memory has all of it", "file", e.path, "error", why)
+	db := e.db
+	e.db = nil
+	go e.faults.Do("closing a damaged store", func() { guard(e.path, db.Close) })
+}
+
+// renew moves whatever is in the file's place aside, and writes a new file of all that is in memory.
+// committing is held.
+func (e *Embedded) renew() error {
+	if since := time.Since(e.found.renewed); since < renewAgain {
+		return fmt.Errorf("store: %s is begun anew in %s", e.path, (renewAgain - since).Round(time.Second))
+	}
+	e.found.renewed = time.Now()
+	if err := os.MkdirAll(filepath.Dir(e.path), 0o750); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	part, err := newPart(e.path)
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	defer os.Remove(part)
+	var db *bolt.DB
+	err = guard(part, func() (err error) {
+		if db, err = bolt.Open(part, fileMode, writable()); err != nil {
+			return explain(part, err)
+		}
+		return e.fillWith(db)
+	})
+	if err != nil {
+		if db != nil {
+			guard(part, db.Close)
+		}
+		return fmt.Errorf("store: a new file cannot be written: %w", err)
+	}
+	aside, err := e.moveAside()
+	if err == nil {
+		err = os.Rename(part, e.path)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(e.path))
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("store: %w", err), db.Close())
+	}
+	e.Stats.Renewed.Add(1)
+	e.found.note(e.log, "the store's file was begun anew with all that was in memory", "file", e.path, "records", e.Len(), "moved_aside", aside)
+	return e.use(db)
+}
+
+// fillWith writes all that is in memory to a new file.
+func (e *Embedded) fillWith(db *bolt.DB) error {
+	db.NoSync = true
+	defer func() { db.NoSync = false }()
+	err := db.Update(func(tx *bolt.Tx) error {
+		if err := e.fill(tx); err != nil {
+			return err
+		}
+		if err := putLoaded(tx, e.loaded); err != nil {
+			return err
+		}
+		overrides := tx.Bucket(bucketOverrides)
+		for _, o := range e.Overrides() {
+			if err := putJSON(overrides, overrideKey(o.Network), o); err != nil {
+				return err
+			}
+		}
+		for _, x := range e.Exceptions() {
+			if err := putJSON(overrides, exceptionKey(x.Network), x); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i := 0; i < len(e.shards) && err == nil; {
+		err = db.Update(func(tx *bolt.Tx) error {
+			for n := 0; i < len(e.shards) && n < fillAtOnce; i++ {
+				s := &e.shards[i]
+				s.RLock()
+				some := make(map[key]record, s.len())
+				for k, v := range s.all() {
+					some[k] = v
+				}
+				s.RUnlock()
+				for k, v := range some {
+					if err := putEvidence(tx, k, v.evidence()); err != nil {
+						return err
+					}
+				}
+				n += len(some)
+			}
+			return nil
+		})
+	}
+	return errors.Join(err, db.Sync())
+}
+
+// moveAside gives what is in the file's place another name, which it returns, and removes the oldest
+// of those that were moved aside before.
+func (e *Embedded) moveAside() (string, error) {
+	if _, err := os.Lstat(e.path); errors.Is(err, os.ErrNotExist) {
+		return "nothing", nil
+	}
+	const mark = ".damaged-"
+	aside := e.path + mark + time.Now().UTC().Format("20060102T150405.000")
+	if err := os.Rename(e.path, aside); err != nil {
+		return "", err
+	}
+	// The names are in the order of their times.
+	all, _ := filepath.Glob(e.path + mark + "*")
+	for _, old := range all[:max(0, len(all)-mostAside)] {
+		os.Remove(old)
+	}
+	return aside, nil
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// repair takes what can be read of a damaged file into memory, and begins a new one. committing is
+// held.
+func (e *Embedded) repair(src *source, why error) {
+	e.found.note(e.log, "the store's file is damaged; what can be read of it is kept", "error", why)
+	if src.db != nil {
+		guard(e.path, func() error { return e.readBackwards(src.db) })
+		go e.faults.Do("closing a damaged store", func() { guard(e.path, src.db.Close) })
+	}
+	raw, err := e.readPages(!src.head)
+	if err != nil {
+		e.log.Error("the damaged file cannot be read", "file", e.path, "error", err)
+	}
+	e.log.Warn("read of the damaged file", "records", e.Len(), "from_pages_alone", raw, "overrides", len(e.Overrides()), "exceptions", len(e.Exceptions()))
+	if err := e.renew(); err != nil {
+		e.found.commit(err)
+		e.log.Error("the store cannot be written", "file", e.path, "error", err)
+	}
+}
+
+// readBackwards reads the evidence from its end, as far as that goes: what comes before the damage
+// was read from the start.
+func (e *Embedded) readBackwards(db *bolt.DB) error {
+	return db.View(func(tx *bolt.Tx) error {
+		evidence := tx.Bucket(bucketEvidence)
+		if evidence == nil {
+			return nil
+		}
+		c := evidence.Cursor()
+		for k, v := c.Last(); k != nil; k, v = c.Prev() {
+			if key, record, err := readEvidence(k, v); err == nil && !e.putMissing(key, record, false) {
+				return nil
+			}
+		}
+		return nil
+	})
+}
+
+// putMissing takes a record that is missing, or with newer one that is newer than the known, and
+// reports whether it did.
+func (e *Embedded) putMissing(k key, v record, newer bool) bool {
+	s := e.shard(k)
+	s.Lock()
+	defer s.Unlock()
+	old, known := s.find(k)
+	if known && (!newer || !v.newerThan(&old)) {
+		return false
+	}
+	if !known {
+		e.count.Add(1)
+	}
+	s.put(k, v)
+	return true
+}
+
+// newerThan reports whether a record is a later state of the same key's.
+func (v *record) newerThan(old *record) bool {
+	a, b := v.evidence(), old.evidence()
+	if a.Newest != b.Newest {
+		return a.Newest > b.Newest
+	}
+	x, y := a.Total(), b.Total()
+	return x.Spam+x.Ham > y.Spam+y.Ham
+}
+
+// The layout of a bbolt file, https://pkg.go.dev/go.etcd.io/bbolt: two meta pages and then others,
+// each with a head of 16 bytes, in the byte order of the machine.
+const (
+	boltMagic      = 0xED0CDAED
+	pageHead       = 16
+	metaSize       = 64
+	leafFlag       = 0x02
+	leafElement    = 16
+	usualPage      = 4096
+	noFreelist     = ^uint64(0)
+	metaFreelist   = pageHead + 32
+	metaPageSize   = pageHead + 8
+	metaChecksum   = pageHead + 56
+	mostDamagedLen = 64 << 30
+)
+
+// heads is what the two meta pages of a file say.
+type heads struct {
+	// sound counts those whose checksum is right, of which one is enough to open the file: it has
+	// the state before the last change. synced says that one of them has a list of free pages.
+	sound    int
+	synced   bool
+	pageSize int
+}
+
+func readHeads(path string) (h heads, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return h, err
+	}
+	defer f.Close()
+	h.pageSize = usualPage
+	for _, size := range []int{usualPage, os.Getpagesize(), 8192, 16384, 65536} {
+		for _, at := range []int64{0, int64(size)} {
+			page := make([]byte, pageHead+metaSize)
+			if _, err := f.ReadAt(page, at); err != nil {
+				continue
+			}
+			order := binary.NativeEndian
+			sum := fnv.New64a()
+			sum.Write(page[pageHead:metaChecksum])
+			if order.Uint32(page[pageHead:]) == boltMagic && order.Uint32(page[metaPageSize:]) == uint32(size) && order.Uint64(page[metaChecksum:]) == sum.Sum64() {
+				h.sound++
+				h.pageSize = size
+				h.synced = h.synced || order.Uint64(page[metaFreelist:]) != noFreelist
+			}
+		}
+		if h.sound > 0 {
+			break
+		}
+	}
+	return h, nil
+}
+
+// readPages takes what is in the leaf pages of a damaged file, whatever leads to them: records that
+// are missing, and, where nothing else could be read, overrides and exceptions. Pages that were free
+// have what was there before, so of several records of a key the newest counts.
+func (e *Embedded) readPages(overrides bool) (n int, err error) {
+	h, err := readHeads(e.path)
+	if err != nil {
+		return 0, err
+	}
+	f, err := os.Open(e.path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	fresh := map[key]bool{}
+	page := make([]byte, h.pageSize)
+	for at := int64(0); at < mostDamagedLen; at += int64(h.pageSize) {
+		got, err := io.ReadFull(f, page)
+		for k, v := range leaves(page[:got]) {
+			key, record, readErr := readEvidence(k, v)
+			switch {
+			case readErr == nil:
+				if e.putMissing(key, record, fresh[key]) {
+					fresh[key] = true
+				}
+			case overrides && len(v) > 0 && v[0] == '{':
+				e.loadOverride(k, v)
+			}
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			break
+		}
+		if err != nil {
+			return len(fresh), err
+		}
+	}
+	return len(fresh), nil
+}
+
+// leaves are the keys and values of a page, if it looks like a leaf.
+func leaves(page []byte) func(yield func(k, v []byte) bool) {
+	return func(yield func(k, v []byte) bool) {
+		order := binary.NativeEndian
+		if len(page) < pageHead || order.Uint16(page[8:])&leafFlag == 0 {
+			return
+		}
+		for i := range int(order.Uint16(page[10:])) {
+			at := pageHead + i*leafElement
+			if at+leafElement > len(page) {
+				return
+			}
+			pos, ksize, vsize := int(order.Uint32(page[at+4:])), int(order.Uint32(page[at+8:])), int(order.Uint32(page[at+12:]))
+			from, to := at+pos, at+pos+ksize+vsize
+			if pos < 0 || ksize <= 0 || vsize < 0 || to > len(page) || from < pageHead {
+				continue
+			}
+			if !yield(page[from:from+ksize], page[from+ksize:to]) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,284 @@
+package store
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/reputation"
+)
+
+// denied is an override that must not get lost.
+var denied = policy.Override{Network: netip.MustParsePrefix("198.51.100.0/24"), Note: "kept"}
+
+// damageHosts is how many hosts the files have that are damaged: enough for branch pages.
+const damageHosts = 3000
+
+func damageHost(i int) string { return fmt.Sprintf("10.0.%d.%d", i/200, i%200) }
+
+// filled is a sound file with hosts and an override, closed.
+func filled(t *testing.T) (dir string, content []byte) {
+	t.Helper()
+	dir = t.TempDir()
+	e := open(t, dir)
+	var last <-chan error
+	for i := range damageHosts {
+		last = e.Learn(keys(damageHost(i)), policy.Lesson{At: noon, Spam: 1, Ham: 2})
+	}
+	if err := <-last; err != nil {
+		t.Fatal(err)
+	}
+	if err := e.SetOverride(denied); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(filepath.Join(dir, FileName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir, content
+}
+
+// hosts counts the hosts that a store knows as they were.
+func hosts(e *Embedded) (n int) {
+	for i := range damageHosts {
+		if count(e, keys(damageHost(i)).Host) == (reputation.Count{Spam: reputation.Unit, Ham: 2 * reputation.Unit}) {
+			n++
+		}
+	}
+	return n
+}
+
+// goesOn shows that a store learns, and has what it learnt when it is opened again.
+func goesOn(t *testing.T, e *Embedded, dir string) *Embedded {
+	t.Helper()
+	deadline := time.Now().Add(2 * renewAgain)
+	for {
+		err := learn(e, "203.0.113.7", 1, 0)
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it does not learn any more: %v", err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatalf("closed: %v", err)
+	}
+	if err := Verify(dir, policy.Default().Layout); err != nil {
+		t.Fatalf("the file is not sound: %v", err)
+	}
+	again := open(t, dir)
+	if got := count(again, keys("203.0.113.7").Host).Spam; got < reputation.Unit {
+		t.Errorf("what was learnt is gone: %d units", got)
+	}
+	return again
+}
+
+// TestWhicheverPageIsDamagedTheRestIsKept overwrites each page of a file in turn. The store opens,
+// keeps the rest, moves the damaged file aside as it was, and goes on.
+func TestWhicheverPageIsDamagedTheRestIsKept(t *testing.T) {
+	_, content := filled(t)
+	pages := len(content) / usualPage
+	worst, withoutOverride := damageHosts, 0
+	for page := range pages {
+		for name, b := range map[string]byte{"ones": 0xff, "zeros": 0} {
+			if page > 4 && (page%3 > 0 || name == "zeros" && page%9 > 0) {
+				// Some of them are enough.
+				continue
+			}
+			dir := t.TempDir()
+			path := filepath.Join(dir, FileName)
+			bad := bytes.Clone(content)
+			copy(bad[page*usualPage:], bytes.Repeat([]byte{b}, usualPage))
+			if err := os.WriteFile(path, bad, 0o640); err != nil {
+				t.Fatal(err)
+			}
+			e := open(t, dir)
+			kept := hosts(e)
+			worst = min(worst, kept)
+			if len(e.Overrides()) != 1 {
+				withoutOverride++
+			}
+			if aside, _ := filepath.Glob(path + ".damaged-*"); len(aside) == 1 {
+				if moved, _ := os.ReadFile(aside[0]); !bytes.Equal(moved, bad) {
+					t.Errorf("page %d of %s: the file moved aside is another one", page, name)
+				}
+				if len(e.Warnings()) == 0 {
+					t.Errorf("page %d of %s: nobody is told", page, name)
+				}
+			} else if kept != damageHosts {
+				t.Errorf("page %d of %s: %d hosts are kept, and nothing was moved aside", page, name, kept)
+			}
+			e.Close()
+		}
+	}
+	t.Logf("%d pages: of %d hosts at least %d are kept; the override is lost with %d of the damages", pages, damageHosts, worst, withoutOverride)
+	// A page holds some 60 records of hosts, and what was there before is in others.
+	if worst < damageHosts-200 {
+		t.Errorf("a damaged page costs %d hosts", damageHosts-worst)
+	}
+	if withoutOverride > 3 {
+		t.Errorf("the override is lost with %d of the damages", withoutOverride)
+	}
+}
+
+func TestAStrangeFileIsMovedAside(t *testing.T) {
+	for name, content := range map[string]string{"a text": strings.Repeat("hello\n", 4000), "a byte": "x"} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, FileName)
+			os.WriteFile(path, []byte(content), 0o600)
+			e := goesOn(t, open(t, dir), dir)
+			defer e.Close()
+			aside, _ := filepath.Glob(path + ".damaged-*")
+			if len(aside) != 1 {
+				t.Fatalf("moved aside: %q", aside)
+			}
+			if b, _ := os.ReadFile(aside[0]); string(b) != content {
+				t.Error("the file moved aside was changed")
+			}
+		})
+	}
+}
+
+// TestADamagedHeadLosesNoOverride flips bytes in each of the two meta pages in turn: bbolt then goes
+// on from the other one without a word.
+func TestADamagedHeadLosesNoOverride(t *testing.T) {
+	for page := range 2 {
+		dir, content := filled(t)
+		content[page*usualPage+metaFreelist+9] ^= 0xff
+		os.WriteFile(filepath.Join(dir, FileName), content, 0o640)
+		e := open(t, dir)
+		if len(e.Overrides()) != 1 {
+			t.Errorf("meta page %d: overrides %v", page, e.Overrides())
+		}
+		if w := strings.Join(e.Warnings(), "\n"); !strings.Contains(w, "half of the head") {
+			t.Errorf("meta page %d: warnings %q", page, w)
+		}
+		if n := hosts(e); n != damageHosts {
+			t.Errorf("meta page %d: %d hosts", page, n)
+		}
+		e.Close()
+	}
+}
+
+// TestADamagedListOfFreePagesIsNotBelieved: earlier versions kept one in the file, which opened
+// soundly and died with the first commit.
+func TestADamagedListOfFreePagesIsNotBelieved(t *testing.T) {
+	dir, _ := filled(t)
+	path := filepath.Join(dir, FileName)
+	db, err := bolt.Open(path, 0o640, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		if err := db.Update(func(tx *bolt.Tx) error {
+			return tx.Bucket(bucketMeta).Put([]byte("x"), []byte{byte(i)})
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	db.Close()
+	content, _ := os.ReadFile(path)
+	damaged := 0
+	const freelistFlag = 0x10
+	for page := range len(content) / usualPage {
+		at := page * usualPage
+		if content[at+8] == freelistFlag {
+			// The first page in it is one that is in use.
+			content[at+pageHead] ^= 0x3f
+			damaged++
+		}
+	}
+	if damaged == 0 {
+		t.Fatal("no list of free pages in the file")
+	}
+	os.WriteFile(path, content, 0o640)
+	e := open(t, dir)
+	if n := hosts(e); n != damageHosts {
+		t.Errorf("%d hosts", n)
+	}
+	e = goesOn(t, e, dir)
+	defer e.Close()
+	if n := hosts(e); n != damageHosts || len(e.Overrides()) != 1 {
+		t.Errorf("after a restart %d hosts, %d overrides", n, len(e.Overrides()))
+	}
+}
+
+// TestAFileThatIsDamagedWhileOpenIsBegunAnew does to an open file what disks and people do. Memory
+// has all of it, so nothing is lost.
+func TestAFileThatIsDamagedWhileOpenIsBegunAnew(t *testing.T) {
+	for name, harm := range map[string]func(t *testing.T, path string) error{
+		"cut to nothing":    func(_ *testing.T, path string) error { return os.Truncate(path, 0) },
+		"cut to a page":     func(_ *testing.T, path string) error { return os.Truncate(path, usualPage) },
+		"cut to half":       func(_ *testing.T, path string) error { return os.Truncate(path, 20*usualPage+17) },
+		"removed":           func(_ *testing.T, path string) error { return os.Remove(path) },
+		"directory removed": func(_ *testing.T, path string) error { return os.RemoveAll(filepath.Dir(path)) },
+		"replaced": func(_ *testing.T, path string) error {
+			os.Remove(path)
+			return os.WriteFile(path, []byte("another one"), 0o640)
+		},
+		"overwritten with zeros": func(t *testing.T, path string) error { return overwrite(t, path, 0, 0) },
+		"overwritten with ones":  func(t *testing.T, path string) error { return overwrite(t, path, 2*usualPage, 0xff) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir, _ := filled(t)
+			e := open(t, dir)
+			if err := harm(t, filepath.Join(dir, FileName)); err != nil {
+				t.Fatal(err)
+			}
+			learn(e, "203.0.113.9", 1, 0)
+			e = goesOn(t, e, dir)
+			defer e.Close()
+			if n := hosts(e); n != damageHosts || len(e.Overrides()) != 1 || count(e, keys("203.0.113.9").Host).Spam != reputation.Unit {
+				t.Errorf("%d hosts, %d overrides, %d units of what was learnt last", n, len(e.Overrides()), count(e, keys("203.0.113.9").Host).Spam)
+			}
+		})
+	}
+}
+
+func overwrite(t *testing.T, path string, from int64, with byte) error {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(bytes.Repeat([]byte{with}, int(info.Size()-from)), from)
+	return err
+}
+
+// TestADirectoryRemovedIsNoticedWithoutTraffic: nobody has to learn anything for it.
+func TestADirectoryRemovedIsNoticedWithoutTraffic(t *testing.T) {
+	dir, _ := filled(t)
+	e := open(t, dir)
+	os.RemoveAll(dir)
+	e.inspect()
+	if w := e.Warnings(); len(w) == 0 {
+		t.Error("nobody is told")
+	}
+	e.Close()
+	if err := Verify(dir, policy.Default().Layout); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, FileName)); err != nil {
+		t.Error(err)
+	}
+}
