@@ -123,22 +123,13 @@ func (c *checkedConn) readFrame() ([]byte, error) {
 	if length > most {
 		return nil, fmt.Errorf("%w: %q, %d bytes long", ErrMalformed, code, length)
 	}
-	frame, err := c.readBody(head, kept)
-	if err != nil || kept == length {
-		return frame, err
-	}
-	if _, err := io.CopyN(io.Discard, c.Conn, length-kept); err != nil {
-		return nil, err
-	}
-	c.server.Stats.Cut.Add(1)
-	binary.BigEndian.PutUint32(frame, uint32(kept))
-	frame[len(frame)-1] = 0
-	return frame, nil
+	return c.readBody(head, kept, length-kept)
 }
 
-// readBody reads a packet of a length after its head, which is the length and the first byte.
-func (c *checkedConn) readBody(head [5]byte, length int64) ([]byte, error) {
-	total := len(head) - 1 + int(length)
+// readBody reads a packet after its head, which is the length and the first byte: so many bytes of
+// it are kept, and more are not.
+func (c *checkedConn) readBody(head [5]byte, kept, more int64) ([]byte, error) {
+	total := len(head) - 1 + int(kept)
 	frame := append(make([]byte, 0, min(total, small)), head[:]...)
 	budget := c.server.budget
 	held := int64(0)
@@ -146,11 +137,11 @@ func (c *checkedConn) readBody(head [5]byte, length int64) ([]byte, error) {
 	for len(frame) < total {
 		if len(frame) == cap(frame) {
 			larger := min(total, 2*cap(frame))
-			if more := int64(larger) - held; !budget.TryAcquire(more) {
+			need := int64(larger) - held
+			if !budget.TryAcquire(need) {
 				return nil, errBudget
-			} else {
-				held += more
 			}
+			held += need
 			frame = append(make([]byte, 0, larger), frame...)
 		}
 		n, err := c.Conn.Read(frame[len(frame):cap(frame)])
@@ -158,6 +149,14 @@ func (c *checkedConn) readBody(head [5]byte, length int64) ([]byte, error) {
 		if err != nil && len(frame) < total {
 			return nil, fmt.Errorf("%w: %d of %d bytes", io.ErrUnexpectedEOF, len(frame), total)
 		}
+	}
+	if more > 0 {
+		if _, err := io.CopyN(io.Discard, c.Conn, more); err != nil {
+			return nil, err
+		}
+		c.server.Stats.Cut.Add(1)
+		binary.BigEndian.PutUint32(frame, uint32(kept))
+		frame[len(frame)-1] = 0
 	}
 	return frame, nil
 }

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -63,9 +64,15 @@ func (d *Daemon) Configure(more string) error {
 // data is the directory of its state.
 func (d *Daemon) data() string { return filepath.Join(d.Dir, "data") }
 
-// FeedToken is the token with which filters post verdicts.
+// FeedToken is the token with which filters post verdicts. Before the first start it is made, as an
+// operator may do.
 func (d *Daemon) FeedToken() (string, error) {
-	b, err := os.ReadFile(filepath.Join(d.data(), "feed-token"))
+	path := filepath.Join(d.data(), "feed-token")
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		b = []byte("a token of these tests")
+		err = errors.Join(os.MkdirAll(d.data(), 0o750), os.WriteFile(path, b, 0o600))
+	}
 	return strings.TrimSpace(string(b)), err
 }
 

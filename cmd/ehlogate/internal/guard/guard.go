@@ -7,6 +7,7 @@
 package guard
 
 import (
+	"container/list"
 	"errors"
 	"log/slog"
 	"net"
@@ -46,6 +47,8 @@ type Listener struct {
 
 	mu   sync.Mutex
 	open map[*conn]struct{}
+	// mute has those on which nothing was asked yet, the oldest first.
+	mute list.List
 
 	crowded, strange, failing rate.Sometimes
 }
@@ -127,21 +130,35 @@ func (l *Listener) admit(c net.Conn) net.Conn {
 		l.evict()
 	}
 	l.open[guarded] = struct{}{}
+	guarded.mute = l.mute.PushBack(guarded)
 	return guarded
 }
 
-// evict closes the connection that is missed least.
+// looked is how many connections are looked at for the longest idle one: all of them would take too
+// long, when somebody makes room again and again.
+const looked = 64
+
+// evict closes the connection that is missed least, or nearly so.
 func (l *Listener) evict() {
 	var idlest *conn
-	for c := range l.open {
-		if idlest == nil || c.idlerThan(idlest) {
-			idlest = c
+	if oldest := l.mute.Front(); oldest != nil {
+		idlest = oldest.Value.(*conn)
+	} else {
+		n := 0
+		// The order of a map is random enough.
+		for c := range l.open {
+			if idlest == nil || c.last.Load() < idlest.last.Load() {
+				idlest = c
+			}
+			if n++; n == looked {
+				break
+			}
 		}
 	}
 	if idlest == nil {
 		return
 	}
-	delete(l.open, idlest)
+	l.forget(idlest)
 	l.Stats.Evicted.Add(1)
 	l.crowded.Do(func() {
 		l.rules.Log.Warn("too many connections: the longest idle ones are closed", "listener", l.rules.Key, "most", l.rules.Most,
@@ -170,27 +187,42 @@ func (l *Listener) Cut() {
 type conn struct {
 	net.Conn
 	listener *Listener
-	// asked says that the peer has sent something; last is when, else when it connected, in
-	// nanoseconds of Unix time.
+	// asked says that the peer has sent something; last is when something last went either way, else
+	// when it connected, in nanoseconds of Unix time.
 	asked atomic.Bool
 	last  atomic.Int64
-}
-
-// idlerThan reports whether a connection is missed less than another one.
-func (c *conn) idlerThan(other *conn) bool {
-	if asked := c.asked.Load(); asked != other.asked.Load() {
-		return !asked
-	}
-	return c.last.Load() < other.last.Load()
+	// mute is its place among those on which nothing was asked; the listener's mu guards it.
+	mute *list.Element
 }
 
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 {
 		c.last.Store(time.Now().UnixNano())
-		c.asked.Store(true)
+		if !c.asked.Swap(true) {
+			c.listener.speaks(c)
+		}
 	}
 	return n, err
+}
+
+// speaks takes a connection from those on which nothing was asked.
+func (l *Listener) speaks(c *conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c.mute != nil {
+		l.mute.Remove(c.mute)
+		c.mute = nil
+	}
+}
+
+// forget takes a connection out; mu is held.
+func (l *Listener) forget(c *conn) {
+	delete(l.open, c)
+	if c.mute != nil {
+		l.mute.Remove(c.mute)
+		c.mute = nil
+	}
 }
 
 func (c *conn) Write(p []byte) (int, error) {
@@ -203,7 +235,7 @@ func (c *conn) Write(p []byte) (int, error) {
 
 func (c *conn) Close() error {
 	c.listener.mu.Lock()
-	delete(c.listener.open, c)
+	c.listener.forget(c)
 	c.listener.mu.Unlock()
 	return c.Conn.Close()
 }
