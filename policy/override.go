@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/json"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -78,5 +79,74 @@ func (e Exception) Ended(now time.Time) bool {
 	return !now.Before(e.Until) || e.Until.Sub(now) > LongestException
 }
 
-// MostExceptions bounds the exceptions of all hosts.
-const MostExceptions = 10_000
+// MostExceptions bounds the exceptions of all hosts, MostInNetwork those that the hosts of a network
+// can bring about by what they do, and MostInRange those of a range of networks, which is a /16 in
+// IPv4 and a /32 in IPv6.
+const (
+	MostExceptions = 10_000
+	MostInNetwork  = 16
+	MostInRange    = 512
+)
+
+// Exceptions are the exceptions that are kept.
+type Exceptions = Networks[Exception]
+
+// Replace is a table of exceptions with one more, and without some.
+func Replace(kept *Exceptions, e Exception, gone []Exception) *Exceptions {
+	for _, g := range gone {
+		kept = kept.Without(g.Network)
+	}
+	return kept.With(e.Network, &e)
+}
+
+// MakeRoom returns the exceptions that have to go for another one, given the network of its host:
+// the oldest, of the same network or range if that has too many, and those that a user's login or
+// the MTA's demand gave rise to last of all. So nobody can fill the table for others.
+func MakeRoom(kept *Exceptions, e Exception, network netip.Prefix) (gone []Exception) {
+	if _, renewed := kept.Get(e.Network); renewed {
+		return nil
+	}
+	if e.earned() {
+		bits := 16
+		if network.Addr().Is6() {
+			bits = 32
+		}
+		around := netip.PrefixFrom(network.Addr(), min(bits, network.Bits())).Masked()
+		for _, quota := range []struct {
+			netip.Prefix
+			most int
+		}{{network, MostInNetwork}, {around, MostInRange}} {
+			var inside []Exception
+			for _, x := range kept.Subnets(quota.Prefix) {
+				if x.earned() {
+					inside = append(inside, *x)
+				}
+			}
+			if len(inside) >= quota.most {
+				return oldest(inside, len(inside)-quota.most+1)
+			}
+		}
+	}
+	if n := kept.Size(); n >= MostExceptions {
+		// Some more, so that not each further one looks through all of them.
+		return oldest(kept.List(), n-MostExceptions+MostExceptions/100)
+	}
+	return nil
+}
+
+// oldest are the n oldest exceptions, those that were not earned last.
+func oldest(all []Exception, n int) []Exception {
+	slices.SortFunc(all, func(a, b Exception) int {
+		if a.earned() != b.earned() {
+			if a.earned() {
+				return -1
+			}
+			return 1
+		}
+		return a.Set.Compare(b.Set)
+	})
+	return all[:n]
+}
+
+// earned reports whether a host can bring the exception about by what it does.
+func (e *Exception) earned() bool { return e.Cause == RequiresTLS || e.Cause == BrokenTLS }

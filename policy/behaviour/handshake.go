@@ -13,40 +13,53 @@ import (
 )
 
 const (
-	// brokenAfter is how many failed handshakes within brokenWithin make an exception of a host,
-	// and brokenFor how long that lasts.
+	// brokenAfter is how many failed handshakes within brokenWithin make an exception of a host. It
+	// lasts brokenFirst, and brokenTimes as long each further time, up to brokenMost: whoever is on
+	// the path can break a handshake, and would take TLS from the host for that long.
 	brokenAfter  = 3
 	brokenWithin = 24 * time.Hour
-	brokenFor    = 24 * time.Hour
+	brokenFirst  = time.Hour
+	brokenTimes  = 4
+	brokenMost   = 24 * time.Hour
+	// worksFor is how long a host is not believed to have broken TLS after a handshake that
+	// succeeded.
+	worksFor = 7 * 24 * time.Hour
 	// requiresFor is how long a host that left without STARTTLS is offered it. MTA-STS policies
 	// live for weeks (RFC 8461 section 3.2).
 	requiresFor = policy.LongestException
 	// sameFailure is how far apart two lines of the MTA's log are that are about two failures: it
 	// has two lines of each.
 	sameFailure = 2 * time.Second
-	// mostFailing bounds the hosts whose failures are counted.
-	mostFailing = 100_000
+	// mostFailing bounds the hosts whose failures are counted, mostWorking those whose successes are
+	// remembered.
+	mostFailing, mostWorking = 100_000, 200_000
 )
 
 // Handshakes notices how hosts get along with STARTTLS.
 type Handshakes struct {
 	failed *otter.Cache[netip.Prefix, *failures]
+	worked *otter.Cache[netip.Prefix, time.Time]
 }
 
-// failures are the times of the last failed handshakes of a host, the oldest first.
+// failures are the times of the last failed handshakes of a host, the oldest first, and how long
+// the last exception of it lasted.
 type failures struct {
 	sync.Mutex
-	times []time.Time
+	times  []time.Time
+	lasted time.Duration
 }
 
 // NewHandshakes returns an empty memory of handshakes.
 func NewHandshakes() *Handshakes {
-	return &Handshakes{bounded[netip.Prefix, *failures](mostFailing)}
+	return &Handshakes{bounded[netip.Prefix, *failures](mostFailing), bounded[netip.Prefix, time.Time](mostWorking)}
 }
 
-// Failed takes a handshake of a host that failed at a time. If it is the third within a day, ok is
-// true and e is the exception that follows.
+// Failed takes a handshake of a host that failed at a time. If it is the third within a day, and
+// none has succeeded lately, ok is true and e is the exception that follows.
 func (h *Handshakes) Failed(host netip.Prefix, at time.Time) (e policy.Exception, ok bool) {
+	if worked, ok := h.worked.GetIfPresent(host); ok && within(at, worked, worksFor) {
+		return e, false
+	}
 	f, _ := h.failed.SetIfAbsent(host, &failures{})
 	f.Lock()
 	defer f.Unlock()
@@ -61,17 +74,15 @@ func (h *Handshakes) Failed(host netip.Prefix, at time.Time) (e policy.Exception
 	note := fmt.Sprintf("%d TLS handshakes failed", len(f.times))
 	// One more failure within the day renews the exception.
 	f.times = slices.Delete(f.times, 0, len(f.times)-brokenAfter+1)
-	return exception(host, policy.BrokenTLS, note, at, brokenFor), true
+	f.lasted = min(max(brokenFirst, brokenTimes*f.lasted), brokenMost)
+	return exception(host, policy.BrokenTLS, note, at, f.lasted), true
 }
 
-// Worked takes a handshake of a host that succeeded: what failed before was not the host's fault,
-// or was repaired.
-func (h *Handshakes) Worked(host netip.Prefix) { h.failed.Invalidate(host) }
-
-// Left returns the exception for a host that left without a message at a time because it was not
-// offered STARTTLS.
-func Left(host netip.Prefix, at time.Time) policy.Exception {
-	return exception(host, policy.RequiresTLS, "left without a message when STARTTLS was withheld", at, requiresFor)
+// Worked takes a handshake of a host that succeeded at a time: what failed before was not the
+// host's fault, or was repaired, and what fails next may be somebody else's.
+func (h *Handshakes) Worked(host netip.Prefix, at time.Time) {
+	h.failed.Invalidate(host)
+	h.worked.Set(host, at)
 }
 
 // Demanded returns the exception for a host of which the MTA demanded TLS at a time when it was not

@@ -2,6 +2,7 @@ package behaviour
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -30,8 +31,8 @@ func (f failing) check(t *testing.T, h *Handshakes) {
 		if !ok {
 			continue
 		}
-		want := policy.Exception{Network: host, Cause: policy.BrokenTLS, Note: "3 TLS handshakes failed", Set: at, Until: at.Add(24 * time.Hour)}
-		if e != want {
+		want := policy.Exception{Network: host, Cause: policy.BrokenTLS, Note: "3 TLS handshakes failed", Set: at, Until: e.Until}
+		if e != want || !e.Until.After(at) {
 			t.Errorf("step %d: %+v, want %+v", i, e, want)
 		}
 	}
@@ -58,12 +59,28 @@ func TestThreeFailedHandshakesWithinADayAreAnException(t *testing.T) {
 	}
 }
 
-func TestAHandshakeThatSucceedsEndsTheCount(t *testing.T) {
+// TestAHandshakeThatSucceededLatelyProtects: whoever is on the path can break the next ones.
+func TestAHandshakeThatSucceededLatelyProtects(t *testing.T) {
 	h := NewHandshakes()
 	failing{{0, false}, {time.Hour, false}}.check(t, h)
-	h.Worked(netip.MustParsePrefix("192.0.2.8/32"))
-	h.Worked(host)
-	failing{{2 * time.Hour, false}, {3 * time.Hour, false}, {4 * time.Hour, true}}.check(t, h)
+	h.Worked(netip.MustParsePrefix("192.0.2.8/32"), now.Add(time.Hour))
+	h.Worked(host, now.Add(time.Hour))
+	failing{{2 * time.Hour, false}, {3 * time.Hour, false}, {4 * time.Hour, false}, {5 * time.Hour, false}}.check(t, h)
+	const week = 7 * 24 * time.Hour
+	failing{{week + 2*time.Hour, false}, {week + 3*time.Hour, false}, {week + 4*time.Hour, true}}.check(t, h)
+}
+
+// TestAnExceptionForBrokenTLSLastsAnHourAtFirst, and longer each time that it follows on.
+func TestAnExceptionForBrokenTLSLastsAnHourAtFirst(t *testing.T) {
+	h := NewHandshakes()
+	at := now
+	for i, want := range []time.Duration{0, 0, time.Hour, 4 * time.Hour, 16 * time.Hour, 24 * time.Hour, 24 * time.Hour} {
+		e, ok := h.Failed(host, at)
+		if got := e.Until.Sub(e.Set); ok != (want > 0) || got != want {
+			t.Errorf("failure %d: an exception %t for %s, want %s", i+1, ok, got, want)
+		}
+		at = at.Add(10 * time.Minute)
+	}
 }
 
 func TestOneHostsFailuresAreNotAnothers(t *testing.T) {
@@ -74,13 +91,35 @@ func TestOneHostsFailuresAreNotAnothers(t *testing.T) {
 	}
 }
 
-func TestWhoLeftMayRequireTLSForAWeek(t *testing.T) {
-	got := Left(host, now.Add(time.Millisecond))
-	want := policy.Exception{
-		Network: host, Cause: policy.RequiresTLS, Note: "left without a message when STARTTLS was withheld",
-		Set: now, Until: now.Add(7 * 24 * time.Hour),
-	}
-	if got != want {
-		t.Errorf("%+v, want %+v", got, want)
+func TestWhoLeavesAgainAndAgainMayRequireTLSForAWeek(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		suspicious bool
+		// at are departures, in minutes; the last is the first that counts, where one does.
+		at   []float64
+		want bool
+	}{
+		{"once", false, []float64{0}, false},
+		{"twice at the same moment", false, []float64{0, 0.1}, false},
+		{"twice", false, []float64{0, 1}, true},
+		{"twice, a day and more apart", false, []float64{0, 25 * 60}, false},
+		{"twice, the clock stepped back between", false, []float64{10, 0}, true},
+		{"of a network of spam, twice", true, []float64{0, 1}, false},
+		{"of a network of spam, a hundred times within minutes", true, slices.Repeat([]float64{0, 1, 2, 3, 4}, 20), false},
+		{"of a network of spam, for hours", true, []float64{0, 20, 60, 120, 240, 420}, true},
+		{"of a network of spam, too few", true, []float64{0, 60, 120, 420}, false},
+	} {
+		d := NewDepartures()
+		var e policy.Exception
+		var ok bool
+		for i, m := range c.at {
+			e, ok = d.Left(host, now.Add(time.Duration(m*float64(time.Minute))), c.suspicious)
+			if ok && i < len(c.at)-1 {
+				t.Errorf("%s: an exception after %d", c.name, i+1)
+			}
+		}
+		if ok != c.want || ok && (e.Cause != policy.RequiresTLS || e.Until.Sub(e.Set) != 7*24*time.Hour) {
+			t.Errorf("%s: %t, %+v", c.name, ok, e)
+		}
 	}
 }

@@ -470,7 +470,7 @@ func TestASweepLeavesWhatWasSetAnew(t *testing.T) {
 			t.Errorf("until %s: lifted %v, %v", c.until, lifted, err)
 		}
 	}
-	if e.ExceptionCount() != 1 {
-		t.Errorf("%d exceptions", e.ExceptionCount())
+	if e.KeptExceptions().Size() != 1 {
+		t.Errorf("%d exceptions", e.KeptExceptions().Size())
 	}
 }

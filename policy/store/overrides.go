@@ -15,17 +15,41 @@ import (
 // SetOverride makes an override hold, in place of one on the same network. It is durable when this
 // returns nil.
 func (e *Embedded) SetOverride(o policy.Override) error {
-	return set(e, &e.overrides, o.Network, overrideKey, o)
+	e.writing.Lock()
+	defer e.writing.Unlock()
+	err := e.writeTwice(func(tx *bolt.Tx) error { return putJSON(tx.Bucket(bucketOverrides), overrideKey(o.Network), o) })
+	if err != nil {
+		return fmt.Errorf("store: override of %s: %w", o.Network, err)
+	}
+	e.overrides.Store(e.overrides.Load().With(o.Network, &o))
+	return nil
 }
 
-// SetException makes an exception hold, in place of one for the same host. It is durable when this
-// returns nil.
-func (e *Embedded) SetException(x policy.Exception) error {
+// SetException makes an exception hold, in place of one for the same host and of those that have to
+// go for it. It is durable when this returns nil.
+func (e *Embedded) SetException(x policy.Exception, gone ...policy.Exception) error {
 	if !e.early.over.Load() {
 		// A session waits for it.
 		return ErrStarting
 	}
-	return set(e, &e.exceptions, x.Network, exceptionKey, x)
+	e.writing.Lock()
+	defer e.writing.Unlock()
+	e.committing.Lock()
+	defer e.committing.Unlock()
+	err := e.write(func(tx *bolt.Tx) error {
+		bucket := tx.Bucket(bucketOverrides)
+		for _, g := range gone {
+			if err := bucket.Delete(exceptionKey(g.Network)); err != nil {
+				return err
+			}
+		}
+		return putJSON(bucket, exceptionKey(x.Network), x)
+	})
+	if err != nil {
+		return fmt.Errorf("store: exception for %s: %w", x.Network, err)
+	}
+	e.exceptions.Store(policy.Replace(e.exceptions.Load(), x, gone))
+	return nil
 }
 
 // LiftOverride removes the override and the exception on exactly this network, and says whether
@@ -45,8 +69,8 @@ func (e *Embedded) Overrides() []policy.Override { return e.overrides.Load().Lis
 // Exceptions are all exceptions in the order of their hosts.
 func (e *Embedded) Exceptions() []policy.Exception { return e.exceptions.Load().List() }
 
-// ExceptionCount is how many exceptions there are.
-func (e *Embedded) ExceptionCount() int { return e.exceptions.Load().Size() }
+// KeptExceptions are all exceptions, by their hosts.
+func (e *Embedded) KeptExceptions() *policy.Exceptions { return e.exceptions.Load() }
 
 // exceptionTag ends the stored key of an exception.
 const exceptionTag = 'm'
@@ -67,18 +91,6 @@ type table[V ending] = atomic.Pointer[policy.Networks[V]]
 
 // ending is an override or an exception.
 type ending interface{ Ended(time.Time) bool }
-
-// set writes an override or exception to disk and then to memory.
-func set[V ending](e *Embedded, t *table[V], n netip.Prefix, key func(netip.Prefix) []byte, v V) error {
-	e.writing.Lock()
-	defer e.writing.Unlock()
-	err := e.writeTwice(func(tx *bolt.Tx) error { return putJSON(tx.Bucket(bucketOverrides), key(n), v) })
-	if err != nil {
-		return fmt.Errorf("store: override of %s: %w", n, err)
-	}
-	t.Store(t.Load().With(n, &v))
-	return nil
-}
 
 // lift removes an override or exception, if there is one that matches, from disk and then from
 // memory.

@@ -21,10 +21,32 @@ const exceptionField = "mark "
 // Redis when this returns nil.
 func (s *Store) SetOverride(o policy.Override) error { return s.set(o.Network.String(), o) }
 
-// SetException makes an exception hold on all nodes, in place of one for the same host. It is in
-// Redis when this returns nil.
-func (s *Store) SetException(x policy.Exception) error {
-	return s.set(exceptionField+x.Network.String(), x)
+// SetException makes an exception hold on all nodes, in place of one for the same host and of those
+// that have to go for it. It is in Redis when this returns nil. The other nodes are told at most
+// once a second, and look by themselves every ten: they read all of them anew.
+func (s *Store) SetException(x policy.Exception, gone ...policy.Exception) error {
+	if !s.ready() {
+		return fmt.Errorf("%w; nothing was changed", errAway)
+	}
+	value, err := json.Marshal(x)
+	if err != nil {
+		return fmt.Errorf("store: exception for %s: %w", x.Network, err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	pipe := s.server.client.Pipeline()
+	pipe.HSet(ctx, overridesKey, exceptionField+x.Network.String(), value)
+	for _, g := range gone {
+		pipe.HDel(ctx, overridesKey, exceptionField+g.Network.String())
+	}
+	if err := firstError(exec(ctx, pipe)); err != nil {
+		return fmt.Errorf("store: exception for %s: %w", x.Network, err)
+	}
+	s.loading.Lock()
+	defer s.loading.Unlock()
+	s.exceptions.Store(policy.Replace(s.exceptions.Load(), x, gone))
+	s.telling.Do(func() { s.invalidate(overridesWord) })
+	return nil
 }
 
 func (s *Store) set(field string, v any) error {
@@ -76,8 +98,8 @@ func (s *Store) Overrides() []policy.Override { return s.overrides.Load().List()
 // Exceptions are all exceptions in the order of their hosts.
 func (s *Store) Exceptions() []policy.Exception { return s.exceptions.Load().List() }
 
-// ExceptionCount is how many exceptions there are.
-func (s *Store) ExceptionCount() int { return s.exceptions.Load().Size() }
+// KeptExceptions are all exceptions, by their hosts.
+func (s *Store) KeptExceptions() *policy.Exceptions { return s.exceptions.Load() }
 
 // loadOverrides reads all overrides and exceptions, and removes exceptions that have ended. What
 // cannot be read leaves them as they were. Readings do not overlap: an older one never replaces a

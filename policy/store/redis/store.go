@@ -30,6 +30,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/singleflight"
+	"golang.org/x/time/rate"
 
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/fault"
@@ -79,6 +80,8 @@ type Store struct {
 	exceptions atomic.Pointer[policy.Networks[policy.Exception]]
 
 	invalidations invalidations
+	// telling is for exceptions, of which there may be many.
+	telling rate.Sometimes
 
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -90,7 +93,7 @@ func Open(o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: %s: %w", o.Target, err)
 	}
-	s := &Store{opt: o, cache: newCache(), faults: fault.Guard{Log: o.Log}}
+	s := &Store{opt: o, cache: newCache(), telling: rate.Sometimes{Interval: time.Second}, faults: fault.Guard{Log: o.Log}}
 	s.overrides.Store(policy.NewNetworks[policy.Override]())
 	s.exceptions.Store(policy.NewNetworks[policy.Exception]())
 	s.invalidations.wake = make(chan struct{}, 1)

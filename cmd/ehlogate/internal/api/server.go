@@ -24,7 +24,7 @@ type Store interface {
 	Exceptions() []policy.Exception
 	Forget(n netip.Prefix, keysOf func(netip.Addr) policy.Keys) (int, error)
 	Each(func(policy.Record) error) error
-	SetException(policy.Exception) error
+	SetException(x policy.Exception, gone ...policy.Exception) error
 	LiftOverride(netip.Prefix) (lifted bool, err error)
 	// ID names the store, for dumps of it.
 	ID() string

@@ -151,7 +151,7 @@ func userName() string {
 func (d *Daemon) newIntake(cfg *config.Config) error {
 	in := &intake.Intake{
 		Correlator: correlate.New(time.Now), Judge: d.judge, EventLog: d.events, Store: d.store,
-		Clients: behaviour.NewClients(), Handshakes: behaviour.NewHandshakes(),
+		Clients: behaviour.NewClients(), Handshakes: behaviour.NewHandshakes(), Departures: behaviour.NewDepartures(),
 		Settings: d.intakeSettings, Now: time.Now, Log: d.log,
 	}
 	d.intake = newInbox(in, &d.faults)

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,9 +32,10 @@ const recentMost = 64 << 20
 
 // Store is what intake needs of the store besides the judge.
 type Store interface {
-	SetException(policy.Exception) error
-	// ExceptionCount is how many exceptions there are.
-	ExceptionCount() int
+	// SetException makes an exception hold, and takes others away that have to go for it.
+	SetException(e policy.Exception, gone ...policy.Exception) error
+	// KeptExceptions are all exceptions.
+	KeptExceptions() *policy.Exceptions
 }
 
 // Settings are what the configuration says of intake.
@@ -71,6 +73,7 @@ type Intake struct {
 	Store      Store
 	Clients    *behaviour.Clients
 	Handshakes *behaviour.Handshakes
+	Departures *behaviour.Departures
 	Settings   func() Settings
 	Now        func() time.Time
 	Log        *slog.Logger
@@ -81,7 +84,10 @@ type Intake struct {
 	only    atomic.Pointer[netip.Addr]
 	several atomic.Bool
 
-	reinjections                           reinjections
+	reinjections reinjections
+	// excepting bounds how many exceptions are made in a second.
+	begin                                  sync.Once
+	excepting                              *rate.Limiter
 	unstored, oneSided, refused, misplaced throttle
 }
 
@@ -326,12 +332,24 @@ func (in *Intake) notice(o *policy.Observation) {
 	switch {
 	case !host.IsValid():
 	case o.TLS != nil:
-		in.Handshakes.Worked(host)
+		in.Handshakes.Worked(host, o.Time)
 	case o.Trouble == policy.RefusedWithout && o.Decision.Rule != policy.RuleOverride:
 		in.except(behaviour.Demanded(host, o.Time))
 	case o.Trouble == policy.LeftWithout && o.Decision.Rule == policy.RuleTier && !o.Submission:
-		in.except(behaviour.Left(host, o.Time))
+		if e, ok := in.Departures.Left(host, o.Time, onlySpam(&o.Decision)); ok {
+			in.except(e)
+		}
 	}
+}
+
+// onlySpam reports whether a host, or if nothing is known of it its network, has sent spam and next
+// to no ham. That it leaves without mail is no merit then.
+func onlySpam(d *policy.Decision) bool {
+	only := func(spam, ham float64) bool { return spam > 0 && ham < spam/20 }
+	if d.Own.Spam+d.Own.Ham > 0 {
+		return only(d.Own.Spam, d.Own.Ham)
+	}
+	return only(d.Expected.Neighbours.Spam, d.Expected.Neighbours.Ham)
 }
 
 // renewAfter is how old the exception of a user's host is before it is renewed.
@@ -370,13 +388,20 @@ func (in *Intake) handshakeFailed(addr netip.Addr, at time.Time) {
 	}
 }
 
-// except makes an exception, unless there are too many.
+// exceptionsPerSecond is how many exceptions are made in a second, exceptionsAtOnce how many after a
+// quiet time: each is a transaction.
+const exceptionsPerSecond, exceptionsAtOnce = 20, 200
+
+// except makes an exception, for which others may have to go. Exceptions that come faster than can
+// be kept are left out: what they are about happens again.
 func (in *Intake) except(e policy.Exception) {
-	if in.Store.ExceptionCount() >= policy.MostExceptions {
+	in.begin.Do(func() { in.excepting = rate.NewLimiter(exceptionsPerSecond, exceptionsAtOnce) })
+	if !in.excepting.AllowN(in.Now(), 1) {
 		return
 	}
 	in.Stats.Exceptions.Add(1)
-	if err := in.Store.SetException(e); err != nil {
+	gone := policy.MakeRoom(in.Store.KeptExceptions(), e, in.Judge.Policy().Keys(e.Network.Addr()).Network)
+	if err := in.Store.SetException(e, gone...); err != nil {
 		in.unstored.every(time.Minute, func() {
 			in.Log.Error("an exception for a host could not be stored", "client", e.Network, "cause", e.Cause, "error", err)
 		})

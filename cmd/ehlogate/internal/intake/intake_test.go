@@ -38,17 +38,17 @@ type node struct {
 	log      strings.Builder
 	// exceptions are those that were made; refuse is what the store says of the next.
 	exceptions []policy.Exception
-	full       bool
+	kept       *policy.Exceptions
 	refuse     error
 }
 
 func newNode(t *testing.T, dir string) *node {
-	n := &node{t: t, clock: start, events: filepath.Join(dir, "events.ndjson")}
+	n := &node{t: t, clock: start, kept: policy.NewNetworks[policy.Exception](), events: filepath.Join(dir, "events.ndjson")}
 	n.settings = Settings{Weights: policy.DefaultWeights(), Node: "mx1", Events: n.events}
 	inForce := policy.NewInForce(policy.New(policy.Default()), n.now)
 	n.memory = store.NewMemory(inForce.Tier, n.now)
 	n.in = &Intake{
-		Judge: policy.NewJudge(inForce, n.memory), Store: n, Clients: behaviour.NewClients(), Handshakes: behaviour.NewHandshakes(),
+		Judge: policy.NewJudge(inForce, n.memory), Store: n, Clients: behaviour.NewClients(), Handshakes: behaviour.NewHandshakes(), Departures: behaviour.NewDepartures(),
 		Settings: func() Settings { return n.settings }, Now: n.now, Log: slog.New(slog.NewTextHandler(&n.log, nil)),
 	}
 	n.boot()
@@ -66,19 +66,15 @@ func told(signals ...policy.Signal) (all []Report) {
 
 func (n *node) now() time.Time { return n.clock }
 
-func (n *node) SetException(e policy.Exception) error {
+func (n *node) SetException(e policy.Exception, gone ...policy.Exception) error {
 	if n.refuse == nil {
 		n.exceptions = append(n.exceptions, e)
+		n.kept = policy.Replace(n.kept, e, gone)
 	}
 	return n.refuse
 }
 
-func (n *node) ExceptionCount() int {
-	if n.full {
-		return policy.MostExceptions
-	}
-	return len(n.exceptions)
-}
+func (n *node) KeptExceptions() *policy.Exceptions { return n.kept }
 
 func (n *node) must(err error) {
 	n.t.Helper()
@@ -692,7 +688,7 @@ func TestFailedHandshakesMakeAnException(t *testing.T) {
 	}
 	n := newNode(t, t.TempDir())
 	for i := range 3 {
-		failed(n, start.Add(time.Duration(i-3)*time.Hour))
+		failed(n, start.Add(time.Duration(i-3)*20*time.Minute))
 	}
 	if len(n.exceptions) != 1 || n.exceptions[0].Cause != policy.BrokenTLS || n.exceptions[0].Network.Addr() != client.Addr {
 		t.Fatalf("%+v", n.exceptions)
@@ -700,11 +696,11 @@ func TestFailedHandshakesMakeAnException(t *testing.T) {
 	if s := &n.in.Stats; s.FailedHandshakes.Load() != 3 || s.Exceptions.Load() != 1 {
 		t.Errorf("%d failed, %d exceptions", s.FailedHandshakes.Load(), s.Exceptions.Load())
 	}
-	// A session over TLS ends the count.
+	// After a session over TLS, failures are not the host's.
 	d := n.in.Judge.Decide(client.Addr)
 	n.observe(&policy.Observation{Message: policy.Message{Time: start, Client: client}, TLS: &policy.TLS{Version: "TLSv1.3"}, Decision: d})
-	for i := range 2 {
-		failed(n, start.Add(time.Duration(i-1)*time.Minute))
+	for i := range 9 {
+		failed(n, start.Add(time.Duration(i-9)*time.Minute))
 	}
 	if len(n.exceptions) != 1 {
 		t.Errorf("after a handshake that succeeded: %+v", n.exceptions)
@@ -721,12 +717,72 @@ func TestFailedHandshakesMakeAnException(t *testing.T) {
 	n.signal(policy.Signal{Time: start, Trouble: policy.HandshakeFailed})
 }
 
-func TestWhoLeavesWithoutSTARTTLSGetsAnException(t *testing.T) {
-	leave := func(n *node, rule policy.Rule, trouble policy.Trouble) {
-		d := n.in.Judge.Decide(client.Addr)
-		d.Rule = rule
-		n.observe(&policy.Observation{Message: policy.Message{Time: start, Client: client, Trouble: trouble}, Decision: d})
+// leave has a client leave without a message, a minute after the last.
+func (n *node) leave(addr netip.Addr, rule policy.Rule, trouble policy.Trouble) {
+	n.clock = n.clock.Add(time.Minute)
+	d := n.in.Judge.Decide(addr)
+	d.Rule = rule
+	n.observe(&policy.Observation{Message: policy.Message{Time: n.clock, Client: policy.Client{Addr: addr, Port: 4711}, Trouble: trouble}, Decision: d})
+}
+
+// TestExceptionsCannotBeUsedUp has 20,000 hosts of one network leave as if they required TLS. Then a
+// host that does is offered it like anybody else.
+func TestExceptionsCannotBeUsedUp(t *testing.T) {
+	n := newNode(t, t.TempDir())
+	needs := netip.MustParseAddr("203.0.113.7")
+	for i := range 20_000 {
+		a := netip.MustParsePrefix("2001:db8::/48").Addr().As16()
+		a[6], a[7] = byte(i>>8), byte(i)
+		n.leave(netip.AddrFrom16(a), policy.RuleTier, policy.LeftWithout)
+		n.leave(netip.AddrFrom16(a), policy.RuleTier, policy.LeftWithout)
 	}
+	if got := n.kept.Size(); got > policy.MostInNetwork {
+		t.Errorf("one network has %d exceptions", got)
+	}
+	n.leave(needs, policy.RuleTier, policy.LeftWithout)
+	n.leave(needs, policy.RuleTier, policy.LeftWithout)
+	if _, ok := n.kept.Get(netip.PrefixFrom(needs, 32)); !ok {
+		t.Error("the host that requires TLS has no exception")
+	}
+}
+
+// TestLeavingIsNoMeritForWhoHasSentOnlySpam, nor for a stranger of a network that has.
+func TestLeavingIsNoMeritForWhoHasSentOnlySpam(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		spam, ham int
+		who       string
+		leaves    int
+		want      bool
+	}{
+		{"a stranger of a network of spam", 10, 0, "198.51.100.200", 5, false},
+		{"a host of spam itself", 10, 0, "198.51.100.1", 5, false},
+		{"a stranger of a network that has sent ham, too", 10, 10, "198.51.100.200", 2, true},
+		{"a stranger of an unknown network", 0, 0, "198.51.100.200", 2, true},
+		{"one that comes again for hours, as a queue does", 10, 0, "198.51.100.200", 400, true},
+	} {
+		n := newNode(t, t.TempDir())
+		say := func(i int, spam, ham float64) {
+			a := netip.AddrFrom4([4]byte{198, 51, 100, byte(i + 1)})
+			n.memory.Learn(n.in.Judge.Policy().Keys(a), policy.Lesson{At: n.clock, Spam: spam, Ham: ham})
+		}
+		for i := range c.spam {
+			say(i, 2, 0)
+		}
+		for i := range c.ham {
+			say(50+i, 0, 2)
+		}
+		for range c.leaves {
+			n.leave(netip.MustParseAddr(c.who), policy.RuleTier, policy.LeftWithout)
+		}
+		if got := len(n.exceptions) > 0; got != c.want {
+			t.Errorf("%s: an exception %t after leaving %d times, want %t", c.name, got, c.leaves, c.want)
+		}
+	}
+}
+
+func TestWhoLeavesWithoutSTARTTLSGetsAnException(t *testing.T) {
+	leave := func(n *node, rule policy.Rule, trouble policy.Trouble) { n.leave(client.Addr, rule, trouble) }
 	n := newNode(t, t.TempDir())
 	for _, rule := range []policy.Rule{policy.RuleOverride, policy.RuleException, policy.RuleExempt} {
 		leave(n, rule, policy.LeftWithout)
@@ -735,6 +791,10 @@ func TestWhoLeavesWithoutSTARTTLSGetsAnException(t *testing.T) {
 	n.observe(&policy.Observation{Message: policy.Message{Time: start, Trouble: policy.LeftWithout}, Decision: policy.Decision{Rule: policy.RuleTier}})
 	if len(n.exceptions) != 0 {
 		t.Fatalf("%+v", n.exceptions)
+	}
+	leave(n, policy.RuleTier, policy.LeftWithout)
+	if len(n.exceptions) != 0 {
+		t.Errorf("once is enough: %+v", n.exceptions)
 	}
 	leave(n, policy.RuleTier, policy.LeftWithout)
 	if len(n.exceptions) != 1 || n.exceptions[0].Cause != policy.RequiresTLS {
@@ -746,15 +806,10 @@ func TestWhoLeavesWithoutSTARTTLSGetsAnException(t *testing.T) {
 	if len(n.exceptions) != 2 || n.exceptions[1].Cause != policy.TLSDemanded {
 		t.Errorf("%+v", n.exceptions)
 	}
-	n.exceptions = n.exceptions[:1]
-	n.full = true
-	leave(n, policy.RuleTier, policy.LeftWithout)
-	if len(n.exceptions) != 1 {
-		t.Error("more exceptions than there may be")
+	n.refuse = errors.New("the disk is full")
+	for range 4 {
+		leave(n, policy.RuleTier, policy.LeftWithout)
 	}
-	n.full, n.refuse = false, errors.New("the disk is full")
-	leave(n, policy.RuleTier, policy.LeftWithout)
-	leave(n, policy.RuleTier, policy.LeftWithout)
 	if got := strings.Count(n.log.String(), "the disk is full"); got != 1 {
 		t.Errorf("said %d times: %s", got, n.log.String())
 	}
