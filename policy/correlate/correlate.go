@@ -48,9 +48,10 @@ const (
 	// outOfOrder is how many messages of a client that are too old are passed over before the rest
 	// is taken for older still, mostExamined how many are looked at in all.
 	outOfOrder   = 64
-	mostExamined = 2000
-	// mostMessages bounds the messages remembered, mostPending those of them that are pending.
-	mostMessages, mostPending = 200_000, 20_000
+	mostExamined = 1000
+	// mostMessages bounds the messages remembered, mostPending those of them that are pending, and
+	// mostOfClient those of one client.
+	mostMessages, mostPending, mostOfClient = 200_000, 20_000, 250
 )
 
 // Stats are counts since the start.
@@ -76,8 +77,9 @@ type Correlator struct {
 	// byClient has those that were observed, pendingByClient those that wait for their session. A
 	// busy client has many of the former.
 	byClient, pendingByClient map[netip.Addr][]*entry
-	// pending are those that wait, in the order in which they came, and some that do no longer.
-	pending []*entry
+	// pending are those that wait, in the order in which they came, and some that do no longer. A
+	// pass of Due moves those that go on waiting to waited.
+	pending, waited []*entry
 }
 
 // entry is a message that is remembered.
@@ -90,6 +92,8 @@ type entry struct {
 	// pending.
 	observation *policy.Observation
 	due         time.Time
+	// crowded says that its client has too many that are pending: it does not wait for a session.
+	crowded bool
 	// restored says that it is known from the event log; gone that it is in no index any more.
 	restored, gone bool
 	// group is that of its signals, if they have one.
@@ -140,7 +144,8 @@ func (c *Correlator) pendingAbout(m *policy.Message, sessionBegan time.Time) (ab
 	if e := c.byQueue[m.QueueID]; e != nil && m.QueueID != "" && !slices.Contains(candidates, e) {
 		candidates = append(slices.Clip(candidates), e)
 	}
-	for _, e := range candidates {
+	// Of a client that has too many, the last.
+	for _, e := range candidates[max(0, len(candidates)-2*mostOfClient):] {
 		began := sessionBegan
 		if e.Mail {
 			began = m.Began
@@ -208,7 +213,11 @@ func (c *Correlator) find(s *policy.Signal, v policy.Verdict) *entry {
 	if how == again {
 		return observed
 	}
-	for _, e := range slices.Backward(c.pendingByClient[s.Addr]) {
+	for i, e := range slices.Backward(c.pendingByClient[s.Addr]) {
+		if len(c.pendingByClient[s.Addr])-i > 2*mostOfClient {
+			// They came faster than they can be looked through.
+			break
+		}
 		if e.distinct(s) || !sameClient(e.Client, client) {
 			continue
 		}
@@ -385,91 +394,4 @@ func (e *entry) extend(s *policy.Signal, v policy.Verdict) {
 	case s.Time.After(e.Time) && s.Time.Sub(e.Time) <= slack:
 		e.Time, e.last = s.Time, s.Time
 	}
-}
-
-// hold makes a signal pending.
-func (c *Correlator) hold(s *policy.Signal, v policy.Verdict) {
-	o := s.Observation(v)
-	e := &entry{Message: o.Message, sessionBegan: s.Time, observation: o}
-	e.due = c.now().Add(Wait)
-	if e.screened() {
-		e.due = c.now().Add(ScreenWait)
-	}
-	c.enter(e)
-	c.gather(e, s.Group)
-	c.pending = append(c.pending, e)
-}
-
-// Due is what comes of signals that have been pending long enough, or of all that are pending:
-// observations of their own, and corrections of messages of whose session they turned out to be.
-func (c *Correlator) Due(all bool) (due []*policy.Observation, corrections []*policy.Correction) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now := c.now()
-	rest := c.pending[:0]
-	for i, e := range c.pending {
-		switch {
-		case e.observation == nil:
-		case !all && len(c.pending)-i <= mostPending && !c.isDue(e, now):
-			rest = append(rest, e)
-		default:
-			observed := c.observedSince(e)
-			if observed == nil {
-				due = append(due, c.conclude(e))
-				continue
-			}
-			c.take(e)
-			c.adopt(observed, e.QueueID)
-			c.gather(observed, e.group)
-			if correction := c.add(observed, e.Verdicts, e.Trouble); correction != nil {
-				corrections = append(corrections, correction)
-			}
-		}
-	}
-	clear(c.pending[len(rest):])
-	c.pending = rest
-	return due, corrections
-}
-
-// observedSince is a message that was under way when what is pending was said: the signal waited
-// for a further message of the session, and none came.
-func (c *Correlator) observedSince(e *entry) *entry {
-	s := policy.Signal{Time: e.Time, Addr: e.Client.Addr, Port: e.Client.Port, QueueID: e.QueueID, Mail: e.Mail}
-	observed, _ := c.findObserved(&s, e.Verdict)
-	return observed
-}
-
-// isDue reports whether a pending message has waited long enough: no session is open that it could
-// be about, or that is open for too long.
-func (c *Correlator) isDue(e *entry, now time.Time) bool {
-	if now.Before(e.due) {
-		return false
-	}
-	return !c.sessions.about(e.Client, e.QueueID, e.last, e.early(e.Client.Port), "") || now.Sub(e.entered) >= HoldMost
-}
-
-// conclude makes an observation of a message that was pending.
-func (c *Correlator) conclude(e *entry) *policy.Observation {
-	o := e.observation
-	drop(c.pendingByClient, e.Client.Addr, e)
-	e.observation = nil
-	if !e.gone {
-		c.indexByClient(e)
-	}
-	e.Verdict = e.Verdicts.Resolve()
-	o.Message = e.Message
-	c.Stats.Alone.Add(1)
-	return o
-}
-
-// OldestPending is when the signal came that has been pending longest; ok is false where none is.
-func (c *Correlator) OldestPending() (at time.Time, ok bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, e := range c.pending {
-		if e.observation != nil {
-			return e.entered, true
-		}
-	}
-	return at, false
 }

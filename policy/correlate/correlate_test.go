@@ -941,3 +941,52 @@ func TestAQueueIDAtAnotherTimeMovesNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestSignalsOfOneClientStayCheap posts 200,000 cases of one client: the last cost what the first
+// did, and a session of another client does not wait for them.
+func TestSignalsOfOneClientStayCheap(t *testing.T) {
+	clock := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	c := New(func() time.Time { return clock })
+	accused := netip.MustParseAddr("192.0.2.7")
+	// Sessions are open, so that signals wait for them.
+	for i := range 50 {
+		c.Begin(fmt.Sprint("open", i), policy.Client{Addr: accused, Port: uint16(1000 + i)}, clock)
+	}
+	verdict := policy.Verdict{Class: policy.Spam, Source: policy.FromFeed, Weight: 1}
+	post := func(i int) {
+		c.Signal(policy.Signal{Time: clock.Add(-time.Duration(i%3600) * time.Second), Addr: accused, QueueID: fmt.Sprint("Q", i), Mail: true}, verdict)
+	}
+	const some = 2000
+	timed := func(from int) time.Duration {
+		began := time.Now()
+		for i := range some {
+			post(from + i)
+		}
+		return time.Since(began) / some
+	}
+	first := timed(0)
+	longest := time.Duration(0)
+	for i := some; i < 200_000; i++ {
+		post(i)
+		if i%2500 == 0 {
+			// Due is called four times a second.
+			clock = clock.Add(250 * time.Millisecond)
+			for more := true; more; {
+				began := time.Now()
+				_, _, more = c.someDue(false)
+				longest = max(longest, time.Since(began))
+			}
+		}
+	}
+	last := timed(200_000)
+	t.Logf("a signal took %v at first and %v at last; sessions waited for %v at most", first, last, longest)
+	if last > time.Millisecond {
+		t.Errorf("a signal takes %v", last)
+	}
+	if longest > 50*time.Millisecond {
+		t.Errorf("a session waited for %v", longest)
+	}
+	if n := len(c.pendingByClient[accused]); n > 20*mostOfClient {
+		t.Errorf("%d wait", n)
+	}
+}

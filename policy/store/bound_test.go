@@ -125,7 +125,7 @@ func many(t testing.TB, dir string, n int) {
 // TestALargeStoreAnswersFromTheStart: until all of it is read, nothing is known, and what is learnt
 // meanwhile is kept. With EHLOGATE_TEST_RECORDS it prints how long things take with so many.
 func TestALargeStoreAnswersFromTheStart(t *testing.T) {
-	n := 300_000
+	n := 100_000
 	if s := os.Getenv("EHLOGATE_TEST_RECORDS"); s != "" {
 		fmt.Sscan(s, &n)
 	}

@@ -85,6 +85,7 @@ func TestAnExceptionThatIsSetAnewIsNotRemoved(t *testing.T) {
 	// One that has ended, and is as it was read, goes.
 	exception.Until = time.Now().Add(-time.Second).UTC()
 	must(t, s.SetException(exception))
+	must(t, s.loadOverrides(t.Context()))
 	if n, err := s.server.client.HExists(t.Context(), overridesKey, field).Result(); n || err != nil {
 		t.Errorf("one that has ended is still there: %v, %v", n, err)
 	}
