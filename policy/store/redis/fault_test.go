@@ -2,6 +2,7 @@ package redis
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -10,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/ehlogate/ehlogate/contrib/e2e/pace"
 	"github.com/ehlogate/ehlogate/contrib/e2e/redisd"
@@ -193,6 +196,42 @@ func must(t testing.TB, err error) {
 	}
 }
 
+// doAs is do with a password.
+func doAs(t testing.TB, s *redisd.Server, password string, args ...any) {
+	t.Helper()
+	c := redis.NewClient(&redis.Options{Addr: s.Addr(), Password: password})
+	defer c.Close()
+	must(t, c.Do(context.Background(), args...).Err())
+}
+
+// TestWhateverALogInIsAnsweredWith has each connection answered with an error from its first command
+// on, as a server, or a proxy before one, does: it is as if Redis were away.
+func TestWhateverALogInIsAnsweredWith(t *testing.T) {
+	for _, says := range []string{
+		"LOADING Redis is loading the dataset in memory", "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+		"BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.", "WRONGPASS invalid username-password pair or user is disabled.",
+		"NOAUTH Authentication required.", "ERR max number of clients reached", "DENIED Redis is running in protected mode", "ERR",
+	} {
+		word, _, _ := strings.Cut(says, " ")
+		t.Run(says, func(t *testing.T) {
+			server := startRedis(t, "--user", "ehlogate", "on", ">right", "~*", "&*", "+@all")
+			p := newProxy(t, server.Addr())
+			x := newTraffic(t, "redis://ehlogate:right@"+p.addr)
+			defer func() { x.store.Close() }()
+			x.during(300*time.Millisecond, func() {
+				p.say(says)
+				time.Sleep(time.Second)
+				p.say("")
+			}, 500*time.Millisecond)
+			x.settle()
+			x.report(word)
+			if n := x.store.faults.Count.Load(); n > 0 {
+				t.Errorf("%d faults of ours:\n%s", n, x.log)
+			}
+		})
+	}
+}
+
 func do(t testing.TB, s *redisd.Server, args ...any) {
 	t.Helper()
 	_, err := s.Do(args...)
@@ -268,6 +307,14 @@ func TestFaults(t *testing.T) {
 			}
 			do(r, r.server, "ACL", "SETUSER", "ehlogate", "on")
 		}, "WRONGPASS"},
+		{"it is given a password while we run", nil, func(r *rig) {
+			do(r, r.server, "CONFIG", "SET", "requirepass", "new")
+			for range 20 {
+				doAs(r, r.server, "new", "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+				time.Sleep(50 * time.Millisecond)
+			}
+			doAs(r, r.server, "new", "CONFIG", "SET", "requirepass", "")
+		}, "Redis does not serve"},
 		{"an administrator kills all connections", nil, func(r *rig) {
 			for range 20 {
 				do(r, r.server, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")

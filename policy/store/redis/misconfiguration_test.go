@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -226,19 +227,63 @@ func TestALostReplyCountsOnce(t *testing.T) {
 	}
 }
 
-// proxy stands between a client and a server, and can swallow a reply to a batch and cut the
-// connection instead.
+// proxy stands between a client and a server. It can swallow a reply to a batch and cut the
+// connection instead, and answer whoever connects with an error and nothing else.
 type proxy struct {
 	addr string
 	mu   sync.Mutex
 	cut  bool
+	says string
+	open map[net.Conn]struct{}
+}
+
+// say has each command answered with an error, from now on, on new connections only: the others are
+// cut.
+func (p *proxy) say(what string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.says = what
+	for c := range p.open {
+		c.Close()
+	}
+}
+
+// refuse answers each command with an error. The client sends a log-in and then the rest, and each
+// command is an array of RESP.
+func (p *proxy) refuse(client net.Conn, says string) {
+	in := bufio.NewReader(client)
+	for {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			return
+		}
+		var parts int
+		if _, err := fmt.Sscanf(line, "*%d", &parts); err != nil {
+			return
+		}
+		for range parts {
+			var length int
+			if line, err = in.ReadString('\n'); err != nil {
+				return
+			}
+			if _, err := fmt.Sscanf(line, "$%d", &length); err != nil {
+				return
+			}
+			if _, err := in.Discard(length + 2); err != nil {
+				return
+			}
+		}
+		if _, err := io.WriteString(client, "-"+says+"\r\n"); err != nil {
+			return
+		}
+	}
 }
 
 func newProxy(t *testing.T, server string) *proxy {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	t.Cleanup(func() { l.Close() })
-	p := &proxy{addr: l.Addr().String()}
+	p := &proxy{addr: l.Addr().String(), open: map[net.Conn]struct{}{}}
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -259,6 +304,19 @@ func (p *proxy) swallow(yes bool) {
 
 func (p *proxy) serve(client net.Conn, addr string) {
 	defer client.Close()
+	p.mu.Lock()
+	says := p.says
+	p.open[client] = struct{}{}
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		delete(p.open, client)
+		p.mu.Unlock()
+	}()
+	if says != "" {
+		p.refuse(client, says)
+		return
+	}
 	server, err := net.Dial("tcp", addr)
 	if err != nil {
 		return

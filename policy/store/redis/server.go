@@ -184,7 +184,7 @@ func eachServer(ctx context.Context, client redis.UniversalClient, f func(addr s
 
 // refusals are the beginnings of Redis's errors of a server that cannot serve now, or does not let
 // us in. Such a server is left alone for a while.
-var refusals = []string{"LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH", "WRONGPASS", "NOPERM", "BUSY ", "ERR max number of clients"}
+var refusals = []string{"LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH", "WRONGPASS", "NOPERM", "BUSY ", "DENIED", "ERR max number of clients", "ERR Protocol error"}
 
 // down reports whether an error means that the server does not serve, as against one about a single
 // command.
@@ -204,18 +204,19 @@ func down(err error) bool {
 	return true
 }
 
-// transient reports whether a batch that failed so may be sent again: Redis did not do it, or
-// nobody knows.
+// transient reports whether a batch that failed so may be sent again: Redis did not do it, or nobody
+// knows. Only what is about the batch itself is not: a reply that we do not understand, and our
+// script ending with an error. A proxy before Redis, or a Redis to come, has errors of its own.
 func transient(err error) bool {
-	if down(err) {
+	var reply redis.Error
+	switch {
+	case down(err):
 		return true
+	case !errors.As(err, &reply):
+		return false
 	}
-	for _, r := range []string{"READONLY", "MOVED", "ASK", "TRYAGAIN", "OOM", "NOREPLICAS", "NOSCRIPT", "MISCONF"} {
-		if strings.HasPrefix(err.Error(), r) {
-			return true
-		}
-	}
-	return false
+	// Redis names the script in whatever a command in one says, too.
+	return !strings.HasPrefix(reply.Error(), "WRONGTYPE") && !(kind(err) == "ERR" && strings.Contains(reply.Error(), "script"))
 }
 
 // exec runs a pipeline. Each command has an error of its own; one that none has heard of, such as

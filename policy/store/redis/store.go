@@ -224,7 +224,11 @@ func (s *Store) recallFrom(k policy.Keys) (known policy.Known, err error) {
 		known = s.heal(k, known)
 	}
 	s.cache.end(k, known, err == nil, s.opt.Now())
-	if err != nil && !down(err) {
+	switch {
+	case err == nil, down(err):
+	case transient(err):
+		s.throttle.about("read "+kind(err), func() { s.opt.Log.Warn("Redis does not answer a lookup", "error", err) })
+	default:
 		s.throttle.about("unreadable", func() {
 			s.opt.Log.Error("Redis holds what cannot be read; its clients are offered STARTTLS", "network", k.Network, "key", redisKey(k.Network.String()), "error", err)
 		})
