@@ -30,6 +30,16 @@ func (n *Networks[V]) Holds(addr netip.Addr, now time.Time) *V {
 	return nil
 }
 
+// HoldsAll is Holds for all of a network: the entry of the longest network around it.
+func (n *Networks[V]) HoldsAll(network netip.Prefix, now time.Time) *V {
+	for _, v := range n.Supernets(network) {
+		if !(*v).Ended(now) {
+			return v
+		}
+	}
+	return nil
+}
+
 // List is all entries in the order of their networks.
 func (n *Networks[V]) List() (all []V) {
 	for _, v := range n.AllSorted() {

@@ -164,10 +164,20 @@ type Decision struct {
 
 // Decide judges a valid address by what is known of it.
 func (p *Policy) Decide(addr netip.Addr, known Known, now time.Time) Decision {
+	return p.decide(addr, p.exempt.Contains(addr), known, now)
+}
+
+// DecideNetwork judges what holds for a network as a whole, by what is known of its first address,
+// and by the override and the exception that hold for all of it.
+func (p *Policy) DecideNetwork(n netip.Prefix, known Known, now time.Time) Decision {
+	return p.decide(n.Addr(), p.exempt.LookupPrefix(n), known, now)
+}
+
+func (p *Policy) decide(addr netip.Addr, exempt bool, known Known, now time.Time) Decision {
 	d := Decision{Addr: addr, Keys: p.Keys(addr), Mode: p.Mode, Action: ActNone}
 	d.Judgement = p.judge(known, now)
 	d.Tier = p.Thresholds.Next(known.Host.Tier, d.Judgement)
-	d.Rule = p.rule(&d, &known, now)
+	d.Rule = p.rule(&d, exempt, &known, now)
 	switch d.Rule {
 	case RuleExempt, RuleUnavailable:
 		return d
@@ -196,9 +206,9 @@ func (p *Policy) Decide(addr netip.Addr, known Known, now time.Time) Decision {
 }
 
 // rule finds what decides about a client of this tier.
-func (p *Policy) rule(d *Decision, known *Known, now time.Time) Rule {
+func (p *Policy) rule(d *Decision, exempt bool, known *Known, now time.Time) Rule {
 	switch {
-	case p.exempt.Contains(d.Addr):
+	case exempt:
 		return RuleExempt
 	case known.Override != nil && !known.Override.Ended(now):
 		return RuleOverride

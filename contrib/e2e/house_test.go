@@ -10,23 +10,27 @@ import (
 func TestImportsPointDown(t *testing.T) {
 	const module = "github.com/ehlogate/ehlogate/"
 	allowed := map[string][]string{
-		"policy/reputation": {},
-		"policy":            {"policy/reputation"},
-		"policy/behaviour":  {"policy", "policy/reputation"},
-		"policy/correlate":  {"policy", "policy/reputation"},
-		"policy/eventlog":   {"policy", "policy/reputation"},
-		"policy/asn":        {},
-		"policy/table":      {"policy", "policy/reputation"},
-		"policy/store":      {"policy", "policy/reputation"},
+		"policy/reputation":   {},
+		"policy":              {"policy/reputation"},
+		"policy/behaviour":    {"policy", "policy/reputation"},
+		"policy/correlate":    {"policy", "policy/reputation"},
+		"policy/fault":        {},
+		"policy/eventlog":     {"policy", "policy/reputation", "policy/fault"},
+		"policy/asn":          {},
+		"policy/table":        {"policy", "policy/reputation"},
+		"policy/store/bolted": {},
+		"policy/store":        {"policy", "policy/reputation", "policy/fault", "policy/store/bolted"},
 		// One store knows nothing of the other.
-		"policy/store/redis": {"policy", "policy/reputation"},
-		"milter/verdict":     {"policy", "policy/reputation"},
+		"policy/store/redis": {"policy", "policy/reputation", "policy/fault", "policy/store/bolted"},
+		// Who may connect is decided before anything is understood.
+		"cmd/ehlogate/internal/guard": {},
+		"milter/verdict":              {"policy", "policy/reputation"},
 		// The log needs to know what a refusal means; reports need nothing of the rest.
 		"milter/verdict/maillog": {"milter/verdict", "policy", "policy/reputation"},
 		"milter/verdict/report":  {"policy", "policy/reputation"},
 		"milter":                 {"milter/verdict", "policy/behaviour", "policy", "policy/reputation"},
 		// What is heard meets here, and knows neither sockets nor the MTA.
-		"cmd/ehlogate/internal/intake": {"policy/behaviour", "policy/correlate", "policy/eventlog", "policy", "policy/reputation"},
+		"cmd/ehlogate/internal/intake": {"policy/behaviour", "policy/correlate", "policy/eventlog", "policy/fault", "policy", "policy/reputation"},
 	}
 	for name, may := range allowed {
 		out, err := exec.Command("go", "list", "-deps", module+name).Output()

@@ -12,8 +12,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -51,6 +53,8 @@ type Log struct {
 	fault atomic.Pointer[error]
 
 	file *os.File
+	// looked is when it was last looked whether the file is still there.
+	looked time.Time
 	// days are those on which the file was written to, as the clock had it then; no archive is
 	// removed before pruneAfter.
 	days       []string
@@ -152,6 +156,7 @@ func (l *Log) run(context.Context) {
 
 // write appends a line and all that are queued behind it.
 func (l *Log) write(first line) {
+	l.lookAfter()
 	l.rotate()
 	batch := []line{first}
 	text := append(first.text, '\n')
@@ -175,6 +180,32 @@ func (l *Log) write(first line) {
 	for _, b := range batch {
 		b.written <- err
 	}
+}
+
+// lookEvery is how often it is looked whether the file is still there.
+const lookEvery = time.Second
+
+// lookAfter begins a new file if the old one has no name any more: somebody removed it, or its
+// directory. One that was renamed has, and is logrotate's.
+func (l *Log) lookAfter() {
+	if time.Since(l.looked) < lookEvery {
+		return
+	}
+	l.looked = time.Now()
+	info, err := l.file.Stat()
+	if err != nil {
+		return
+	}
+	if stat, ok := info.Sys().(*syscall.Stat_t); !ok || stat.Nlink > 0 {
+		return
+	}
+	err = os.MkdirAll(filepath.Dir(l.path), 0o750)
+	if err == nil {
+		err = l.openFile()
+	}
+	l.throttled.Do(func() {
+		l.log.Error("the event log was removed, and is begun anew", "file", l.path, "error", err)
+	})
 }
 
 // appendWhole takes back what a full disk let through of a write, so that the next line begins on a

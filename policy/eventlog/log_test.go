@@ -1,6 +1,7 @@
 package eventlog
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -271,5 +272,38 @@ func TestAMessageIsReadBackAsItWasWritten(t *testing.T) {
 	}
 	if m, ok := (&Event{Client: Client{Addr: "192.0.2"}}).Message(); ok {
 		t.Errorf("an address that is none: %+v", m)
+	}
+}
+
+// TestALogThatIsRemovedIsBegunAnew: lines do not go on into a file that nobody can read.
+func TestALogThatIsRemovedIsBegunAnew(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state", "events.ndjson")
+	if err := os.Mkdir(filepath.Dir(path), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	l, err := Open(path, 0, time.Now, slog.New(slog.NewTextHandler(&log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func() {
+		t.Helper()
+		if err := <-l.Append(OfForget(netip.MustParsePrefix("192.0.2.0/24"), time.Now(), "mx1")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write()
+	if err := os.RemoveAll(filepath.Dir(path)); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(lookEvery)
+	write()
+	l.Close()
+	b, err := os.ReadFile(path)
+	if err != nil || bytes.Count(b, []byte("\n")) != 1 {
+		t.Errorf("%q, %v", b, err)
+	}
+	if !strings.Contains(log.String(), "was removed") {
+		t.Errorf("nobody is told: %s", log.String())
 	}
 }

@@ -1,6 +1,7 @@
 package reputation
 
 import (
+	"bytes"
 	"errors"
 	"math"
 	"testing"
@@ -202,4 +203,29 @@ func TestEvidenceEndsWithItsRings(t *testing.T) {
 	if got := e.Since(); !got.Equal(start) {
 		t.Errorf("ten hours later since %v, want the start of its four days", got)
 	}
+}
+
+// FuzzRecord reads anything as a record: what is taken is what it is written as, and can be worked
+// with at any time.
+func FuzzRecord(f *testing.F) {
+	e, _ := Evidence{}.AddCount(490_000, Count{Spam: 8, Ham: -3})
+	sound, _ := e.AppendBinary(nil)
+	f.Add(sound, int64(1_760_000_000))
+	f.Add(bytes.Repeat([]byte{0x22}, RecordSize), int64(0))
+	f.Fuzz(func(t *testing.T, b []byte, at int64) {
+		var e Evidence
+		if e.UnmarshalBinary(b) != nil {
+			return
+		}
+		again, _ := e.AppendBinary(nil)
+		if !bytes.Equal(again, b) {
+			t.Errorf("%x is written as %x", b, again)
+		}
+		now := time.Unix(at%(1<<33), 0)
+		healed := e.Heal(now)
+		healed, _ = healed.Add(now, 1, 1)
+		if j := Judge(healed, e, e, now, DefaultParams); j.Score != j.Score {
+			t.Errorf("%x at %s: score %v", b, now, j.Score)
+		}
+	})
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/reputation"
+	"github.com/ehlogate/ehlogate/policy/store/bolted"
 )
 
 // addr is one of many IPv4 addresses, 200 in a network.
@@ -86,7 +87,7 @@ func TestThereIsRoomForNewClientsWhateverTheyAre(t *testing.T) {
 // many makes a file of so many hosts.
 func many(t testing.TB, dir string, n int) {
 	t.Helper()
-	db, err := bolt.Open(filepath.Join(dir, FileName), fileMode, writable())
+	db, err := bolt.Open(filepath.Join(dir, FileName), fileMode, bolted.Options())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -21,6 +20,7 @@ import (
 
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/reputation"
+	"github.com/ehlogate/ehlogate/policy/store/bolted"
 )
 
 // The file's buckets. Meta has the format, the layout, the store's own name, and how far each dump
@@ -44,14 +44,8 @@ const format = "ehlogate evidence 2"
 // fileMode is that of the store's files.
 const fileMode = 0o640
 
-// writable are the options of a file that is written. The list of free pages is not kept in it: it
-// has no checksum, and one that is wrong is found only by what it destroys.
-func writable() *bolt.Options {
-	return &bolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bolt.FreelistMapType}
-}
-
 // ErrDamaged is what is wrong with a file that is, or was, ours, and would be moved aside.
-var ErrDamaged = errors.New("damaged")
+var ErrDamaged = bolted.ErrDamaged
 
 // lock makes a process the only one that has the store in a directory open, for as long as the file
 // that it returns is.
@@ -206,11 +200,11 @@ func (e *Embedded) readEvidence(db *bolt.DB) error {
 // openForWriting opens a sound file.
 func (e *Embedded) openForWriting() error {
 	return guard(e.path, func() error {
-		db, err := bolt.Open(e.path, fileMode, writable())
+		db, err := bolt.Open(e.path, fileMode, bolted.Options())
 		if err != nil {
 			return explain(e.path, err)
 		}
-		if err := update(db, e.fill); err != nil {
+		if err := bolted.Update(db, e.fill); err != nil {
 			return errors.Join(explain(e.path, err), db.Close())
 		}
 		return e.use(db)
@@ -235,7 +229,7 @@ func (e *Embedded) create() error {
 		return err
 	}
 	defer os.Remove(part)
-	db, err := bolt.Open(part, fileMode, writable())
+	db, err := bolt.Open(part, fileMode, bolted.Options())
 	if err == nil {
 		err = errors.Join(db.Update(e.fill), db.Close())
 	}
@@ -271,7 +265,7 @@ func (e *Embedded) compact() error {
 		if err != nil {
 			return explain(e.path, err)
 		}
-		to, err := bolt.Open(part, fileMode, writable())
+		to, err := bolt.Open(part, fileMode, bolted.Options())
 		if err == nil {
 			err = errors.Join(bolt.Compact(to, from, 1<<20), to.Close())
 		}
@@ -391,16 +385,14 @@ func checksum(key, record []byte) uint32 {
 	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, record)
 }
 
-// guard turns a panic of bbolt on a damaged page, and a fault in its mapping of a file cut short,
-// into an error.
-func guard(path string, f func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			err = damaged(path, fmt.Errorf("%v", p))
-		}
-	}()
-	return f()
+// guard does something with a file, and says which one is damaged.
+func guard(path string, f func() error) error {
+	var own error
+	err := bolted.Guard(func() error { own = f(); return own })
+	if err != nil && own == nil {
+		return damaged(path, err)
+	}
+	return err
 }
 
 func explain(path string, err error) error {

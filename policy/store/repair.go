@@ -14,6 +14,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/ehlogate/ehlogate/policy/store/bolted"
 )
 
 const (
@@ -81,26 +83,13 @@ func (e *Embedded) write(change func(*bolt.Tx) error) error {
 				return err
 			}
 		}
-		err := guard(e.path, func() error { return update(e.db, change) })
+		err := bolted.Update(e.db, change)
 		if !errors.Is(err, ErrDamaged) {
 			return err
 		}
 		e.abandon(err)
 	}
 	return damaged(e.path, errors.New("again"))
-}
-
-// update is db.Update, but leaves a transaction alone that panics: the rollback of a damaged file
-// panics in a goroutine of bbolt's, where nobody can recover.
-func update(db *bolt.DB, change func(*bolt.Tx) error) error {
-	tx, err := db.Begin(true)
-	if err != nil {
-		return err
-	}
-	if err := change(tx); err != nil {
-		return errors.Join(err, tx.Rollback())
-	}
-	return tx.Commit()
 }
 
 // inspect looks after the file where nothing is committed.
@@ -165,7 +154,7 @@ func (e *Embedded) renew() error {
 	defer os.Remove(part)
 	var db *bolt.DB
 	err = guard(part, func() (err error) {
-		if db, err = bolt.Open(part, fileMode, writable()); err != nil {
+		if db, err = bolt.Open(part, fileMode, bolted.Options()); err != nil {
 			return explain(part, err)
 		}
 		return e.fillWith(db)

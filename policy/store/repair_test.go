@@ -282,3 +282,15 @@ func TestADirectoryRemovedIsNoticedWithoutTraffic(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// FuzzPages reads anything as pages of a damaged file.
+func FuzzPages(f *testing.F) {
+	page := make([]byte, 200)
+	page[8], page[10] = leafFlag, 2
+	f.Add(page)
+	f.Fuzz(func(t *testing.T, page []byte) {
+		for k, v := range leaves(page) {
+			readEvidence(k, v)
+		}
+	})
+}

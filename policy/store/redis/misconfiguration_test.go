@@ -513,3 +513,56 @@ func TestASystemHasItsPartOnce(t *testing.T) {
 	arrives(t, s, "AS64500", 2)
 	says(t, log, "Redis lacks evidence that it had taken")
 }
+
+// TestASpoolThatIsDamagedWhileOpenIsBegunAnew does to the spool what disks and people do, while
+// Redis is away. What waited there is lost, and said; what comes after is not.
+func TestASpoolThatIsDamagedWhileOpenIsBegunAnew(t *testing.T) {
+	for name, harm := range map[string]func(path string) error{
+		"cut to nothing":    func(path string) error { return os.Truncate(path, 0) },
+		"cut to a page":     func(path string) error { return os.Truncate(path, 4096) },
+		"removed":           os.Remove,
+		"directory removed": func(path string) error { return os.RemoveAll(filepath.Dir(path)) },
+		"overwritten": func(path string) error {
+			f, err := os.OpenFile(path, os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			_, err = f.WriteAt(make([]byte, 16<<10), 8192)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, log, dir := startRedis(t), &logBuffer{}, filepath.Join(t.TempDir(), "spool")
+			s := openStore(t, "redis://"+server.Addr(), dir, log)
+			defer s.Close()
+			server.Kill()
+			for i := range 20 {
+				if err := lesson(s, fmt.Sprintf("192.0.2.%d", i), policy.Spam); err != nil {
+					t.Fatal(err)
+				}
+			}
+			must(t, harm(filepath.Join(dir, SpoolName)))
+			for i := range 20 {
+				lesson(s, fmt.Sprintf("198.51.100.%d", i), policy.Spam)
+			}
+			must(t, server.Start())
+			if err := redisd.Until(func() error {
+				record, err := s.server.client.HGet(context.Background(), redisKey("198.51.100.0/24"), "").Result()
+				if err != nil {
+					return err
+				}
+				if e, err := parseRecord(record); err != nil || e.Total().Spam != 20 {
+					return fmt.Errorf("%v, %v", e.Total(), err)
+				}
+				return nil
+			}); err != nil {
+				t.Errorf("what came after it: %v\n%s", err, log)
+			}
+			if n := s.faults.Count.Load(); n > 0 {
+				t.Errorf("%d faults of ours:\n%s", n, log)
+			}
+		})
+	}
+}

@@ -8,11 +8,12 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/ehlogate/ehlogate/policy/store/bolted"
 )
 
 // SpoolName is the name of the spool's file in its directory.
@@ -30,7 +31,10 @@ var (
 // is on disk when it returns. A value is a batch in JSON and a CRC-32C. Whoever writes is alone.
 type spool struct {
 	db    *bolt.DB
+	path  string
+	file  os.FileInfo
 	limit int64
+	now   func() time.Time
 	// size is the sum of the values in bytes, batches their number.
 	size, batches int64
 	damaged       int
@@ -39,22 +43,18 @@ type spool struct {
 // openSpool opens the spool in a directory, which it makes if it is missing, and shows each batch
 // that is in it. A file that cannot be read is moved aside, its new name returned, and another
 // begun: what is in it is old observations, and new ones are not to be lost for them.
-func openSpool(dir string, limit int64, now time.Time, each func(*batch)) (s *spool, aside string, err error) {
+func openSpool(dir string, limit int64, now func() time.Time, each func(*batch)) (s *spool, aside string, err error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, "", fmt.Errorf("spool: %w", err)
 	}
 	path := filepath.Join(dir, SpoolName)
-	s = &spool{limit: limit}
-	err = s.open(path, each)
+	s = &spool{path: path, limit: limit, now: now}
+	err = s.open(each)
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
 		err = fmt.Errorf("spool: %s is in use by another process; stop the other ehlogate, or choose another directory in store.spool", path)
-	case errors.Is(err, errDamaged):
-		aside = path + now.Format(".damaged-20060102T150405")
-		if err = moveAside(path, aside); err == nil {
-			s = &spool{limit: limit}
-			err = s.open(path, each)
-		}
+	case errors.Is(err, bolted.ErrDamaged):
+		aside, err = s.renew()
 	}
 	if err != nil {
 		return nil, aside, fmt.Errorf("spool: %w", err)
@@ -62,54 +62,86 @@ func openSpool(dir string, limit int64, now time.Time, each func(*batch)) (s *sp
 	return s, aside, nil
 }
 
-// moveAside renames a file, when all of it is on disk.
-func moveAside(path, aside string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
+// renew moves whatever is in the file's place aside, and begins a new one.
+func (s *spool) renew() (aside string, err error) {
+	if db := s.db; db != nil {
+		// bbolt may hold a lock of its own after a panic, and never come back.
+		go bolted.Guard(db.Close)
 	}
-	defer f.Close()
-	if err := f.Sync(); err != nil {
-		return err
+	s.db, s.size, s.batches = nil, 0, 0
+	if err := os.MkdirAll(filepath.Dir(s.path), 0o750); err != nil {
+		return "", err
 	}
-	return os.Rename(path, aside)
+	aside = s.path + s.now().Format(".damaged-20060102T150405.000")
+	if err := os.Rename(s.path, aside); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	return aside, s.open(func(*batch) {})
 }
 
-var errDamaged = errors.New("damaged")
-
-// open reads the whole file. bbolt panics on a page that is damaged, and faults on one that is cut
-// off.
-func (s *spool) open(path string, each func(*batch)) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%s: %w: %v", path, errDamaged, p)
-		}
-	}()
-	if s.db, err = bolt.Open(path, 0o640, &bolt.Options{Timeout: time.Second}); err != nil {
-		if errors.Is(err, bolterrors.ErrInvalid) || errors.Is(err, bolterrors.ErrChecksum) || errors.Is(err, bolterrors.ErrVersionMismatch) {
-			err = fmt.Errorf("%w: %w", errDamaged, err)
-		}
-		return fmt.Errorf("%s: %w", path, err)
+// lookAfter begins the file anew if it is not there any more, or not whole: what is in it is lost,
+// and what comes is not to be.
+func (s *spool) lookAfter() error {
+	info, err := os.Stat(s.path)
+	whole := err == nil && s.db != nil && os.SameFile(info, s.file)
+	if whole {
+		var size int64
+		err = bolted.Guard(func() error {
+			return s.db.View(func(tx *bolt.Tx) error { size = tx.Size(); return nil })
+		})
+		whole = err == nil && info.Size() >= size
 	}
-	return s.db.Update(func(tx *bolt.Tx) error {
-		b, err := tx.CreateBucketIfNotExists(spoolBucket)
-		if err != nil {
+	if whole {
+		return nil
+	}
+	_, err = s.renew()
+	return err
+}
+
+// open reads the whole file.
+func (s *spool) open(each func(*batch)) error {
+	return bolted.Guard(func() (err error) {
+		if s.db, err = bolt.Open(s.path, 0o640, bolted.Options()); err != nil {
+			if errors.Is(err, bolterrors.ErrInvalid) || errors.Is(err, bolterrors.ErrChecksum) || errors.Is(err, bolterrors.ErrVersionMismatch) {
+				err = fmt.Errorf("%w: %w", bolted.ErrDamaged, err)
+			}
+			return fmt.Errorf("%s: %w", s.path, err)
+		}
+		if s.file, err = os.Stat(s.path); err != nil {
 			return err
 		}
-		return b.ForEach(func(k, v []byte) error {
-			batch, err := decodeStored(v)
+		return bolted.Update(s.db, func(tx *bolt.Tx) error {
+			b, err := tx.CreateBucketIfNotExists(spoolBucket)
 			if err != nil {
-				s.damaged++
-				return nil
+				return err
 			}
-			batch.stored = binary.BigEndian.Uint64(k)
-			s.size += int64(len(v))
-			s.batches++
-			each(batch)
-			return nil
+			return b.ForEach(func(k, v []byte) error {
+				batch, err := decodeStored(v)
+				if err != nil || len(k) != 8 {
+					s.damaged++
+					return nil
+				}
+				batch.stored = binary.BigEndian.Uint64(k)
+				s.size += int64(len(v))
+				s.batches++
+				each(batch)
+				return nil
+			})
 		})
 	})
+}
+
+// update changes the file. One that turns out to be damaged is begun anew, and the change fails.
+func (s *spool) update(change func(*bolt.Tx) error) error {
+	if err := s.lookAfter(); err != nil {
+		return err
+	}
+	err := bolted.Update(s.db, change)
+	if errors.Is(err, bolted.ErrDamaged) {
+		_, renewed := s.renew()
+		err = errors.Join(err, renewed)
+	}
+	return err
 }
 
 // put writes batches and returns the key of each. A batch for which there is no room has key 0; err
@@ -118,7 +150,7 @@ func (s *spool) put(batches []*batch) ([]uint64, error) {
 	full := false
 	var size, n int64
 	keys := make([]uint64, len(batches))
-	err := s.db.Update(func(tx *bolt.Tx) error {
+	err := s.update(func(tx *bolt.Tx) error {
 		bucket := tx.Bucket(spoolBucket)
 		for i, b := range batches {
 			v, err := json.Marshal(b)
@@ -154,9 +186,11 @@ func (s *spool) put(batches []*batch) ([]uint64, error) {
 
 // get reads a batch by its key.
 func (s *spool) get(key uint64) (b *batch, err error) {
-	err = s.db.View(func(tx *bolt.Tx) (err error) {
-		b, err = decodeStored(tx.Bucket(spoolBucket).Get(binary.BigEndian.AppendUint64(nil, key)))
-		return err
+	err = bolted.Guard(func() error {
+		return s.db.View(func(tx *bolt.Tx) (err error) {
+			b, err = decodeStored(tx.Bucket(spoolBucket).Get(binary.BigEndian.AppendUint64(nil, key)))
+			return err
+		})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("spool: batch %d: %w", key, err)
@@ -168,7 +202,7 @@ func (s *spool) get(key uint64) (b *batch, err error) {
 // remove deletes batches.
 func (s *spool) remove(keys []uint64) error {
 	var size, n int64
-	err := s.db.Update(func(tx *bolt.Tx) error {
+	err := s.update(func(tx *bolt.Tx) error {
 		bucket := tx.Bucket(spoolBucket)
 		for _, k := range keys {
 			key := binary.BigEndian.AppendUint64(nil, k)
@@ -199,4 +233,12 @@ func decodeStored(v []byte) (*batch, error) {
 		return nil, errors.New("wrong checksum")
 	}
 	return decodeBatch(body)
+}
+
+// close closes the file.
+func (s *spool) close() error {
+	if s.db == nil {
+		return nil
+	}
+	return bolted.Guard(s.db.Close)
 }

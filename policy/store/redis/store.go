@@ -107,7 +107,7 @@ func Open(o Options) (*Store, error) {
 	}
 	s.writer = w
 	var aside string
-	w.spool, aside, err = openSpool(o.SpoolDir, o.SpoolLimit, o.Now(), func(b *batch) {
+	w.spool, aside, err = openSpool(o.SpoolDir, o.SpoolLimit, o.Now, func(b *batch) {
 		l := w.streamOf(streamID{b.Sender, b.Bucket})
 		l.disk = append(l.disk, stored{b.stored, b.Number})
 		w.dirty[l] = struct{}{}
@@ -149,7 +149,7 @@ func (s *Store) warm(ctx context.Context) {
 func (s *Store) Close() error {
 	s.stop()
 	s.done.Wait()
-	return errors.Join(s.writer.close(), s.writer.spool.db.Close(), s.server.client.Close())
+	return errors.Join(s.writer.close(), s.writer.spool.close(), s.server.client.Close())
 }
 
 // Recall returns what is known of an address: from memory, else from Redis within 20 ms.

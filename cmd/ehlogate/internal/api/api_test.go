@@ -20,7 +20,7 @@ import (
 
 const token, feedToken = "0123456789abcdef", "fedcba9876543210"
 
-func newServer(t *testing.T) *Server {
+func newServer(t testing.TB) *Server {
 	t.Helper()
 	inForce := policy.NewInForce(policy.New(policy.Default()), time.Now)
 	kept, err := store.Open(t.TempDir(), store.Options{Layout: policy.Default().Layout, Tier: inForce.Tier, Now: time.Now})

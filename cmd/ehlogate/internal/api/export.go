@@ -20,8 +20,9 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, fmt.Errorf("format: %q is not allowed; want cidr", f))
 		return
 	}
-	named := s.named()
-	hosts, err := s.withheldHosts(named)
+	x := s.newExporter()
+	named := x.named()
+	hosts, err := x.withheldHosts(named)
 	if err != nil {
 		refuse(w, http.StatusInternalServerError, err)
 		return
@@ -52,7 +53,7 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	for n := range each {
-		if err = table.WriteCIDR(out, n, s.Judge.Decide(n.Addr()).Keywords()); err != nil {
+		if err = table.WriteCIDR(out, n, x.decide(n).Keywords()); err != nil {
 			break
 		}
 	}
@@ -62,23 +63,49 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// exporter decides about networks, by overrides and exceptions as they were when it began.
+type exporter struct {
+	*Server
+	overrides  *policy.Networks[policy.Override]
+	exceptions *policy.Exceptions
+}
+
+func (s *Server) newExporter() *exporter {
+	x := &exporter{s, policy.NewNetworks[policy.Override](), policy.NewNetworks[policy.Exception]()}
+	for _, o := range s.Store.Overrides() {
+		x.overrides.Insert(o.Network, &o)
+	}
+	for _, e := range s.exceptions() {
+		x.exceptions.Insert(e.Network, &e)
+	}
+	return x
+}
+
+// decide judges what holds for all of a network.
+func (x *exporter) decide(n netip.Prefix) policy.Decision {
+	_, known := x.Judge.Explain(n.Addr())
+	now := x.Now()
+	known.Override, known.Exception = x.overrides.HoldsAll(n, now), x.exceptions.HoldsAll(n, now)
+	return x.Judge.Policy().DecideNetwork(n, known, now)
+}
+
 // named are the networks of which more is said than evidence: those that are exempt, and those of
 // overrides and exceptions. Those that are smaller than a host come first, then the rest, the
 // smallest first.
-func (s *Server) named() []netip.Prefix {
+func (x *exporter) named() []netip.Prefix {
 	all := map[netip.Prefix]struct{}{}
-	for _, n := range s.Judge.Policy().Exempt {
+	for _, n := range x.Judge.Policy().Exempt {
 		all[n] = struct{}{}
 	}
-	for _, o := range s.Store.Overrides() {
-		if !o.Ended(s.Now()) {
-			all[o.Network] = struct{}{}
+	for n, o := range x.overrides.All() {
+		if !o.Ended(x.Now()) {
+			all[n] = struct{}{}
 		}
 	}
-	for _, x := range s.exceptions() {
-		all[x.Network] = struct{}{}
+	for n := range x.exceptions.All() {
+		all[n] = struct{}{}
 	}
-	keysOf := s.Judge.Policy().Keys
+	keysOf := x.Judge.Policy().Keys
 	// beyond is by how many bits a network is smaller than a host.
 	beyond := func(n netip.Prefix) int { return n.Bits() - keysOf(n.Addr()).Host.Bits() }
 	return slices.SortedFunc(maps.Keys(all), func(a, b netip.Prefix) int {
@@ -87,13 +114,13 @@ func (s *Server) named() []netip.Prefix {
 }
 
 // withheldHosts are the hosts from which something is left out, without those that are named.
-func (s *Server) withheldHosts(named []netip.Prefix) (hosts []netip.Addr, err error) {
+func (x *exporter) withheldHosts(named []netip.Prefix) (hosts []netip.Addr, err error) {
 	known := map[netip.Prefix]bool{}
 	for _, n := range named {
 		known[n] = true
 	}
-	err = s.Store.Each(func(r policy.Record) error {
-		if s.host(r) && !known[r.Network] && s.Judge.Decide(r.Network.Addr()).Keywords() != "" {
+	err = x.Store.Each(func(r policy.Record) error {
+		if x.host(r) && !known[r.Network] && x.decide(r.Network).Keywords() != "" {
 			hosts = append(hosts, r.Network.Addr())
 		}
 		return nil

@@ -131,11 +131,44 @@ func (c *Config) setStore(v value) error {
 	case slices.Contains(redis.Schemes, scheme):
 		c.Store.URL = s
 		if c.Store.Redis, err = redis.ParseURL(s); err != nil {
-			err = fmt.Errorf("%s: %w", scheme, err)
+			// It may quote a part of the URL.
+			err = fmt.Errorf("%s: %s", scheme, strings.ReplaceAll(err.Error(), secretOf(s), "..."))
 		}
 		return err
 	}
-	return fmt.Errorf("%q is not a store; want embedded:DIRECTORY, or a URL of %s", password.ReplaceAllString(s, "//...@"), strings.Join(redis.Schemes, ", "))
+	return fmt.Errorf("%q is not a store; want embedded:DIRECTORY, or a URL of %s", redacted(s), strings.Join(redis.Schemes, ", "))
+}
+
+// secretOf is what could be the password in a URL, however it is misspelt: what stands before the
+// last @, after a colon. It is never empty.
+func secretOf(s string) string {
+	before, _, ok := cutLast(s, "@")
+	if _, secret, _ := cutLast(before, ":"); ok && secret != "" {
+		return secret
+	}
+	return "@"
+}
+
+// redacted is a URL without what could be a password, and the user before it.
+func redacted(s string) string {
+	before, after, ok := cutLast(s, "@")
+	if !ok {
+		return s
+	}
+	scheme := ""
+	if i := strings.Index(before, "//"); i >= 0 {
+		scheme = before[:i+2]
+	}
+	return scheme + "...@" + after
+}
+
+// cutLast is strings.Cut at the last separator; without one, all of it is after.
+func cutLast(s, sep string) (before, after string, ok bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return "", s, false
+	}
+	return s[:i], s[i+len(sep):], true
 }
 
 // password is a password in a URL, with the user before it.
