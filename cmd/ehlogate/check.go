@@ -6,10 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -84,15 +84,14 @@ func configFindings(cfg *config.Config) []postfix.Finding {
 	} else if cfg.ASNDatabase != "" {
 		found = append(found, postfix.Finding{OK: true, What: "the database of autonomous systems is sound"})
 	}
-	if host, _, err := net.SplitHostPort(cfg.HTTP.Listen.Address); err == nil && cfg.HTTP.Listen.Network == "tcp" && !config.Loopback(host) {
-		found = append(found, postfix.Finding{OK: true, Note: true, What: fmt.Sprintf("http.listen is %s: whoever can reach it can read reputation, overrides and metrics without the token", cfg.HTTP.Listen), Fix: "listen on loopback, or let a firewall guard the port"})
-	}
+	found = append(found, accessFindings(cfg)...)
 	secret := func(path, what string) {
 		if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o004 != 0 {
 			found = append(found, postfix.Finding{What: fmt.Sprintf("everybody on this host can read %s, %s", path, what), Fix: "chmod o= " + path + ", and let the daemon's user read it"})
 		}
 	}
 	secret(cfg.HTTP.TokenFile, "the token with which reputation can be changed")
+	secret(cfg.HTTP.FeedTokenFile, "the token with which clients can be accused")
 	if cfg.Store.Redis != nil {
 		files, inURL := cfg.Store.Redis.Secrets()
 		for _, f := range files {
@@ -180,7 +179,11 @@ func daemonFindings(ctx context.Context, daemon *api.Client) (found []postfix.Fi
 	}
 	st = &status
 	for _, w := range st.Warnings {
-		found = append(found, postfix.Finding{What: "the daemon reports: " + w, Fix: "let the user that it runs as read, or write, that file"})
+		f := postfix.Finding{What: "the daemon reports: " + w}
+		if strings.Contains(w, "permission denied") {
+			f.Fix = "let the user that it runs as read, or write, that file"
+		}
+		found = append(found, f)
 	}
 	for _, source := range st.Silent {
 		found = append(found, postfix.Finding{What: "a source is silent: " + source, Fix: st.Why[source]})

@@ -157,12 +157,34 @@ func (c *checker) checkSocket(s *service, key string, a config.Address) {
 	if dir := closed(filepath.Dir(a.Address), owner); dir != "" {
 		c.fault(s, fmt.Sprintf("Postfix's user %s cannot enter %s, where the socket of %s is", owner.Username, dir, key),
 			fmt.Sprintf("chmod o+x %s, or a directory of group %s", dir, owner.Username))
+		return
 	}
+	if info, err := os.Stat(a.Address); err == nil && !allows(info, owner, 0o002) {
+		section, _, _ := strings.Cut(key, ".")
+		c.fault(s, fmt.Sprintf("Postfix's user %s may not connect to the socket of %s, %s", owner.Username, key, a.Address),
+			fmt.Sprintf("%s.group = %q, with the daemon's user in that group: usermod -aG %[2]s USER, or SupplementaryGroups=%[2]s in its unit", section, owner.Username))
+	}
+}
+
+// allows reports whether a file has a permission, given as that of others, for a user.
+func allows(info os.FileInfo, u *user.User, others os.FileMode) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return true
+	}
+	groups, _ := u.GroupIds()
+	bit := others
+	switch {
+	case strconv.Itoa(int(stat.Uid)) == u.Uid:
+		bit = others << 6
+	case slices.Contains(groups, strconv.Itoa(int(stat.Gid))):
+		bit = others << 3
+	}
+	return info.Mode()&bit != 0
 }
 
 // closed is the first directory on the way to a path that a user may not enter, or "".
 func closed(dir string, u *user.User) string {
-	groups, _ := u.GroupIds()
 	var way []string
 	for d := filepath.Clean(dir); ; d = filepath.Dir(d) {
 		way = append(way, d)
@@ -175,18 +197,7 @@ func closed(dir string, u *user.User) string {
 		if err != nil {
 			return ""
 		}
-		stat, ok := info.Sys().(*syscall.Stat_t)
-		if !ok {
-			return ""
-		}
-		bit := os.FileMode(0o001)
-		switch {
-		case strconv.Itoa(int(stat.Uid)) == u.Uid:
-			bit = 0o100
-		case slices.Contains(groups, strconv.Itoa(int(stat.Gid))):
-			bit = 0o010
-		}
-		if info.Mode()&bit == 0 {
+		if !allows(info, u, 0o001) {
 			return d
 		}
 	}

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/user"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/postfix"
+)
+
+// accessFindings says who can connect to the listeners, which is who is believed.
+func accessFindings(cfg *config.Config) (found []postfix.Finding) {
+	note := func(what, fix string) {
+		found = append(found, postfix.Finding{OK: true, Note: true, What: what, Fix: fix})
+	}
+	var local []string
+	for _, l := range []struct {
+		key  string
+		addr config.Address
+		config.Access
+	}{
+		{"milter.listen", cfg.Milter.Listen, cfg.Milter.Access}, {"table.socketmap", cfg.Table.Socketmap, cfg.Table.Access},
+		{"table.memcache", cfg.Table.Memcache, cfg.Table.Access}, {"http.listen", cfg.HTTP.Listen, cfg.HTTP.Access},
+	} {
+		section, _, _ := strings.Cut(l.key, ".")
+		host, _, err := net.SplitHostPort(l.addr.Address)
+		switch {
+		case l.addr.Network == "unix":
+			if who := whoConnects(l.addr.Address); who != "" {
+				note(fmt.Sprintf("%s can connect to %s", who, l.key), "")
+			}
+		case l.addr.Network != "tcp" || err != nil:
+		case config.Loopback(host):
+			local = append(local, l.key)
+		case len(l.Peers) == 0:
+			note(fmt.Sprintf("%s is %s, and only this host can connect", l.key, l.addr), fmt.Sprintf("%s.peers, for the hosts that may", section))
+		case l.key == "http.listen":
+			note(fmt.Sprintf("http.listen is %s: this host and %s can read reputation, overrides and metrics without the token", l.addr, networks(l.Peers)), "")
+		default:
+			note(fmt.Sprintf("this host and %s can connect to %s, and are believed", networks(l.Peers), l.key), "")
+		}
+	}
+	if len(local) > 0 {
+		note("every user of this host can connect to "+strings.Join(local, ", "), "where there are users that are not trusted: unix sockets, whose group decides")
+	}
+	return found
+}
+
+func networks(all []netip.Prefix) string {
+	words := make([]string, len(all))
+	for i, n := range all {
+		words[i] = n.String()
+	}
+	return strings.Join(words, ", ")
+}
+
+// whoConnects says who can connect to a unix socket, or "" where it is not there.
+func whoConnects(path string) string {
+	info, err := os.Stat(path)
+	if err != nil {
+		return ""
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return ""
+	}
+	owner, group := strconv.Itoa(int(stat.Uid)), strconv.Itoa(int(stat.Gid))
+	if u, err := user.LookupId(owner); err == nil {
+		owner = u.Username
+	}
+	if g, err := user.LookupGroupId(group); err == nil {
+		group = g.Name
+	}
+	switch mode := info.Mode(); {
+	case mode&0o002 != 0:
+		return "every user of this host"
+	case mode&0o020 != 0:
+		return fmt.Sprintf("user %s and group %s", owner, group)
+	}
+	return "user " + owner
+}
