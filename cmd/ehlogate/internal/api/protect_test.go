@@ -1,10 +1,15 @@
 package api
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ehlogate/ehlogate/policy"
 )
@@ -194,4 +199,64 @@ func TestOneDumpAtATime(t *testing.T) {
 	if w := (request{"GET", "/api/v1/dump", here, "", bearer(token)}).to(h); w.Code != http.StatusOK {
 		t.Errorf("%d", w.Code)
 	}
+}
+
+// TestADumpHoldsNobodyUp has a dump and an export read again and again while clients are looked up.
+func TestADumpHoldsNobodyUp(t *testing.T) {
+	s := newServer(t)
+	const hosts = 50_000
+	var last <-chan error
+	for i := range hosts {
+		a := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+		last = s.Judge.Learn(&policy.Message{Time: s.Now(), Client: policy.Client{Addr: a}, Mail: true, Verdict: policy.Verdict{Class: policy.Spam, Weight: 3}})
+	}
+	if err := <-last; err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(s.Handler())
+	defer server.Close()
+	c := client(t, server.URL, token)
+	done := make(chan error)
+	dumped := 0
+	go func() {
+		var err error
+		for range 3 {
+			var n lines
+			err = errors.Join(err, c.Dump(context.Background(), &n), c.Export(context.Background(), "cidr", &n))
+			dumped += int(n)
+		}
+		done <- err
+	}()
+	var took []time.Duration
+	for i := 0; ; i++ {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			if dumped < 3*hosts {
+				t.Errorf("%d lines", dumped)
+			}
+			slices.Sort(took)
+			p99 := took[len(took)*99/100]
+			t.Logf("%d lookups meanwhile, p99 %v, at most %v; %d lines", len(took), p99, took[len(took)-1], dumped)
+			if p99 > 5*time.Millisecond {
+				t.Errorf("lookups take %v (p99)", p99)
+			}
+			return
+		default:
+			begun := time.Now()
+			s.Judge.Decide(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}))
+			took = append(took, time.Since(begun))
+			time.Sleep(50 * time.Microsecond)
+		}
+	}
+}
+
+// lines counts lines that are written to it.
+type lines int
+
+func (n *lines) Write(p []byte) (int, error) {
+	*n += lines(strings.Count(string(p), "\n"))
+	return len(p), nil
 }

@@ -1,0 +1,258 @@
+package e2e
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ehlogate/ehlogate/contrib/e2e/mx"
+	"github.com/ehlogate/ehlogate/policy/reputation"
+)
+
+// storm is traffic through a real Postfix, with lookups and messages beside it whose time is taken.
+type storm struct {
+	*exchanger
+	lookups, messages []time.Duration
+	sent              int
+}
+
+// prober is the client of the messages beside the traffic.
+const prober = "192.0.2.200"
+
+// probe asks and sends as long as something goes on. While the daemon is away there is nothing to
+// take the time of.
+func (s *storm) probe(stop <-chan struct{}) {
+	mta := mx.NewMTA(s.daemon)
+	for {
+		select {
+		case <-stop:
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+		if table, err := mx.NewTable(s.daemon); err == nil {
+			if _, took, err := table.Lookup(prober); err == nil {
+				s.lookups = append(s.lookups, took)
+			}
+			table.Close()
+		}
+		if took, err := mta.Message(netip.MustParseAddr(prober), false); err == nil {
+			s.messages = append(s.messages, took)
+			s.sent++
+		}
+	}
+}
+
+// learnt is the ham that all hosts are known for, as a dump has it.
+func (s *storm) learnt() (n int) {
+	s.t.Helper()
+	path := filepath.Join(tempDir(s.t), "dump")
+	s.command("dump", path)
+	f, err := os.Open(path)
+	must(s.t, err)
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		var line struct {
+			Network  netip.Prefix
+			Evidence []byte
+		}
+		must(s.t, json.Unmarshal(lines.Bytes(), &line))
+		if line.Network.IsValid() && line.Network.Bits() == 32 {
+			var e reputation.Evidence
+			must(s.t, e.UnmarshalBinary(line.Evidence))
+			n += int(e.Total().Ham + 0.5)
+		}
+	}
+	return n
+}
+
+// heard is how many messages of ham the event logs have.
+func (s *storm) heard() (n int) {
+	s.t.Helper()
+	logs, err := filepath.Glob(filepath.Join(s.daemon.Dir, "data", "events.ndjson*"))
+	must(s.t, err)
+	for _, l := range logs {
+		b, err := os.ReadFile(l)
+		must(s.t, err)
+		for line := range strings.Lines(string(b)) {
+			var e mx.Event
+			must(s.t, json.Unmarshal([]byte(line), &e))
+			if e.Event == "message" && e.Verdict.Class == "ham" {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// TestMailComesInWhateverHappens lets things happen to a daemon, and to its Postfix, under traffic.
+// No session is refused but where Postfix itself is hit; no lesson is lost or doubled; lookups and
+// ends of messages stay quick while the daemon runs.
+func TestMailComesInWhateverHappens(t *testing.T) {
+	wait := func(s *storm) { time.Sleep(3 * time.Second) }
+	for _, c := range []struct {
+		name string
+		// start is how the daemon is started, nil for as usual.
+		start func(*storm)
+		// happens, for some seconds.
+		happens func(*storm)
+		// refused says that Postfix refuses sessions meanwhile; slow is how long lookups and ends of
+		// messages may take, where that is longer than usual.
+		refused bool
+		slow    time.Duration
+		// cut is how many messages may be in the event log and not learnt, or learnt and not there,
+		// because the daemon was killed between the two.
+		cut int
+	}{
+		{name: "nothing", happens: wait},
+		{name: "the daemon is killed five times", happens: func(s *storm) {
+			for range 5 {
+				time.Sleep(300 * time.Millisecond)
+				s.daemon.Kill()
+				time.Sleep(200 * time.Millisecond)
+				must(s.t, s.daemon.Start())
+			}
+		}, slow: 2 * time.Second, cut: 30},
+		{name: "the daemon hangs for three seconds", happens: func(s *storm) {
+			must(s.t, s.daemon.Signal(syscall.SIGSTOP))
+			time.Sleep(3 * time.Second)
+			must(s.t, s.daemon.Signal(syscall.SIGCONT))
+			time.Sleep(time.Second)
+		}, slow: 4 * time.Second},
+		{name: "Postfix's processes are killed", happens: func(s *storm) {
+			for range 5 {
+				time.Sleep(400 * time.Millisecond)
+				for _, pid := range s.smtpds() {
+					syscall.Kill(pid, syscall.SIGKILL)
+				}
+			}
+		}, refused: true},
+		{name: "Postfix's processes hang for two seconds", happens: func(s *storm) {
+			pids := s.smtpds()
+			for _, pid := range pids {
+				syscall.Kill(pid, syscall.SIGSTOP)
+			}
+			time.Sleep(2 * time.Second)
+			for _, pid := range pids {
+				syscall.Kill(pid, syscall.SIGCONT)
+			}
+			time.Sleep(time.Second)
+		}},
+		{name: "2,000 reloads", happens: func(s *storm) {
+			for range 2000 {
+				must(s.t, s.daemon.Signal(syscall.SIGHUP))
+				time.Sleep(2 * time.Millisecond)
+			}
+		}},
+		{name: "the event log is rotated every second", happens: func(s *storm) {
+			log := filepath.Join(s.daemon.Dir, "data", "events.ndjson")
+			for i := range 5 {
+				time.Sleep(time.Second)
+				must(s.t, os.Rename(log, fmt.Sprint(log, ".", i)))
+				must(s.t, s.daemon.Signal(syscall.SIGHUP))
+			}
+		}},
+		{name: "64 file descriptors, and 200 idle connections", start: func(s *storm) {
+			must(s.t, s.daemon.StartAs(exec.Command("prlimit", "--nofile=64", s.daemon.Binary, "serve", "--config", s.daemon.Config())))
+		}, happens: func(s *storm) {
+			attack(s.t, s.daemon.Memcache, 100, false, nil)
+			attack(s.t, s.daemon.HTTP, 100, false, nil)
+			wait(s)
+		}},
+		{name: "24 MiB of memory", start: func(s *storm) { must(s.t, s.daemon.StartAs(within(s.t, 24<<20, s.daemon))) }, happens: wait, slow: 2 * time.Second},
+		{name: "a disk that takes 300 ms for each sync", start: func(s *storm) {
+			// strace -D leaves the daemon our child.
+			must(s.t, s.daemon.StartAs(exec.Command("strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync", "-e", "inject=fdatasync,fsync:delay_exit=300000",
+				s.daemon.Binary, "serve", "--config", s.daemon.Config())))
+		}, happens: wait, slow: time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			x := prepare(t, "")
+			x.daemon.Binary = plain
+			s := &storm{exchanger: x}
+			x.apply()
+			if c.start != nil {
+				c.start(s)
+			} else {
+				must(t, x.daemon.Start())
+			}
+			must(t, x.Postfix.Start())
+			t.Cleanup(func() { must(t, x.Postfix.Stop()) })
+			stop, stopped := make(chan struct{}), make(chan struct{})
+			go func() { s.probe(stop); close(stopped) }()
+			tr := x.traffic(3)
+			tr.waitDelivered(t, 10)
+			c.happens(s)
+			tr.waitDelivered(t, 10)
+			tr.stop()
+			close(stop)
+			<-stopped
+			// What waited 100 ms for its commit is in the store soon.
+			time.Sleep(500 * time.Millisecond)
+			heard, learnt := s.heard(), s.learnt()
+			lost, doubled := max(0, heard-learnt), max(0, learnt-heard)
+			p99 := func(all []time.Duration) time.Duration {
+				if len(all) == 0 {
+					return 0
+				}
+				slices.Sort(all)
+				return all[len(all)*99/100].Round(10 * time.Microsecond)
+			}
+			lookup, eom := p99(s.lookups), p99(s.messages)
+			t.Logf("%d messages through Postfix and %d beside, %d sessions refused; %d heard, %d learnt: %d lost, %d doubled; p99 of lookups %v, of ends of message %v",
+				tr.delivered.Load(), s.sent, len(tr.failed), heard, learnt, lost, doubled, lookup, eom)
+			if len(tr.failed) > 0 && !c.refused {
+				t.Errorf("%d sessions refused, the first: %v", len(tr.failed), tr.failed[0])
+			}
+			if lost > c.cut || doubled > c.cut {
+				t.Errorf("%d lessons lost, %d doubled", lost, doubled)
+			}
+			if most := max(c.slow, 250*time.Millisecond); lookup > most || eom > most {
+				t.Errorf("lookups take %v, ends of message %v", lookup, eom)
+			}
+			if n, err := x.daemon.Metric("ehlogate_panics_total"); err != nil || n != 0 {
+				t.Errorf("%v panics, %v", n, err)
+			}
+		})
+	}
+}
+
+// smtpds are the pids of this Postfix's smtpd processes.
+func (s *storm) smtpds() (pids []int) {
+	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, p := range all {
+		b, _ := os.ReadFile(p)
+		pid, err := strconv.Atoi(strings.Split(p, "/")[2])
+		if err != nil || !strings.HasPrefix(string(b), "smtpd\x00") {
+			continue
+		}
+		if environ, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); strings.Contains(string(environ), s.ConfigDir()) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// within is a command that starts a daemon in a memory cgroup of so many bytes.
+func within(t testing.TB, bytes int, d *mx.Daemon) *exec.Cmd {
+	t.Helper()
+	dir, limit := "/sys/fs/cgroup/memory/ehlogate-test", "memory.limit_in_bytes"
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		// Version 2.
+		os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+memory"), 0)
+		dir, limit = "/sys/fs/cgroup/ehlogate-test", "memory.max"
+	}
+	os.Mkdir(dir, 0o755)
+	must(t, os.WriteFile(filepath.Join(dir, limit), []byte(strconv.Itoa(bytes)), 0))
+	t.Cleanup(func() { os.Remove(dir) })
+	return exec.Command("sh", "-c", fmt.Sprintf("echo $$ > %s/cgroup.procs; exec %s serve --config %s", dir, d.Binary, d.Config()))
+}
