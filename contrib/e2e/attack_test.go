@@ -321,6 +321,71 @@ func TestAStopEndsWhoeverHangs(t *testing.T) {
 	}
 }
 
+// TestAThousandPostsASecond accuses one client, each time of another message, and some others:
+// sessions go on as before.
+func TestAThousandPostsASecond(t *testing.T) {
+	x := prepare(t, "")
+	x.daemon.Binary = plain
+	x.apply()
+	x.run()
+	token, err := x.daemon.FeedToken()
+	must(t, err)
+	before := measure(t, x.daemon)
+	stop, stopped := make(chan struct{}), make(chan int)
+	for w := range 4 {
+		go func() {
+			posted := 0
+			defer func() { stopped <- posted }()
+			tick := time.NewTicker(4 * time.Millisecond)
+			defer tick.Stop()
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				case <-tick.C:
+				}
+				addr := "192.0.2.7"
+				if i%4 == 0 {
+					addr = fmt.Sprintf("198.51.%d.%d", w, i%250)
+				}
+				r, err := http.NewRequest(http.MethodPost, fmt.Sprintf("http://127.0.0.1:%d/feed/verdict", x.daemon.HTTP),
+					strings.NewReader(fmt.Sprintf(`{"ip":%q,"qid":"4X%dZ%d","class":"spam"}`, addr, w, i)))
+				if err != nil {
+					return
+				}
+				r.Header.Set("Authorization", "Bearer "+token)
+				r.Header.Set("Content-Type", "application/json")
+				if resp, err := http.DefaultClient.Do(r); err == nil {
+					io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+					if resp.StatusCode == http.StatusOK {
+						posted++
+					}
+				}
+			}
+		}()
+	}
+	began := time.Now()
+	time.Sleep(4 * time.Second)
+	lag := pace.Start()
+	during := measure(t, x.daemon)
+	lag.Stop()
+	close(stop)
+	posted := 0
+	for range 4 {
+		posted += <-stopped
+	}
+	t.Logf("%.0f posts a second", float64(posted)/time.Since(began).Seconds())
+	t.Logf("before: %v", before)
+	t.Logf("during: %v", during)
+	if during.message > 3*before.message+20*time.Millisecond+2*lag.Most() {
+		t.Errorf("ends of message take %v, %v before", during.message, before.message)
+	}
+	if n, err := x.daemon.Metric("ehlogate_feed_dropped_total"); err != nil || n > 0 {
+		t.Errorf("%v posts dropped, %v", n, err)
+	}
+}
+
 // TestUnixSocketsAreForTheirGroupOnly connects as another user of this host.
 func TestUnixSocketsAreForTheirGroupOnly(t *testing.T) {
 	d, err := mx.NewDaemon(binary, tempDir(t), "", "")

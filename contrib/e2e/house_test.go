@@ -1,10 +1,29 @@
 package e2e
 
 import (
+	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 )
+
+// TestTheThreatModelHasItsTests: what contrib/SECURITY.md says of tests is so.
+func TestTheThreatModelHasItsTests(t *testing.T) {
+	text, err := os.ReadFile("../SECURITY.md")
+	must(t, err)
+	out, err := exec.Command("grep", "-rhoE", "--include=*_test.go", "^func (Test|Fuzz)[A-Za-z0-9]+", "../..").Output()
+	must(t, err)
+	named := regexp.MustCompile(`\b(Test|Fuzz)[A-Z][A-Za-z0-9]+`).FindAllString(string(text), -1)
+	if len(named) < 30 {
+		t.Errorf("%d tests are named", len(named))
+	}
+	for _, name := range named {
+		if !strings.Contains(string(out)+"\n", "func "+name+"\n") {
+			t.Errorf("there is no %s", name)
+		}
+	}
+}
 
 // TestImportsPointDown holds the floors of the house: what each package may import of ours.
 func TestImportsPointDown(t *testing.T) {
