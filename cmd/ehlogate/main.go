@@ -240,13 +240,16 @@ func client(c *cli.Context) (*api.Client, error) {
 	if !ok {
 		at = cfg.HTTP.Listen.String()
 	}
-	token, err := api.ReadToken(cfg.HTTP.TokenFile)
+	file := cfg.HTTP.TokenFile
+	token, err := api.ReadToken(file)
 	if _, given := flagOf(c, "http.token_file"); errors.Is(err, os.ErrNotExist) && !given {
-		token, _ = api.ReadToken(unitToken)
+		file = unitToken
+		token, _ = api.ReadToken(file)
 	}
 	client, err := api.NewClient(at, token)
 	if err != nil {
 		return nil, misused{err}
 	}
+	client.OnlyTo(file)
 	return client, nil
 }

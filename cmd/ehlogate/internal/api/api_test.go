@@ -145,3 +145,27 @@ func TestADaemonThatIsAway(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestTheTokenIsSentToTheDaemonOnly: another user of this host can listen at the daemon's port while
+// that is down.
+func TestTheTokenIsSentToTheDaemonOnly(t *testing.T) {
+	s := httptest.NewServer(newServer(t).Handler())
+	defer s.Close()
+	file := filepath.Join(t.TempDir(), "api-token")
+	if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, host := range []string{"127.0.0.1", "localhost"} {
+		at := strings.Replace(s.URL, "127.0.0.1", host, 1)
+		c := client(t, at, token)
+		c.OnlyTo(file)
+		if _, err := c.Change(t.Context(), Change{Verb: "deny", Network: "192.0.2.7"}); err != nil {
+			t.Errorf("to the daemon at %s: %v", host, err)
+		}
+		// As if root had nothing to do with it: what listens there is this test's.
+		c.owners = []int{os.Getuid() + 4711}
+		if _, err := c.Lookup(t.Context(), "192.0.2.7"); err == nil || !strings.Contains(err.Error(), "the token was not sent") {
+			t.Errorf("to a stranger at %s: %v", host, err)
+		}
+	}
+}

@@ -26,7 +26,9 @@ const timeout = 10 * time.Second
 type Client struct {
 	base  string
 	token string
-	http  http.Client
+	// owners are the users whose programs may be sent the token, nil for all.
+	owners []int
+	http   http.Client
 }
 
 // hostPort is an address without its kind.
@@ -155,6 +157,9 @@ func (c *Client) try(ctx context.Context, method, path string, body []byte, read
 		r.Header.Set("Content-Type", "application/json")
 	}
 	if c.token != "" {
+		if err := c.stranger(); err != nil {
+			return err
+		}
 		r.Header.Set("Authorization", "Bearer "+c.token)
 	}
 	resp, err := c.http.Do(r)
