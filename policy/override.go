@@ -47,6 +47,11 @@ const (
 	OwnUser Cause = "own-user"
 )
 
+// Known reports whether a cause is one of these.
+func (c Cause) Known() bool {
+	return c == RequiresTLS || c == TLSDemanded || c == BrokenTLS || c == OwnUser
+}
+
 // Exception is what was noticed of a host and STARTTLS: for a while the host is treated otherwise
 // than its tier says. The operator's overrides go before it.
 type Exception struct {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -38,6 +39,8 @@ func accessFindings(cfg *config.Config) (found []postfix.Finding) {
 		case l.addr.Network != "tcp" || err != nil:
 		case config.Loopback(host):
 			local = append(local, l.key)
+		case slices.ContainsFunc(l.Peers, func(n netip.Prefix) bool { return n.Bits() == 0 }):
+			found = append(found, postfix.Finding{What: fmt.Sprintf("anybody who reaches %s can connect to %s, and is believed", l.addr, l.key), Fix: fmt.Sprintf("%s.peers, with the hosts that have to connect and no others", section)})
 		case len(l.Peers) == 0:
 			note(fmt.Sprintf("%s is %s, and only this host can connect", l.key, l.addr), fmt.Sprintf("%s.peers, for the hosts that may", section))
 		case l.key == "http.listen":
@@ -46,8 +49,11 @@ func accessFindings(cfg *config.Config) (found []postfix.Finding) {
 			note(fmt.Sprintf("this host and %s can connect to %s, and are believed", networks(l.Peers), l.key), "")
 		}
 	}
+	if cfg.Feed && cfg.LocalFeed && cfg.HTTP.Listen.Network == "tcp" {
+		note("every program on this host can post verdicts, and so accuse anybody (verdict.local_feed)", "where the filter can send the token of http.feed_token_file: verdict.local_feed = false")
+	}
 	if len(local) > 0 {
-		note("every user of this host can connect to "+strings.Join(local, ", "), "where there are users that are not trusted: unix sockets, whose group decides")
+		note("every user of this host can connect to "+strings.Join(local, ", "), "where there are users that are not trusted, set each to a unix: address, and group to the MTA's group")
 	}
 	return found
 }

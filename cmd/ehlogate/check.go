@@ -85,20 +85,21 @@ func configFindings(cfg *config.Config) []postfix.Finding {
 		found = append(found, postfix.Finding{OK: true, What: "the database of autonomous systems is sound"})
 	}
 	found = append(found, accessFindings(cfg)...)
-	secret := func(path, what string) {
+	const chmod, remove = "chmod o= ", "remove it, and restart the daemon, which makes a new one: rm "
+	secret := func(path, what, fix string) {
 		if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o004 != 0 {
-			found = append(found, postfix.Finding{What: fmt.Sprintf("everybody on this host can read %s, %s", path, what), Fix: "chmod o= " + path + ", and let the daemon's user read it"})
+			found = append(found, postfix.Finding{What: fmt.Sprintf("everybody on this host can read %s, %s", path, what), Fix: fix + path})
 		}
 	}
-	secret(cfg.HTTP.TokenFile, "the token with which reputation can be changed")
-	secret(cfg.HTTP.FeedTokenFile, "the token with which clients can be accused")
+	secret(cfg.HTTP.TokenFile, "the token with which everything can be done", remove)
+	secret(cfg.HTTP.FeedTokenFile, "the token with which clients can be accused", remove)
 	if cfg.Store.Redis != nil {
 		files, inURL := cfg.Store.Redis.Secrets()
 		for _, f := range files {
-			secret(f, "a secret of store.url")
+			secret(f, "a secret of store.url", chmod)
 		}
 		if inURL && cfg.File != "" {
-			secret(cfg.File, "which has the password of store.url")
+			secret(cfg.File, "which has the password of store.url", chmod)
 		}
 	}
 	return found

@@ -295,7 +295,7 @@ func keepsWhatWasLearnt(t *testing.T, open func(*testing.T) keeper) {
 	at := base()
 	for _, addr := range []string{"192.0.2.7", "192.0.2.8", "2001:db8:1:2::7"} {
 		observe(t, judge(k, at), addr, policy.Spam, at)
-		observe(t, judge(k, at), addr, policy.Ham, at.Add(-100*time.Hour))
+		observe(t, judge(k, at), addr, policy.Ham, at.Add(-50*time.Hour))
 	}
 	want := reputation.Mass{Spam: 1, Ham: 1}
 	check := func() error {

@@ -75,7 +75,9 @@ type Embedded struct {
 	id   string
 	path string
 	lock *os.File
-	log  *slog.Logger
+	// before says that there was a store here before.
+	before bool
+	log    *slog.Logger
 	// db is nil while there is no file that can be written. committing guards it, and is held by
 	// whoever adds what must be committed as one; writing is held by whoever changes the overrides.
 	db                  *bolt.DB
@@ -140,7 +142,7 @@ func Open(dir string, o Options) (*Embedded, error) {
 	}
 	e := newEmbedded(filepath.Join(dir, FileName), o)
 	var err error
-	if e.lock, err = lock(dir); err != nil {
+	if e.lock, e.before, err = lock(dir); err != nil {
 		return nil, err
 	}
 	source, err := e.begin()
@@ -216,11 +218,30 @@ func (e *Embedded) Close() error {
 	err := e.commit()
 	e.committing.Lock()
 	defer e.committing.Unlock()
+	if err == nil {
+		err = e.leaveWhole()
+	}
 	if e.db != nil {
 		err = errors.Join(err, guard(e.path, e.db.Close))
 		e.db = nil
 	}
 	return errors.Join(err, e.lock.Close())
+}
+
+// leaveWhole looks at the file a last time: what is in memory goes with the process. committing is
+// held.
+func (e *Embedded) leaveWhole() error {
+	e.lookAfter()
+	if e.db != nil {
+		if err := e.scrub(); err != nil {
+			e.abandon(err)
+		}
+	}
+	if e.db != nil {
+		return nil
+	}
+	e.found.renewed = time.Time{}
+	return e.renew()
 }
 
 // Recall returns what is known of an address. Before all is read it is Unavailable.

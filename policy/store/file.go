@@ -5,13 +5,13 @@ import (
 	"cmp"
 	"crypto/rand"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"syscall"
 	"time"
 
@@ -41,6 +41,12 @@ var (
 // format names the file's schema. Another one is refused.
 const format = "ehlogate evidence 2"
 
+// knownFormat and knownLayout are what these look like in any version: what does not is damaged.
+var (
+	knownFormat = regexp.MustCompile(`^ehlogate evidence [0-9]+$`)
+	knownLayout = regexp.MustCompile(`^IPv4 /[0-9]+ in /[0-9]+; IPv6 /[0-9]+ in /[0-9]+$`)
+)
+
 // fileMode is that of the store's files.
 const fileMode = 0o640
 
@@ -48,16 +54,23 @@ const fileMode = 0o640
 var ErrDamaged = bolted.ErrDamaged
 
 // lock makes a process the only one that has the store in a directory open, for as long as the file
-// that it returns is.
-func lock(dir string) (*os.File, error) {
+// that it returns is. before says that another one had before.
+func lock(dir string) (f *os.File, before bool, err error) {
 	path := filepath.Join(dir, LockName)
+	_, err = os.Lstat(path)
+	before = err == nil
+	f, err = lockFile(path)
+	return f, before, err
+}
+
+func lockFile(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, fileMode)
 	if err != nil {
 		return nil, explain(path, err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("store: %s is in use by another process; stop the other ehlogate, or choose another directory in store.url", filepath.Join(dir, FileName))
+		return nil, fmt.Errorf("store: %s is in use by another process; stop the other ehlogate, or choose another directory in store.url", filepath.Join(filepath.Dir(path), FileName))
 	}
 	return f, nil
 }
@@ -76,6 +89,10 @@ type source struct {
 func (e *Embedded) begin() (*source, error) {
 	info, err := os.Stat(e.path)
 	if errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0 {
+		if err == nil || e.before {
+			e.readCopy()
+			e.found.note(e.log, "the store's file is empty or gone: nothing is known of any client but what the copy of the overrides says", "file", e.path, "overrides", len(e.Overrides()))
+		}
 		if err = e.create(); err == nil {
 			info, err = os.Stat(e.path)
 		}
@@ -93,17 +110,19 @@ func (e *Embedded) begin() (*source, error) {
 
 // open opens a file of a size for reading, and reads its head.
 func (e *Embedded) open(src *source, size int64) (err error) {
-	heads, err := readHeads(e.path)
+	f, err := os.Open(e.path)
 	if err != nil {
 		return explain(e.path, err)
 	}
-	if heads.sound == 0 {
+	heads := bolted.ReadHeads(f)
+	f.Close()
+	if heads.Sound == 0 {
 		return damaged(e.path, errors.New("it does not begin as one of ours"))
 	}
-	if heads.sound == 1 {
+	if heads.Sound == 1 {
 		e.found.note(e.log, "half of the head of the store's file was damaged: the last change before may be lost", "file", e.path)
 	}
-	src.synced = heads.synced
+	src.synced = heads.Synced
 	if src.db, err = bolt.Open(e.path, 0, &bolt.Options{ReadOnly: true, Timeout: time.Second}); err != nil {
 		return explain(e.path, err)
 	}
@@ -127,8 +146,14 @@ func (e *Embedded) readHead(tx *bolt.Tx) error {
 		return nil
 	}
 	meta, evidence, overrides := tx.Bucket(bucketMeta), tx.Bucket(bucketEvidence), tx.Bucket(bucketOverrides)
-	if meta == nil || evidence == nil || overrides == nil {
+	if (meta == nil || evidence == nil || overrides == nil) && (meta != nil || evidence != nil || overrides != nil) {
+		return damaged(e.path, errors.New("a part of it is missing"))
+	}
+	if meta == nil {
 		return fmt.Errorf("store: %s is a database of another program; choose another directory in store.url", e.path)
+	}
+	if !knownFormat.Match(meta.Get(keyFormat)) || meta.Get(keyLayout) != nil && !knownLayout.Match(meta.Get(keyLayout)) {
+		return damaged(e.path, errors.New("its format or layout is none of any version's"))
 	}
 	if got := string(meta.Get(keyFormat)); got != format {
 		return fmt.Errorf("store: %s has format %q, this program reads %q; use the version that wrote it, or another directory in store.url", e.path, got, format)
@@ -151,9 +176,9 @@ func (e *Embedded) readHead(tx *bolt.Tx) error {
 func (e *Embedded) read(src *source) {
 	e.committing.Lock()
 	defer e.committing.Unlock()
-	var err error
+	err := bolted.Check(e.path)
 	if src.db != nil {
-		err = guard(e.path, func() error { return e.readEvidence(src.db) })
+		err = cmp.Or(guard(e.path, func() error { return e.readEvidence(src.db) }), err)
 	}
 	if err = cmp.Or(src.damage, err); err != nil {
 		e.repair(src, err)
@@ -331,26 +356,13 @@ func readEvidence(stored, value []byte) (k key, v record, err error) {
 
 func (e *Embedded) loadOverride(key, value []byte) (err error) {
 	if isException(key) {
-		err = loadInto(&e.exceptions, value, func(x *policy.Exception) netip.Prefix { return x.Network })
+		err = loadInto(&e.exceptions, key, value, func(x *policy.Exception) netip.Prefix { return x.Network })
 	} else {
-		err = loadInto(&e.overrides, value, func(o *policy.Override) netip.Prefix { return o.Network })
+		err = loadInto(&e.overrides, key, value, func(o *policy.Override) netip.Prefix { return o.Network })
 	}
 	if err != nil {
 		return fmt.Errorf("override %x: %w", key, err)
 	}
-	return nil
-}
-
-func loadInto[V ending](t *table[V], value []byte, networkOf func(*V) netip.Prefix) error {
-	v := new(V)
-	if err := json.Unmarshal(value, v); err != nil {
-		return err
-	}
-	n := networkOf(v)
-	if !n.IsValid() {
-		return errors.New("of no network")
-	}
-	t.Store(t.Load().With(n, v))
 	return nil
 }
 
@@ -408,7 +420,7 @@ func explain(path string, err error) error {
 }
 
 func damaged(path string, err error) error {
-	return fmt.Errorf("store: %s is %w or no file of ehlogate: %w", path, ErrDamaged, err)
+	return fmt.Errorf("store: %s is %w, or is not a file of ehlogate: %w", path, ErrDamaged, err)
 }
 
 // Verify reads the store in a directory and returns what Open would refuse it for, or would repair,
@@ -416,11 +428,14 @@ func damaged(path string, err error) error {
 func Verify(dir string, layout policy.Layout) error {
 	path := filepath.Join(dir, FileName)
 	info, err := os.Stat(path)
-	if errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0 {
+	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
+	}
+	if info.Size() == 0 {
+		return damaged(path, errors.New("it is empty"))
 	}
 	e := newEmbedded(path, Options{Layout: layout, Now: time.Now})
 	return guard(path, func() error {
@@ -428,6 +443,10 @@ func Verify(dir string, layout policy.Layout) error {
 		if err := e.open(src, info.Size()); err != nil {
 			return err
 		}
-		return errors.Join(e.readEvidence(src.db), src.db.Close())
+		err := bolted.Check(path)
+		if err != nil {
+			err = damaged(path, err)
+		}
+		return errors.Join(cmp.Or(err, e.readEvidence(src.db)), src.db.Close())
 	})
 }

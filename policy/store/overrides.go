@@ -1,7 +1,6 @@
 package store
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"sync/atomic"
@@ -22,6 +21,7 @@ func (e *Embedded) SetOverride(o policy.Override) error {
 		return fmt.Errorf("store: override of %s: %w", o.Network, err)
 	}
 	e.overrides.Store(e.overrides.Load().With(o.Network, &o))
+	e.writeCopy()
 	return nil
 }
 
@@ -104,15 +104,8 @@ func lift[V ending](e *Embedded, t *table[V], n netip.Prefix, key func(netip.Pre
 		return false, fmt.Errorf("store: override of %s: %w", n, err)
 	}
 	t.Store(t.Load().Without(n))
+	e.writeCopy()
 	return true, nil
-}
-
-func putJSON(b *bolt.Bucket, key []byte, v any) error {
-	value, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	return b.Put(key, value)
 }
 
 // writeTwice makes a change, and one more that changes nothing: the file has two heads, and when the

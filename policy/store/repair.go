@@ -1,10 +1,8 @@
 package store
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io"
 	"log/slog"
 	"os"
@@ -110,10 +108,10 @@ func (e *Embedded) lookAfter() {
 	info, err := os.Stat(e.path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		e.abandon(errors.New("somebody removed it"))
+		e.abandon(errors.New("the file is gone"))
 	case err != nil:
 	case !os.SameFile(info, e.found.file):
-		e.abandon(errors.New("somebody put another file in its place"))
+		e.abandon(errors.New("another file is in its place"))
 	default:
 		var size int64
 		err := guard(e.path, func() error {
@@ -131,7 +129,7 @@ func (e *Embedded) lookAfter() {
 // abandon gives up the open file. It is closed by the way: bbolt may hold a lock of its own after a
 // panic, and never come back.
 func (e *Embedded) abandon(why error) {
-	e.log.Error("the store's file is given up; memory has all of it", "file", e.path, "error", why)
+	e.log.Error("the store's file can no longer be used; memory has all of it, and a new one is written", "file", e.path, "error", why)
 	db := e.db
 	e.db = nil
 	go e.faults.Do("closing a damaged store", func() { guard(e.path, db.Close) })
@@ -141,11 +139,14 @@ func (e *Embedded) abandon(why error) {
 // committing is held.
 func (e *Embedded) renew() error {
 	if since := time.Since(e.found.renewed); since < renewAgain {
-		return fmt.Errorf("store: %s is begun anew in %s", e.path, (renewAgain - since).Round(time.Second))
+		return fmt.Errorf("store: %s will be rewritten in %s", e.path, (renewAgain - since).Round(time.Second))
 	}
 	e.found.renewed = time.Now()
 	if err := os.MkdirAll(filepath.Dir(e.path), 0o750); err != nil {
 		return fmt.Errorf("store: %w", err)
+	}
+	if err := e.relock(); err != nil {
+		return err
 	}
 	part, err := newPart(e.path)
 	if err != nil {
@@ -176,8 +177,29 @@ func (e *Embedded) renew() error {
 		return errors.Join(fmt.Errorf("store: %w", err), db.Close())
 	}
 	e.Stats.Renewed.Add(1)
-	e.found.note(e.log, "the store's file was begun anew with all that was in memory", "file", e.path, "records", e.Len(), "moved_aside", aside)
+	e.writeCopy()
+	e.found.note(e.log, "a new store file was written", "file", e.path, "records", e.Len(), "moved_aside", aside)
 	return e.use(db)
+}
+
+// relock locks the directory anew, if the lock's file is not there any more, or another one is:
+// another ehlogate may have begun there.
+func (e *Embedded) relock() error {
+	path := filepath.Join(filepath.Dir(e.path), LockName)
+	ours, err := e.lock.Stat()
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	if info, err := os.Stat(path); err == nil && os.SameFile(info, ours) {
+		return nil
+	}
+	lock, err := lockFile(path)
+	if err != nil {
+		return err
+	}
+	e.lock.Close()
+	e.lock = lock
+	return nil
 }
 
 // fillWith writes all that is in memory to a new file.
@@ -265,7 +287,8 @@ func (e *Embedded) repair(src *source, why error) {
 		guard(e.path, func() error { return e.readBackwards(src.db) })
 		go e.faults.Do("closing a damaged store", func() { guard(e.path, src.db.Close) })
 	}
-	raw, err := e.readPages(!src.head)
+	e.readCopy()
+	raw, err := e.readPages()
 	if err != nil {
 		e.log.Error("the damaged file cannot be read", "file", e.path, "error", err)
 	}
@@ -321,86 +344,25 @@ func (v *record) newerThan(old *record) bool {
 	return x.Spam+x.Ham > y.Spam+y.Ham
 }
 
-// The layout of a bbolt file, https://pkg.go.dev/go.etcd.io/bbolt: two meta pages and then others,
-// each with a head of 16 bytes, in the byte order of the machine.
-const (
-	boltMagic      = 0xED0CDAED
-	pageHead       = 16
-	metaSize       = 64
-	leafFlag       = 0x02
-	leafElement    = 16
-	usualPage      = 4096
-	noFreelist     = ^uint64(0)
-	metaFreelist   = pageHead + 32
-	metaPageSize   = pageHead + 8
-	metaChecksum   = pageHead + 56
-	mostDamagedLen = 64 << 30
-)
-
-// heads is what the two meta pages of a file say.
-type heads struct {
-	// sound counts those whose checksum is right, of which one is enough to open the file: it has
-	// the state before the last change. synced says that one of them has a list of free pages.
-	sound    int
-	synced   bool
-	pageSize int
-}
-
-func readHeads(path string) (h heads, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return h, err
-	}
-	defer f.Close()
-	h.pageSize = usualPage
-	for _, size := range []int{usualPage, os.Getpagesize(), 8192, 16384, 65536} {
-		for _, at := range []int64{0, int64(size)} {
-			page := make([]byte, pageHead+metaSize)
-			if _, err := f.ReadAt(page, at); err != nil {
-				continue
-			}
-			order := binary.NativeEndian
-			sum := fnv.New64a()
-			sum.Write(page[pageHead:metaChecksum])
-			if order.Uint32(page[pageHead:]) == boltMagic && order.Uint32(page[metaPageSize:]) == uint32(size) && order.Uint64(page[metaChecksum:]) == sum.Sum64() {
-				h.sound++
-				h.pageSize = size
-				h.synced = h.synced || order.Uint64(page[metaFreelist:]) != noFreelist
-			}
-		}
-		if h.sound > 0 {
-			break
-		}
-	}
-	return h, nil
-}
+// mostDamagedLen bounds how much of a damaged file is read.
+const mostDamagedLen = 64 << 30
 
 // readPages takes what is in the leaf pages of a damaged file, whatever leads to them: records that
-// are missing, and, where nothing else could be read, overrides and exceptions. Pages that were free
-// have what was there before, so of several records of a key the newest counts.
-func (e *Embedded) readPages(overrides bool) (n int, err error) {
-	h, err := readHeads(e.path)
-	if err != nil {
-		return 0, err
-	}
+// are missing. Pages that were free have what was there before, so of several records of a key the
+// newest counts. Overrides are not taken: those that were lifted would come back.
+func (e *Embedded) readPages() (n int, err error) {
 	f, err := os.Open(e.path)
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
+	page := make([]byte, bolted.ReadHeads(f).PageSize)
 	fresh := map[key]bool{}
-	page := make([]byte, h.pageSize)
-	for at := int64(0); at < mostDamagedLen; at += int64(h.pageSize) {
+	for at := 0; at < mostDamagedLen; at += len(page) {
 		got, err := io.ReadFull(f, page)
-		for k, v := range leaves(page[:got]) {
-			key, record, readErr := readEvidence(k, v)
-			switch {
-			case readErr == nil:
-				if e.putMissing(key, record, fresh[key]) {
-					fresh[key] = true
-				}
-			case overrides && len(v) > 0 && v[0] == '{':
-				e.loadOverride(k, v)
+		for k, v := range bolted.Leaves(page[:got]) {
+			if key, record, err := readEvidence(k, v); err == nil && e.putMissing(key, record, fresh[key]) {
+				fresh[key] = true
 			}
 		}
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -411,28 +373,4 @@ func (e *Embedded) readPages(overrides bool) (n int, err error) {
 		}
 	}
 	return len(fresh), nil
-}
-
-// leaves are the keys and values of a page, if it looks like a leaf.
-func leaves(page []byte) func(yield func(k, v []byte) bool) {
-	return func(yield func(k, v []byte) bool) {
-		order := binary.NativeEndian
-		if len(page) < pageHead || order.Uint16(page[8:])&leafFlag == 0 {
-			return
-		}
-		for i := range int(order.Uint16(page[10:])) {
-			at := pageHead + i*leafElement
-			if at+leafElement > len(page) {
-				return
-			}
-			pos, ksize, vsize := int(order.Uint32(page[at+4:])), int(order.Uint32(page[at+8:])), int(order.Uint32(page[at+12:]))
-			from, to := at+pos, at+pos+ksize+vsize
-			if pos < 0 || ksize <= 0 || vsize < 0 || to > len(page) || from < pageHead {
-				continue
-			}
-			if !yield(page[from:from+ksize], page[from+ksize:to]) {
-				return
-			}
-		}
-	}
 }

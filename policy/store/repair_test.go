@@ -16,6 +16,13 @@ import (
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
+// The parts of a bbolt file that the tests damage.
+const (
+	usualPage    = 4096
+	pageHead     = 16
+	metaFreelist = pageHead + 32
+)
+
 // denied is an override that must not get lost.
 var denied = policy.Override{Network: netip.MustParsePrefix("198.51.100.0/24"), Note: "kept"}
 
@@ -281,16 +288,4 @@ func TestADirectoryRemovedIsNoticedWithoutTraffic(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, FileName)); err != nil {
 		t.Error(err)
 	}
-}
-
-// FuzzPages reads anything as pages of a damaged file.
-func FuzzPages(f *testing.F) {
-	page := make([]byte, 200)
-	page[8], page[10] = leafFlag, 2
-	f.Add(page)
-	f.Fuzz(func(t *testing.T, page []byte) {
-		for k, v := range leaves(page) {
-			readEvidence(k, v)
-		}
-	})
 }

@@ -100,6 +100,11 @@ func (s *spool) lookAfter() error {
 
 // open reads the whole file.
 func (s *spool) open(each func(*batch)) error {
+	if info, err := os.Stat(s.path); err == nil && info.Size() > 0 {
+		if err := bolted.Check(s.path); err != nil {
+			return err
+		}
+	}
 	return bolted.Guard(func() (err error) {
 		if s.db, err = bolt.Open(s.path, 0o640, bolted.Options()); err != nil {
 			if errors.Is(err, bolterrors.ErrInvalid) || errors.Is(err, bolterrors.ErrChecksum) || errors.Is(err, bolterrors.ErrVersionMismatch) {

@@ -10,8 +10,10 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"regexp"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
@@ -142,11 +144,11 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte, read 
 	if statusErr != nil || st.TokenFile == "" {
 		return err
 	}
-	return fmt.Errorf("writing needs the daemon's token, which it says is in %s; run the command as a user who can read that file, with the daemon's --config or --http.token_file %s", st.TokenFile, st.TokenFile)
+	return fmt.Errorf("this needs the daemon's token, which it says is in %s; run the command as a user who can read that file, with the daemon's --config or --http.token_file %s", st.TokenFile, st.TokenFile)
 }
 
 // errToken is the answer to a request without the right token.
-var errToken = errors.New("writing needs the token in http.token_file; run the command as a user who can read it")
+var errToken = errors.New("this needs the token in http.token_file; run the command as a user who can read it")
 
 func (c *Client) try(ctx context.Context, method, path string, body []byte, read func(io.Reader) error) error {
 	r, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
@@ -163,7 +165,12 @@ func (c *Client) try(ctx context.Context, method, path string, body []byte, read
 		r.Header.Set("Authorization", "Bearer "+c.token)
 	}
 	resp, err := c.http.Do(r)
-	if err != nil {
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("you may not connect to the daemon at %s: run the command as a member of the group of its socket (http.group) (%w)", c.base, err)
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF):
+		return fmt.Errorf("the daemon at %s closed the connection; is this host in its http.peers? (%w)", c.base, err)
+	case err != nil:
 		return fmt.Errorf("%w (%w)", ErrAway, err)
 	}
 	defer resp.Body.Close()

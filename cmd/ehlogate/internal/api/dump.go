@@ -155,6 +155,10 @@ func (s *Server) load(w http.ResponseWriter, r *http.Request) {
 			refuse(w, http.StatusBadRequest, fmt.Errorf("chunk %d: %w", chunk, err))
 			return
 		}
+		if err := line.check(p); err != nil {
+			refuse(w, http.StatusBadRequest, fmt.Errorf("chunk %d: %w", chunk, err))
+			return
+		}
 		if line.Override != nil {
 			overrides = append(overrides, *line.Override)
 			continue
@@ -198,6 +202,17 @@ func (s *Server) load(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	reply(w, http.StatusOK, Loaded{fresh || len(records) == 0, own})
+}
+
+// check returns what is wrong with a line's override or exception.
+func (l *DumpLine) check(p *policy.Policy) error {
+	if o := l.Override; o != nil && (!o.Network.IsValid() || o.Network != o.Network.Masked() || o.Network.Addr().Is4In6()) {
+		return fmt.Errorf("override of %q: not a network", o.Network)
+	}
+	if x := l.Exception; x != nil && (!x.Network.IsValid() || x.Network != p.Keys(x.Network.Addr()).Host || !x.Cause.Known()) {
+		return fmt.Errorf("exception of %q, %q: not one of a host", x.Network, x.Cause)
+	}
+	return nil
 }
 
 // Record is the record of a line.

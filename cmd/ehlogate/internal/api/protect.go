@@ -80,7 +80,7 @@ func (s *Server) holds(r *http.Request, tokens ...string) bool {
 func (s *Server) authorized(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if !s.Unix && !s.holds(r, s.Token) {
-			refuse(w, http.StatusUnauthorized, errors.New("this needs the token in http.token_file; run the command as a user who can read it, with the daemon's --config"))
+			refuse(w, http.StatusUnauthorized, errors.New("no valid token: this needs the one in http.token_file; run the command as a user who can read it, with the daemon's --config"))
 			return
 		}
 		next(w, r)
@@ -96,7 +96,7 @@ func (s *Server) feeding(next http.HandlerFunc) http.HandlerFunc {
 			next(w, r)
 		default:
 			s.Strangers()
-			refuse(w, http.StatusUnauthorized, errors.New("verdicts are taken with the token in http.feed_token_file, as \"Authorization: Bearer\" or as the password of \"Authorization: Basic\"; or, from programs on this host, with verdict.local_feed"))
+			refuse(w, http.StatusUnauthorized, errors.New("no valid token: verdicts are taken with the token in http.feed_token_file, as \"Authorization: Bearer\" or as the password of \"Authorization: Basic\"; or, from programs on this host, with verdict.local_feed"))
 		}
 	}
 }

@@ -236,6 +236,10 @@ func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 		if server.FeedToken, err = api.EnsureToken(cfg.HTTP.FeedTokenFile); err != nil && !server.Unix {
 			return nil, atStart("http.feed_token_file", err)
 		}
+		if server.FeedToken == server.Token && !server.Unix {
+			return nil, fmt.Errorf("http.feed_token_file: %s has the same token as %s, with which a filter could do everything; remove it, and the daemon makes another one", cfg.HTTP.FeedTokenFile, cfg.HTTP.TokenFile)
+		}
+		d.intake.tokenFile = cfg.HTTP.FeedTokenFile
 	}
 	registry := prometheus.NewRegistry()
 	d.register(registry)

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
 	"sync"
@@ -41,17 +42,32 @@ type inbox struct {
 	// time.
 	Posts, Dropped, Refused, Late atomic.Uint64
 	// Strangers counts posts without a token.
-	Strangers          atomic.Uint64
-	throttled, strange rate.Sometimes
-	faults             *fault.Guard
+	Strangers              atomic.Uint64
+	lastStranger, lastPost atomic.Int64
+	tokenFile              string
+	throttled, strange     rate.Sometimes
+	faults                 *fault.Guard
 }
 
 // stranger counts a post of a program that may not.
 func (b *inbox) stranger() {
 	b.Strangers.Add(1)
-	b.strange.Do(func() {
-		b.Log.Warn("a verdict posted without a token is not taken: put that of http.feed_token_file into the filter's configuration, or set verdict.local_feed", "posts", b.Strangers.Load())
-	})
+	b.lastStranger.Store(time.Now().Unix())
+	b.strange.Do(func() { b.Log.Warn(b.aboutStrangers()) })
+}
+
+// aboutStrangers says what is wrong with the feed, and what to do.
+func (b *inbox) aboutStrangers() string {
+	return fmt.Sprintf("verdicts posted without a valid token were not taken, %d of them, the last at %s: put the token in %s into the filter's configuration (for rspamd see contrib/rspamd)",
+		b.Strangers.Load(), time.Unix(b.lastStranger.Load(), 0).Format(time.TimeOnly), b.tokenFile)
+}
+
+// strangersSay is what is wrong with the feed now, or "": a post that is taken ends it.
+func (b *inbox) strangersSay() string {
+	if last := b.lastStranger.Load(); last == 0 || b.lastPost.Load() > last {
+		return ""
+	}
+	return b.aboutStrangers()
 }
 
 func newInbox(in *intake.Intake, faults *fault.Guard) *inbox {
@@ -112,6 +128,7 @@ func (b *inbox) signal(s policy.Signal) {
 // post takes a signal posted by another program, which is answered at once.
 func (b *inbox) post(s policy.Signal) {
 	b.Posts.Add(1)
+	b.lastPost.Store(time.Now().Unix())
 	select {
 	case b.posts <- s:
 	default:

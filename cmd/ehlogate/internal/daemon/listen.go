@@ -101,10 +101,14 @@ func (l *Listeners) listen(cfg *config.Config, inForce func() *config.Config, lo
 // listenRemedy says what to do when an address cannot be listened on.
 func listenRemedy(err error) string {
 	switch {
+	case errors.Is(err, errNoSocket):
+		return "name another path"
+	case errors.As(err, new(user.UnknownGroupError)):
+		return "name a group of this host"
 	case errors.Is(err, errGroup):
 		return "make user " + userName() + " a member of that group, or name another one"
 	case errors.Is(err, syscall.EADDRINUSE):
-		return "another program listens there: stop it if it is another ehlogate, or give this one another port"
+		return "another program listens there: stop it if it is another ehlogate, or give this one another address"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return "that is not an address of this host"
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
@@ -122,6 +126,9 @@ func listenOn(d door) (net.Listener, error) {
 	}
 	// It has its mode from its first moment on.
 	defer syscall.Umask(syscall.Umask(0o777 &^ socketMode))
+	if info, err := os.Lstat(a.Address); err == nil && info.Mode().Type() != os.ModeSocket {
+		return nil, fmt.Errorf("%s %w", a.Address, errNoSocket)
+	}
 	l, err := net.Listen(a.Network, a.Address)
 	if errors.Is(err, syscall.EADDRINUSE) && stale(a.Address) {
 		if err := os.Remove(a.Address); err != nil {
@@ -141,6 +148,9 @@ func listenOn(d door) (net.Listener, error) {
 
 // postfixGroup is the group of Postfix's processes.
 const postfixGroup = "postfix"
+
+// errNoSocket is a path that is something else already.
+var errNoSocket = errors.New("is there, and is not a socket")
 
 // errGroup is a group that a socket cannot be given to.
 var errGroup = errors.New("cannot be given to the group")
@@ -168,8 +178,12 @@ func giveTo(d door, path string) error {
 	return nil
 }
 
-// stale reports whether a unix socket was left behind by a daemon that is gone.
+// stale reports whether a unix socket was left behind by a daemon that is gone. What is no socket is
+// somebody's.
 func stale(path string) bool {
+	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != os.ModeSocket {
+		return false
+	}
 	c, err := net.Dial("unix", path)
 	if err == nil {
 		c.Close()

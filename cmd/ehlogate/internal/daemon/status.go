@@ -103,8 +103,13 @@ func (d *Daemon) warnings() []string {
 	if e, ok := d.store.(*store.Embedded); ok {
 		all = append(all, e.Warnings()...)
 	}
-	if n := d.intake.Strangers.Load(); n > 0 {
-		all = append(all, fmt.Sprintf("verdicts posted without a token were not taken, %d of them: put that of http.feed_token_file into the filter's configuration, or set verdict.local_feed", n))
+	if say := d.intake.strangersSay(); say != "" {
+		all = append(all, say)
+	}
+	for _, g := range d.guards {
+		if n := g.Stats.Strangers.Load(); n > 0 {
+			all = append(all, fmt.Sprintf("%d connections of other hosts to %s were refused, the last from %s: a host that may connect has to be in %s", n, g.Key(), g.LastStranger(), g.PeersKey()))
+		}
 	}
 	return all
 }

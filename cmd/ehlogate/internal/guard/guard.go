@@ -51,6 +51,7 @@ type Listener struct {
 	mute list.List
 
 	crowded, strange, failing rate.Sometimes
+	lastStranger              atomic.Value
 }
 
 // New puts rules on a listener.
@@ -62,8 +63,15 @@ func New(l net.Listener, rules Rules) *Listener {
 	return g
 }
 
-// Key is the configuration key of the listener.
-func (l *Listener) Key() string { return l.rules.Key }
+// Key is the configuration key of the listener, PeersKey that of its peers.
+func (l *Listener) Key() string      { return l.rules.Key }
+func (l *Listener) PeersKey() string { return l.rules.PeersKey }
+
+// LastStranger is where the last connection came from that was refused, or "".
+func (l *Listener) LastStranger() string {
+	last, _ := l.lastStranger.Load().(string)
+	return last
+}
 
 // pause is how long accept(2) is left alone after it failed.
 const pause = 10 * time.Millisecond
@@ -85,6 +93,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 			time.Sleep(pause)
 		case !l.welcome(c):
 			l.Stats.Strangers.Add(1)
+			l.lastStranger.Store(c.RemoteAddr().String())
 			l.strange.Do(func() {
 				l.rules.Log.Warn("connection of another host refused; list it if it may connect", "listener", l.rules.Key,
 					"peer", c.RemoteAddr().String(), "key", l.rules.PeersKey, "refused", l.Stats.Strangers.Load())
@@ -134,26 +143,38 @@ func (l *Listener) admit(c net.Conn) net.Conn {
 	return guarded
 }
 
+const (
+	// grace is how long a peer has until it asks: an MTA asks within a millisecond. idle is how long
+	// one that has asked is left alone.
+	grace = 100 * time.Millisecond
+	idle  = time.Second
+)
+
 // looked is how many connections are looked at for the longest idle one: all of them would take too
 // long, when somebody makes room again and again.
 const looked = 64
 
 // evict closes the connection that is missed least, or nearly so.
 func (l *Listener) evict() {
-	var idlest *conn
+	var mute, idlest *conn
 	if oldest := l.mute.Front(); oldest != nil {
-		idlest = oldest.Value.(*conn)
-	} else {
+		mute = oldest.Value.(*conn)
+	}
+	if mute == nil || mute.silence() < grace {
 		n := 0
 		// The order of a map is random enough.
 		for c := range l.open {
-			if idlest == nil || c.last.Load() < idlest.last.Load() {
+			if c.mute == nil && (idlest == nil || c.last.Load() < idlest.last.Load()) {
 				idlest = c
 			}
 			if n++; n == looked {
 				break
 			}
 		}
+	}
+	// One that has just come may be about to ask: it goes only where nothing else is idle.
+	if mute != nil && (idlest == nil || idlest.silence() < idle) {
+		idlest = mute
 	}
 	if idlest == nil {
 		return
@@ -194,6 +215,9 @@ type conn struct {
 	// mute is its place among those on which nothing was asked; the listener's mu guards it.
 	mute *list.Element
 }
+
+// silence is how long nothing has gone either way.
+func (c *conn) silence() time.Duration { return time.Duration(time.Now().UnixNano() - c.last.Load()) }
 
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)

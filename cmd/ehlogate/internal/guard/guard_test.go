@@ -72,6 +72,7 @@ func TestTheLongestIdleConnectionMakesRoom(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	// The one on which nothing was asked goes first, then the one that is idle longest.
+	time.Sleep(2 * grace)
 	if !asks(dial(t, addr)) {
 		t.Error("the new one is not answered")
 	}
@@ -92,6 +93,49 @@ func TestTheLongestIdleConnectionMakesRoom(t *testing.T) {
 	}
 	if l.Open() > 4 {
 		t.Errorf("%d are open", l.Open())
+	}
+}
+
+// TestTheMTAIsAnsweredWhoeverFloods fills all room with connections that have asked once, and floods
+// it with more that ask nothing: whoever connects and asks is answered.
+func TestTheMTAIsAnsweredWhoeverFloods(t *testing.T) {
+	const most = 400
+	l, addr := listen(t, Rules{Most: most})
+	for range most {
+		if !asks(dial(t, addr)) {
+			t.Fatal("not answered")
+		}
+	}
+	time.Sleep(idle)
+	quit := make(chan struct{})
+	defer close(quit)
+	for range 2 {
+		go func() {
+			for {
+				select {
+				case <-quit:
+					return
+				default:
+				}
+				if c, err := net.Dial("tcp", addr); err == nil {
+					defer c.Close()
+				}
+				time.Sleep(200 * time.Microsecond)
+			}
+		}()
+	}
+	failed := 0
+	for range 300 {
+		c, err := net.Dial("tcp", addr)
+		if err != nil || !asks(c) {
+			failed++
+		}
+		if err == nil {
+			c.Close()
+		}
+	}
+	if failed > 0 {
+		t.Errorf("%d of 300 are not answered; %d made room", failed, l.Stats.Evicted.Load())
 	}
 }
 
