@@ -85,7 +85,7 @@ func configFindings(cfg *config.Config) []postfix.Finding {
 		found = append(found, postfix.Finding{OK: true, What: "the database of autonomous systems is sound"})
 	}
 	found = append(found, accessFindings(cfg)...)
-	const chmod, remove = "chmod o= ", "remove it, and restart the daemon, which makes a new one: rm "
+	const chmod, remove = "chmod o= ", "remove it, and restart the daemon, which makes a new one, or put another one there: rm "
 	secret := func(path, what, fix string) {
 		if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o004 != 0 {
 			found = append(found, postfix.Finding{What: fmt.Sprintf("everybody on this host can read %s, %s", path, what), Fix: fix + path})

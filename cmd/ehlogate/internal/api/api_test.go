@@ -29,7 +29,7 @@ func newServer(t testing.TB) *Server {
 	}
 	t.Cleanup(func() { kept.Close() })
 	judge := policy.NewJudge(inForce, kept)
-	return &Server{Judge: judge, Store: kept, Now: time.Now, Thresholds: func() verdict.Thresholds { return verdict.DefaultThresholds }, Token: token, FeedToken: feedToken, LocalFeed: func() bool { return false }, Strangers: func() {}, Metrics: http.NotFoundHandler(), Forgot: func(netip.Prefix) {}, Status: func() Status { return Status{} }}
+	return &Server{Judge: judge, Store: kept, Now: time.Now, Thresholds: func() verdict.Thresholds { return verdict.DefaultThresholds }, Token: &Token{value: token, looked: time.Now().Add(time.Hour)}, FeedToken: &Token{value: feedToken, looked: time.Now().Add(time.Hour)}, LocalFeed: func() bool { return false }, Strangers: func() {}, Metrics: http.NotFoundHandler(), Forgot: func(netip.Prefix) {}, Status: func() Status { return Status{} }}
 }
 
 func client(t *testing.T, at, token string) *Client {
@@ -137,6 +137,37 @@ func TestTokenFiles(t *testing.T) {
 	}
 	if _, err := EnsureToken(path); err == nil || !strings.Contains(err.Error(), "5 characters") {
 		t.Errorf("a short token: %v", err)
+	}
+}
+
+// TestATokenIsChangedByItsFile: the new one holds, and the old one no more.
+func TestATokenIsChangedByItsFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "api-token")
+	token, err := OpenToken(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := token.value
+	for _, c := range []struct {
+		content string
+		want    string
+	}{{"a new token of these tests", "a new token of these tests"}, {"short", "a new token of these tests"}, {"another token of these tests", "another token of these tests"}} {
+		os.Remove(path)
+		if err := os.WriteFile(path, []byte(c.content+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		token.looked = time.Time{}
+		if !token.Is(c.want) || token.Is(old) || token.Is("") {
+			t.Errorf("with %q in the file, %q is not the token, or the old one still is", c.content, c.want)
+		}
+	}
+	os.Remove(path)
+	token.looked = time.Time{}
+	if !token.Is("another token of these tests") {
+		t.Error("a file that is gone takes the token away")
+	}
+	if (*Token)(nil).Is("") {
+		t.Error("no token is any token")
 	}
 }
 

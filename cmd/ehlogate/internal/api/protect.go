@@ -1,7 +1,6 @@
 package api
 
 import (
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"mime"
@@ -63,7 +62,7 @@ func (s *Server) called(host string, own []string) bool {
 
 // holds reports whether a request has one of some tokens, as "Authorization: Bearer", or as the
 // password of "Authorization: Basic", which is what rspamd can send.
-func (s *Server) holds(r *http.Request, tokens ...string) bool {
+func (s *Server) holds(r *http.Request, tokens ...*Token) bool {
 	given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok {
 		_, given, ok = r.BasicAuth()
@@ -71,9 +70,7 @@ func (s *Server) holds(r *http.Request, tokens ...string) bool {
 	if !ok {
 		return false
 	}
-	return slices.ContainsFunc(tokens, func(token string) bool {
-		return token != "" && subtle.ConstantTimeCompare([]byte(given), []byte(token)) == 1
-	})
+	return slices.ContainsFunc(tokens, func(t *Token) bool { return t.Is(given) })
 }
 
 // authorized lets a request through that has the token.

@@ -42,7 +42,7 @@ type Server struct {
 	// Token is what lets do all, FeedToken what lets post verdicts. LocalFeed reports whether
 	// programs on this host may do that without one, and Strangers is called for a post that may
 	// not.
-	Token, FeedToken string
+	Token, FeedToken *Token
 	LocalFeed        func() bool
 	Strangers        func()
 	// Names are names by which the daemon is called, besides its host's own.

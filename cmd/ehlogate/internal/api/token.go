@@ -2,10 +2,13 @@ package api
 
 import (
 	"crypto/rand"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"sync"
+	"time"
 )
 
 // minToken is the shortest token accepted, in bytes.
@@ -22,6 +25,59 @@ func ReadToken(path string) (string, error) {
 		return "", fmt.Errorf("%s holds %d characters, want %d or more; remove it, and the daemon makes a new one", path, len(token), minToken)
 	}
 	return token, nil
+}
+
+// lookAfter is how long a token holds until its file is looked at again.
+const lookAfter = time.Second
+
+// Token is a secret in a file. One that is changed there holds a second later, and the old one no
+// more.
+type Token struct {
+	path string
+
+	mu     sync.Mutex
+	value  string
+	looked time.Time
+	read   os.FileInfo
+}
+
+// OpenToken reads a token file, or makes one that only its owner can read.
+func OpenToken(path string) (*Token, error) {
+	value, err := EnsureToken(path)
+	if err != nil {
+		return nil, err
+	}
+	t := &Token{path: path, value: value, looked: time.Now()}
+	t.read, _ = os.Stat(path)
+	return t, nil
+}
+
+// Is reports whether this is the token.
+func (t *Token) Is(given string) bool {
+	if t == nil {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if time.Since(t.looked) > lookAfter {
+		t.look()
+	}
+	return subtle.ConstantTimeCompare([]byte(given), []byte(t.value)) == 1
+}
+
+// Same reports whether two tokens are the same.
+func (t *Token) Same(other *Token) bool { return t.Is(other.value) }
+
+// look reads the file anew if it was changed. What cannot be read, or is too short, changes nothing.
+func (t *Token) look() {
+	t.looked = time.Now()
+	info, err := os.Stat(t.path)
+	if err != nil || t.read != nil && os.SameFile(info, t.read) && info.ModTime().Equal(t.read.ModTime()) {
+		return
+	}
+	if value, err := ReadToken(t.path); err == nil {
+		t.value, t.read = value, info
+	}
 }
 
 // EnsureToken reads a token file, or makes one that only its owner can read.

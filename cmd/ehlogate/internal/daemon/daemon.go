@@ -230,13 +230,13 @@ func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 	if l := d.listeners.HTTP; l != nil {
 		server.Unix = l.Addr().Network() == "unix"
 		var err error
-		if server.Token, err = api.EnsureToken(cfg.HTTP.TokenFile); err != nil && !server.Unix {
+		if server.Token, err = api.OpenToken(cfg.HTTP.TokenFile); err != nil && !server.Unix {
 			return nil, atStart("http.token_file", err)
 		}
-		if server.FeedToken, err = api.EnsureToken(cfg.HTTP.FeedTokenFile); err != nil && !server.Unix {
+		if server.FeedToken, err = api.OpenToken(cfg.HTTP.FeedTokenFile); err != nil && !server.Unix {
 			return nil, atStart("http.feed_token_file", err)
 		}
-		if server.FeedToken == server.Token && !server.Unix {
+		if !server.Unix && server.FeedToken.Same(server.Token) {
 			return nil, fmt.Errorf("http.feed_token_file: %s has the same token as %s, with which a filter could do everything; remove it, and the daemon makes another one", cfg.HTTP.FeedTokenFile, cfg.HTTP.TokenFile)
 		}
 		d.intake.tokenFile = cfg.HTTP.FeedTokenFile
