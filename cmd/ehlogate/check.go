@@ -179,6 +179,9 @@ func daemonFindings(ctx context.Context, daemon *api.Client) (found []postfix.Fi
 		return append(found, postfix.Finding{What: "the daemon does not say how it stands", Fix: err.Error()}), true, nil
 	}
 	st = &status
+	for _, n := range st.Notes {
+		found = append(found, postfix.Finding{OK: true, Note: true, What: n})
+	}
 	for _, w := range st.Warnings {
 		f := postfix.Finding{What: "the daemon reports: " + w}
 		if strings.Contains(w, "permission denied") {

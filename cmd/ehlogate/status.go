@@ -66,6 +66,9 @@ func statusText(st api.Status, now time.Time) string {
 	for _, source := range st.Silent {
 		row("silent", "%s: %s", source, st.Why[source])
 	}
+	for _, note := range st.Notes {
+		row("note", "%s", note)
+	}
 	for _, warning := range st.Warnings {
 		row("warning", "%s", warning)
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -47,9 +48,9 @@ func (f *findings) note(log *slog.Logger, what string, args ...any) {
 	defer f.mu.Unlock()
 	if len(f.notes) < mostNotes {
 		for i := 0; i+1 < len(args); i += 2 {
-			what += fmt.Sprintf("; %v: %v", args[i], args[i+1])
+			what += fmt.Sprintf("; %s: %v", strings.ReplaceAll(fmt.Sprint(args[i]), "_", " "), args[i+1])
 		}
-		f.notes = append(f.notes, what)
+		f.notes = append(f.notes, time.Now().Format(time.DateTime)+": "+what)
 	}
 }
 
@@ -60,15 +61,18 @@ func (f *findings) commit(err error) {
 	f.failed = err
 }
 
-// Warnings are what is wrong with the store's file now, and what was since the start.
-func (e *Embedded) Warnings() []string {
+// Notes are what was wrong with the store's file since the start, and was repaired.
+func (e *Embedded) Notes() []string {
 	e.found.mu.Lock()
 	defer e.found.mu.Unlock()
-	all := slices.Clone(e.found.notes)
-	if e.found.failed != nil {
-		all = append(all, "what is learnt is in memory only: "+e.found.failed.Error())
-	}
-	return all
+	return slices.Clone(e.found.notes)
+}
+
+// Fault is why the store's file cannot be written now, nil where it can.
+func (e *Embedded) Fault() error {
+	e.found.mu.Lock()
+	defer e.found.mu.Unlock()
+	return e.found.failed
 }
 
 // write makes a change in the file, or in a new one if it turns out that it is damaged or gone.

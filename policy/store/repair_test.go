@@ -122,7 +122,7 @@ func TestWhicheverPageIsDamagedTheRestIsKept(t *testing.T) {
 				if moved, _ := os.ReadFile(aside[0]); !bytes.Equal(moved, bad) {
 					t.Errorf("page %d of %s: the file moved aside is another one", page, name)
 				}
-				if len(e.Warnings()) == 0 {
+				if len(e.Notes()) == 0 {
 					t.Errorf("page %d of %s: nobody is told", page, name)
 				}
 			} else if kept != damageHosts {
@@ -171,7 +171,7 @@ func TestADamagedHeadLosesNoOverride(t *testing.T) {
 		if len(e.Overrides()) != 1 {
 			t.Errorf("meta page %d: overrides %v", page, e.Overrides())
 		}
-		if w := strings.Join(e.Warnings(), "\n"); !strings.Contains(w, "half of the head") {
+		if w := strings.Join(e.Notes(), "\n"); !strings.Contains(w, "half of the head") {
 			t.Errorf("meta page %d: warnings %q", page, w)
 		}
 		if n := hosts(e); n != damageHosts {
@@ -278,7 +278,7 @@ func TestADirectoryRemovedIsNoticedWithoutTraffic(t *testing.T) {
 	e := open(t, dir)
 	os.RemoveAll(dir)
 	e.inspect()
-	if w := e.Warnings(); len(w) == 0 {
+	if w := e.Notes(); len(w) == 0 {
 		t.Error("nobody is told")
 	}
 	e.Close()

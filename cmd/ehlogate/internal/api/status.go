@@ -28,6 +28,8 @@ type Status struct {
 	LogFile string            `json:"log_file"`
 	// Warnings are what is wrong as the daemon sees it, with its own rights.
 	Warnings []string `json:"warnings"`
+	// Notes are what was wrong since the start, and was repaired.
+	Notes []string `json:"notes"`
 	// TokenFile has the token that writing needs, empty where none is needed.
 	TokenFile string `json:"token_file,omitempty"`
 	// Anonymized says that the event log has neither names nor whole addresses.

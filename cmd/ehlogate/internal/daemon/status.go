@@ -63,13 +63,18 @@ func (d *Daemon) status() api.Status {
 	}
 	b := d.booted
 	st.Listen = map[string]string{"milter.listen": b.Milter.Listen.String(), "table.socketmap": b.Table.Socketmap.String(), "table.memcache": b.Table.Memcache.String(), "http.listen": b.HTTP.Listen.String()}
-	st.LogFile, st.Warnings = b.LogFile, d.warnings()
+	st.LogFile, st.Warnings, st.Notes = b.LogFile, d.warnings(), []string{}
 	switch k := d.store.(type) {
 	case *redis.Store:
 		if !k.Up() {
 			st.Store.State = "away: lookups answer from memory, observations wait on disk"
 		}
 	case *store.Embedded:
+		st.Notes = append(st.Notes, k.Notes()...)
+		if err := k.Fault(); err != nil {
+			st.Store.State = "what is learnt is in memory only"
+			st.Warnings = append(st.Warnings, st.Store.State+": "+err.Error())
+		}
 		select {
 		case <-k.Ready():
 		default:
@@ -99,9 +104,6 @@ func (d *Daemon) warnings() []string {
 	}
 	if err := d.events.Fault(); err != nil {
 		all = append(all, "the event log cannot be written: "+err.Error())
-	}
-	if e, ok := d.store.(*store.Embedded); ok {
-		all = append(all, e.Warnings()...)
 	}
 	if say := d.intake.strangersSay(); say != "" {
 		all = append(all, say)
