@@ -70,10 +70,10 @@ func TestThereIsRoomForNewClientsWhateverTheyAre(t *testing.T) {
 	if e.Stats.Crowded.Load() == 0 {
 		t.Error("nothing is counted")
 	}
-	kept := e.Len()
 	if err := e.Close(); err != nil {
 		t.Fatal(err)
 	}
+	kept := e.Len()
 	again, err := Open(dir, o)
 	if err != nil {
 		t.Fatal(err)
@@ -126,7 +126,7 @@ func many(t testing.TB, dir string, n int) {
 // TestALargeStoreAnswersFromTheStart: until all of it is read, nothing is known, and what is learnt
 // meanwhile is kept. With EHLOGATE_TEST_RECORDS it prints how long things take with so many.
 func TestALargeStoreAnswersFromTheStart(t *testing.T) {
-	n := 100_000
+	n := 50_000
 	if s := os.Getenv("EHLOGATE_TEST_RECORDS"); s != "" {
 		fmt.Sscan(s, &n)
 	}

@@ -82,6 +82,8 @@ type Embedded struct {
 	// whoever adds what must be committed as one; writing is held by whoever changes the overrides.
 	db                  *bolt.DB
 	writing, committing sync.Mutex
+	// bounding is held by whoever makes room.
+	bounding sync.Mutex
 	// loaded is how far each dump has been loaded.
 	loaded map[string]uint64
 	// found is what is wrong, or was, with the file.
@@ -438,6 +440,8 @@ func (e *Embedded) sweepLoop(ctx context.Context) {
 
 // bound removes records if there are too many.
 func (e *Embedded) bound() {
+	e.bounding.Lock()
+	defer e.bounding.Unlock()
 	if e.crowded() {
 		before := e.Len()
 		e.makeRoom(e.removed)
