@@ -74,7 +74,6 @@ type Server struct {
 // crowded counts a connection that was closed because too many packets were incomplete.
 func (s *Server) crowded() {
 	s.Stats.Crowded.Add(1)
-	s.full.Interval, s.full.First = time.Minute, 1
 	s.full.Do(func() {
 		s.Log.Warn("milter: too many packets are incomplete, connections closed", "bytes", Budget, "closed", s.Stats.Crowded.Load())
 	})
@@ -90,7 +89,6 @@ func (s *Server) malformed(n uint64, first string) {
 		return
 	}
 	s.Stats.MalformedHeaders.Add(n)
-	s.unread.Interval, s.unread.First = unreadEvery, 1
 	s.unread.Do(func() {
 		s.Log.Warn("a verdict header cannot be read; if it is your filter's, say how in a [[verdict.filter]]", "header", first)
 	})
@@ -120,6 +118,7 @@ var tlsMacros = []string{gomilter.MacroTlsVersion, gomilter.MacroCipher, gomilte
 
 func (s *Server) init() {
 	s.quit, s.budget = make(chan struct{}), semaphore.NewWeighted(Budget)
+	s.full, s.unread = rate.Sometimes{First: 1, Interval: time.Minute}, rate.Sometimes{First: 1, Interval: unreadEvery}
 	s.server = gomilter.NewServer(
 		gomilter.WithDynamicMilter(func(_ uint32, actions gomilter.OptAction, protocol gomilter.OptProtocol, _ gomilter.DataSize) gomilter.Milter {
 			s.sessions.Add(1)

@@ -98,7 +98,7 @@ func (s *storm) heard() (n int) {
 // No session is refused but where Postfix itself is hit; no lesson is lost or doubled; lookups and
 // ends of messages stay quick while the daemon runs.
 func TestMailComesInWhateverHappens(t *testing.T) {
-	wait := func(s *storm) { time.Sleep(3 * time.Second) }
+	wait := func(s *storm) { time.Sleep(2 * time.Second) }
 	for _, c := range []struct {
 		name string
 		// start is how the daemon is started, nil for as usual.
@@ -155,7 +155,7 @@ func TestMailComesInWhateverHappens(t *testing.T) {
 		}},
 		{name: "the event log is rotated every second", happens: func(s *storm) {
 			log := filepath.Join(s.daemon.Dir, "data", "events.ndjson")
-			for i := range 5 {
+			for i := range 3 {
 				time.Sleep(time.Second)
 				must(s.t, os.Rename(log, fmt.Sprint(log, ".", i)))
 				must(s.t, s.daemon.Signal(syscall.SIGHUP))

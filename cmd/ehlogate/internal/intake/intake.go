@@ -92,10 +92,14 @@ type Intake struct {
 }
 
 // throttle lets a kind of log line through once in a while.
-type throttle struct{ rate.Sometimes }
+type throttle struct {
+	begin sync.Once
+	rate.Sometimes
+}
 
 func (t *throttle) every(interval time.Duration, say func()) {
-	t.First, t.Interval = 1, interval
+	// Sessions and signals come by many ways at once.
+	t.begin.Do(func() { t.First, t.Interval = 1, interval })
 	t.Do(say)
 }
 
