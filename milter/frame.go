@@ -14,9 +14,9 @@ const (
 	// maxCommand is the longest packet of a command, or of its macros, in bytes: Postfix's
 	// line_length_limit is 2 KiB.
 	maxCommand = 16 << 10
-	// maxFrame is the longest packet taken whole of a header, or of a body, for which we do not ask:
-	// an MTA that sends one all the same does so in pieces of 64 KiB. Postfix's header_size_limit is
-	// 100 KB by default.
+	// maxFrame is the longest packet taken whole of a header, or of a body, for which we do not
+	// ask: an MTA that sends one all the same does so in pieces of 64 KiB. Postfix's
+	// header_size_limit is 100 KB by default.
 	maxFrame = 128 << 10
 	// maxHeader is the longest packet of a header that is let through, cut to maxFrame: an MTA may
 	// allow longer headers, and what it sent would go unheard without them.

@@ -32,8 +32,8 @@ type Stats struct {
 	Connections, Malformed, Panics  atomic.Uint64
 	Sessions, Messages, TLSMessages atomic.Uint64
 	Actions, MalformedHeaders       atomic.Uint64
-	// Cut counts headers that were longer than is held, Crowded connections that were closed because
-	// too many packets were incomplete.
+	// Cut counts headers that were longer than is held, Crowded connections that were closed
+	// because too many packets were incomplete.
 	Cut, Crowded atomic.Uint64
 }
 
@@ -107,8 +107,8 @@ const (
 	// idle ends a milter connection on which nothing happens between messages. Postfix's own limit
 	// for its client is smtpd_timeout, 5 minutes; RFC 5321 section 4.5.3.2.7 asks for as much.
 	idle = 20 * time.Minute
-	// mailIdle is the same while a message is on its way: the longest silence of a living session is
-	// a big message over a slow line.
+	// mailIdle is the same while a message is on its way: the longest silence of a living session
+	// is a big message over a slow line.
 	mailIdle = 4 * time.Hour
 )
 

@@ -84,9 +84,9 @@ func (e Exception) Ended(now time.Time) bool {
 	return !now.Before(e.Until) || e.Until.Sub(now) > LongestException
 }
 
-// MostExceptions bounds the exceptions of all hosts, MostInNetwork those that the hosts of a network
-// can bring about by what they do, and MostInRange those of a range of networks, which is a /16 in
-// IPv4 and a /32 in IPv6.
+// MostExceptions bounds the exceptions of all hosts, MostInNetwork those that the hosts of a
+// network can bring about by what they do, and MostInRange those of a range of networks, which is a
+// /16 in IPv4 and a /32 in IPv6.
 const (
 	MostExceptions = 10_000
 	MostInNetwork  = 16

@@ -105,8 +105,8 @@ func TestMailComesInWhateverHappens(t *testing.T) {
 		start func(*storm)
 		// happens, for some seconds.
 		happens func(*storm)
-		// refused says that Postfix refuses sessions meanwhile; slow is how long lookups and ends of
-		// messages may take, where that is longer than usual.
+		// refused says that Postfix refuses sessions meanwhile; slow is how long lookups and ends
+		// of messages may take, where that is longer than usual.
 		refused bool
 		slow    time.Duration
 		// cut is how many messages may be in the event log and not learnt, or learnt and not there,

@@ -160,8 +160,8 @@ func (h *Headers) Assessments(r *Rules) (all []policy.Assessment) {
 	return all
 }
 
-// worse reports whether an assessment goes before another one: spam before ham before none, then the
-// greater score.
+// worse reports whether an assessment goes before another one: spam before ham before none, then
+// the greater score.
 func worse(a, b *policy.Assessment) bool {
 	rank := func(c policy.Class) int { return slices.Index([]policy.Class{policy.None, policy.Ham, policy.Spam}, c) }
 	if ra, rb := rank(a.Class), rank(b.Class); ra != rb {

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// requiresAfter is how many departures within requiresWithin, each departuresApart after the one
-	// before, show that a host requires TLS: a mail server comes again, and leaves again.
+	// requiresAfter is how many departures within requiresWithin, each departuresApart after the
+	// one before, show that a host requires TLS: a mail server comes again, and leaves again.
 	requiresAfter   = 2
 	requiresWithin  = 24 * time.Hour
 	departuresApart = 10 * time.Second

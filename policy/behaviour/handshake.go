@@ -30,8 +30,8 @@ const (
 	// sameFailure is how far apart two lines of the MTA's log are that are about two failures: it
 	// has two lines of each.
 	sameFailure = 2 * time.Second
-	// mostFailing bounds the hosts whose failures are counted, mostWorking those whose successes are
-	// remembered.
+	// mostFailing bounds the hosts whose failures are counted, mostWorking those whose successes
+	// are remembered.
 	mostFailing, mostWorking = 100_000, 200_000
 )
 

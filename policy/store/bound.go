@@ -12,9 +12,9 @@ const (
 	// beyond is the share of the most that may be kept beyond it for a moment, and is taken off
 	// below it: a walk through all records makes room for many.
 	beyond = 64
-	// hamStays and networkStays are how much longer a record with ham, and one of a network, is kept
-	// than one of a host that has sent only spam: an honest sender may be a rare one, and a network
-	// speaks for its hosts that are gone.
+	// hamStays and networkStays are how much longer a record with ham, and one of a network, is
+	// kept than one of a host that has sent only spam: an honest sender may be a rare one, and a
+	// network speaks for its hosts that are gone.
 	hamStays     = 72 * time.Hour
 	networkStays = 24 * time.Hour
 )

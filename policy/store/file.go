@@ -84,8 +84,8 @@ type source struct {
 	damage       error
 }
 
-// begin opens the file for reading, or makes it, and reads all but evidence. A damaged one is not an
-// error.
+// begin opens the file for reading, or makes it, and reads all but evidence. A damaged one is not
+// an error.
 func (e *Embedded) begin() (*source, error) {
 	info, err := os.Stat(e.path)
 	if errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0 {

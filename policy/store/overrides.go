@@ -108,8 +108,9 @@ func lift[V ending](e *Embedded, t *table[V], n netip.Prefix, key func(netip.Pre
 	return true, nil
 }
 
-// writeTwice makes a change, and one more that changes nothing: the file has two heads, and when the
-// newer one is damaged, bbolt goes on silently from the one before, which then has the change, too.
+// writeTwice makes a change, and one more that changes nothing: the file has two heads, and when
+// the newer one is damaged, bbolt goes on silently from the one before, which then has the change,
+// too.
 func (e *Embedded) writeTwice(change func(*bolt.Tx) error) error {
 	<-e.Ready()
 	e.committing.Lock()

@@ -139,8 +139,8 @@ func (e *Embedded) abandon(why error) {
 	go e.faults.Do("closing a damaged store", func() { guard(e.path, db.Close) })
 }
 
-// renew moves whatever is in the file's place aside, and writes a new file of all that is in memory.
-// committing is held.
+// renew moves whatever is in the file's place aside, and writes a new file of all that is in
+// memory. committing is held.
 func (e *Embedded) renew() error {
 	if since := time.Since(e.found.renewed); since < renewAgain {
 		return fmt.Errorf("store: %s will be rewritten in %s", e.path, (renewAgain - since).Round(time.Second))
@@ -256,8 +256,8 @@ func (e *Embedded) fillWith(db *bolt.DB) error {
 	return errors.Join(err, db.Sync())
 }
 
-// moveAside gives what is in the file's place another name, which it returns, and removes the oldest
-// of those that were moved aside before.
+// moveAside gives what is in the file's place another name, which it returns, and removes the
+// oldest of those that were moved aside before.
 func (e *Embedded) moveAside() (string, error) {
 	if _, err := os.Lstat(e.path); errors.Is(err, os.ErrNotExist) {
 		return "nothing", nil

@@ -160,8 +160,8 @@ func TestAStrangeFileIsMovedAside(t *testing.T) {
 	}
 }
 
-// TestADamagedHeadLosesNoOverride flips bytes in each of the two meta pages in turn: bbolt then goes
-// on from the other one without a word.
+// TestADamagedHeadLosesNoOverride flips bytes in each of the two meta pages in turn: bbolt then
+// goes on from the other one without a word.
 func TestADamagedHeadLosesNoOverride(t *testing.T) {
 	for page := range 2 {
 		dir, content := filled(t)

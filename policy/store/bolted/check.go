@@ -69,9 +69,9 @@ func ReadHeads(f io.ReaderAt) (h Heads) {
 	return h
 }
 
-// Check reads all pages of a file that are in use, and returns ErrDamaged if any of them is not what
-// it should be. bbolt itself looks through them in a goroutine of its own when it opens a file for
-// writing, and there a damaged one ends the process.
+// Check reads all pages of a file that are in use, and returns ErrDamaged if any of them is not
+// what it should be. bbolt itself looks through them in a goroutine of its own when it opens a file
+// for writing, and there a damaged one ends the process.
 func Check(path string) error {
 	f, err := os.Open(path)
 	if err != nil {

@@ -204,8 +204,8 @@ func doAs(t testing.TB, s *redisd.Server, password string, args ...any) {
 	must(t, c.Do(context.Background(), args...).Err())
 }
 
-// TestWhateverALogInIsAnsweredWith has each connection answered with an error from its first command
-// on, as a server, or a proxy before one, does: it is as if Redis were away.
+// TestWhateverALogInIsAnsweredWith has each connection answered with an error from its first
+// command on, as a server, or a proxy before one, does: it is as if Redis were away.
 func TestWhateverALogInIsAnsweredWith(t *testing.T) {
 	for _, says := range []string{
 		"LOADING Redis is loading the dataset in memory", "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",

@@ -204,9 +204,9 @@ func down(err error) bool {
 	return true
 }
 
-// transient reports whether a batch that failed so may be sent again: Redis did not do it, or nobody
-// knows. Only what is about the batch itself is not: a reply that we do not understand, and our
-// script ending with an error. A proxy before Redis, or a Redis to come, has errors of its own.
+// transient reports whether a batch that failed so may be sent again: Redis did not do it, or
+// nobody knows. Only what is about the batch itself is not: a reply that we do not understand, and
+// our script ending with an error. A proxy before Redis, or a Redis to come, has errors of its own.
 func transient(err error) bool {
 	var reply redis.Error
 	switch {

@@ -177,8 +177,8 @@ func TestADaemonThatIsAway(t *testing.T) {
 	}
 }
 
-// TestTheTokenIsSentToTheDaemonOnly: another user of this host can listen at the daemon's port while
-// that is down.
+// TestTheTokenIsSentToTheDaemonOnly: another user of this host can listen at the daemon's port
+// while that is down.
 func TestTheTokenIsSentToTheDaemonOnly(t *testing.T) {
 	s := httptest.NewServer(newServer(t).Handler())
 	defer s.Close()

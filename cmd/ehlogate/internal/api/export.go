@@ -29,7 +29,8 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	out := bufio.NewWriterSize(stream{w, http.NewResponseController(w)}, 64<<10)
-	// The first match wins, so what lies within something else comes before it. Hosts do not overlap.
+	// The first match wins, so what lies within something else comes before it. Hosts do not
+	// overlap.
 	keysOf := s.Judge.Policy().Keys
 	smaller := slices.IndexFunc(named, func(n netip.Prefix) bool { return n.Bits() <= keysOf(n.Addr()).Host.Bits() })
 	if smaller < 0 {

@@ -68,7 +68,8 @@ func (t *Token) Is(given string) bool {
 // Same reports whether two tokens are the same.
 func (t *Token) Same(other *Token) bool { return t.Is(other.value) }
 
-// look reads the file anew if it was changed. What cannot be read, or is too short, changes nothing.
+// look reads the file anew if it was changed. What cannot be read, or is too short, changes
+// nothing.
 func (t *Token) look() {
 	t.looked = time.Now()
 	info, err := os.Stat(t.path)

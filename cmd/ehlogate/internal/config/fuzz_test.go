@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// FuzzConfiguration reads anything as a configuration: it is taken, or what is wrong is said with its
-// line.
+// FuzzConfiguration reads anything as a configuration: it is taken, or what is wrong is said with
+// its line.
 func FuzzConfiguration(f *testing.F) {
 	sample, err := os.ReadFile("../../../../contrib/ehlogate.toml")
 	if err != nil {

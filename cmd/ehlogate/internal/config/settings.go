@@ -95,21 +95,15 @@ var settings = []Setting{
 }
 
 func (c *Config) setUsers(v value) (err error) {
-	c.Milter.Users, err = serviceNames(v, "neither a {daemon_name} nor a port; want such as ORIGINATING or 587")
+	c.Milter.Users, err = names(v, serviceName, "neither a {daemon_name} nor a port; want such as ORIGINATING or 587")
 	return err
 }
 
 // hostName is what a Host header can name (RFC 9110 section 7.2), without a port.
 var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?$`)
 
-func (c *Config) setNames(v value) error {
-	names, err := v.strs()
-	for _, n := range names {
-		if !hostName.MatchString(n) {
-			return fmt.Errorf("%q is not a host name; want such as mx1.example, without a port", n)
-		}
-	}
-	c.HTTP.Names = names
+func (c *Config) setNames(v value) (err error) {
+	c.HTTP.Names, err = names(v, hostName, "not a host name; want such as mx1.example, without a port")
 	return err
 }
 
@@ -211,14 +205,8 @@ func ParseNetwork(s string) (netip.Prefix, error) {
 // headerName is RFC 5322's field-name.
 var headerName = regexp.MustCompile(`^[!-9;-~]+$`)
 
-func (c *Config) setHeaders(v value) error {
-	names, err := v.strs()
-	for _, n := range names {
-		if !headerName.MatchString(n) {
-			return fmt.Errorf("%q is not a header name; want such as X-Spam-Flag, without colon", n)
-		}
-	}
-	c.Verdict.Headers = names
+func (c *Config) setHeaders(v value) (err error) {
+	c.Verdict.Headers, err = names(v, headerName, "not a header name; want such as X-Spam-Flag, without colon")
 	return err
 }
 
@@ -259,7 +247,7 @@ func (c *Config) setLogFile(v value) error {
 }
 
 func (c *Config) setServices(v value) (err error) {
-	c.Services, err = serviceNames(v, "not a name under which smtpd logs; want what stands before /smtpd in the log, such as postfix or postfix/mx")
+	c.Services, err = names(v, serviceName, "not a name under which smtpd logs; want what stands before /smtpd in the log, such as postfix or postfix/mx")
 	for i, n := range c.Services {
 		c.Services[i] = strings.TrimSuffix(n, "/smtpd")
 	}
@@ -269,15 +257,15 @@ func (c *Config) setServices(v value) (err error) {
 // serviceName is a word of master(5), or a syslog_name or milter_macro_daemon_name of postconf(5).
 var serviceName = regexp.MustCompile(`^[!-~]{1,100}$`)
 
-// serviceNames reads names of services; wrong says what another string is not.
-func serviceNames(v value, wrong string) ([]string, error) {
-	names, err := v.strs()
-	for _, n := range names {
-		if !serviceName.MatchString(n) {
+// names reads names that have a pattern; wrong says what another string is not.
+func names(v value, pattern *regexp.Regexp, wrong string) ([]string, error) {
+	all, err := v.strs()
+	for _, n := range all {
+		if !pattern.MatchString(n) {
 			return nil, fmt.Errorf("%q is %s", n, wrong)
 		}
 	}
-	return names, err
+	return all, err
 }
 
 var nodeName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)

@@ -178,8 +178,8 @@ func giveTo(d door, path string) error {
 	return nil
 }
 
-// stale reports whether a unix socket was left behind by a daemon that is gone. What is no socket is
-// somebody's.
+// stale reports whether a unix socket was left behind by a daemon that is gone. What is no socket
+// is somebody's.
 func stale(path string) bool {
 	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != os.ModeSocket {
 		return false

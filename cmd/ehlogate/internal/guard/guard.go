@@ -144,8 +144,8 @@ func (l *Listener) admit(c net.Conn) net.Conn {
 }
 
 const (
-	// grace is how long a peer has until it asks: an MTA asks within a millisecond. idle is how long
-	// one that has asked is left alone.
+	// grace is how long a peer has until it asks: an MTA asks within a millisecond. idle is how
+	// long one that has asked is left alone.
 	grace = 100 * time.Millisecond
 	idle  = time.Second
 )
@@ -208,8 +208,8 @@ func (l *Listener) Cut() {
 type conn struct {
 	net.Conn
 	listener *Listener
-	// asked says that the peer has sent something; last is when something last went either way, else
-	// when it connected, in nanoseconds of Unix time.
+	// asked says that the peer has sent something; last is when something last went either way,
+	// else when it connected, in nanoseconds of Unix time.
 	asked atomic.Bool
 	last  atomic.Int64
 	// mute is its place among those on which nothing was asked; the listener's mu guards it.

@@ -96,8 +96,8 @@ func TestTheLongestIdleConnectionMakesRoom(t *testing.T) {
 	}
 }
 
-// TestTheMTAIsAnsweredWhoeverFloods fills all room with connections that have asked once, and floods
-// it with more that ask nothing: whoever connects and asks is answered.
+// TestTheMTAIsAnsweredWhoeverFloods fills all room with connections that have asked once, and
+// floods it with more that ask nothing: whoever connects and asks is answered.
 func TestTheMTAIsAnsweredWhoeverFloods(t *testing.T) {
 	const most = 400
 	l, addr := listen(t, Rules{Most: most})

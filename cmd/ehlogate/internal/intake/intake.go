@@ -392,8 +392,8 @@ func (in *Intake) handshakeFailed(addr netip.Addr, at time.Time) {
 	}
 }
 
-// exceptionsPerSecond is how many exceptions are made in a second, exceptionsAtOnce how many after a
-// quiet time: each is a transaction.
+// exceptionsPerSecond is how many exceptions are made in a second, exceptionsAtOnce how many after
+// a quiet time: each is a transaction.
 const exceptionsPerSecond, exceptionsAtOnce = 20, 200
 
 // except makes an exception, for which others may have to go. Exceptions that come faster than can
