@@ -14,6 +14,10 @@ import (
 	"github.com/ehlogate/ehlogate/contrib/e2e/mx"
 )
 
+// ownBinary is the environment variable that names the program under test where there is no Go to
+// build it with.
+const ownBinary = "E2E_BINARY"
+
 // binary is the program under test, built with the race detector; plain is the same without it, for
 // tests of memory: the detector's own grows with every goroutine there has been.
 var binary, plain string
@@ -21,6 +25,11 @@ var binary, plain string
 func TestMain(m *testing.M) {
 	if os.Getenv(attackVariable) != "" {
 		// This process is an attacker, and needs no program to test.
+		os.Exit(m.Run())
+	}
+	if plain = os.Getenv(ownBinary); plain != "" {
+		// The program has been built already.
+		binary = plain
 		os.Exit(m.Run())
 	}
 	os.Exit(func() int {

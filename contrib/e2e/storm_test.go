@@ -1,3 +1,5 @@
+//go:build soak
+
 package e2e
 
 import (
@@ -8,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,12 +17,14 @@ import (
 	"time"
 
 	"github.com/ehlogate/ehlogate/contrib/e2e/mx"
+	"github.com/ehlogate/ehlogate/contrib/e2e/redisd"
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
 // storm is traffic through a real Postfix, with lookups and messages beside it whose time is taken.
 type storm struct {
 	*exchanger
+	redis             *redisd.Server
 	lookups, messages []time.Duration
 	sent              int
 }
@@ -94,25 +97,108 @@ func (s *storm) heard() (n int) {
 	return n
 }
 
-// TestMailComesInWhateverHappens lets things happen to a daemon, and to its Postfix, under traffic.
-// No session is refused but where Postfix itself is hit; no lesson is lost or doubled; lookups and
-// ends of messages stay quick while the daemon runs.
+// happening is something that happens to a daemon, or to what is around it, under traffic.
+type happening struct {
+	name string
+	// redis says that evidence is kept in a Redis.
+	redis bool
+	// ipv4 says that there is no IPv6.
+	ipv4 bool
+	// start is how the daemon is started, nil for as usual.
+	start func(*storm)
+	// happens, for some seconds.
+	happens func(*storm)
+	// refused says that Postfix itself refuses sessions meanwhile.
+	refused bool
+	// slow is how long lookups and ends of messages may take, where that is longer than usual.
+	slow time.Duration
+	// cut is how many messages may be in the event log and not learnt, or learnt and not there,
+	// because the daemon was killed between the two.
+	cut int
+}
+
+// through lets it happen. No session is refused but where Postfix itself is hit; no lesson is lost
+// or doubled; lookups and ends of messages stay quick while the daemon runs.
+func (h happening) through(t *testing.T) { h.storm(t).endure(t, h) }
+
+// endure is through with all started already.
+func (s *storm) endure(t *testing.T, h happening) {
+	s.lookups, s.messages, s.sent = nil, nil, 0
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() { s.probe(stop); close(stopped) }()
+	tr := s.traffic(3)
+	tr.waitDelivered(t, 10)
+	h.happens(s)
+	tr.waitDelivered(t, 10)
+	tr.stop()
+	close(stop)
+	<-stopped
+	heard, learnt := s.settled()
+	lost, doubled := max(0, heard-learnt), max(0, learnt-heard)
+	lookup, eom := percentile(s.lookups, 0.99).Round(10*time.Microsecond), percentile(s.messages, 0.99).Round(10*time.Microsecond)
+	t.Logf("%d messages through Postfix and %d beside, %d sessions refused; %d heard, %d learnt: %d lost, %d doubled; p99 of lookups %v, of ends of message %v",
+		tr.delivered.Load(), s.sent, len(tr.failed), heard, learnt, lost, doubled, lookup, eom)
+	if len(tr.failed) > 0 && !h.refused {
+		t.Errorf("%d sessions refused, the first: %v", len(tr.failed), tr.failed[0])
+	}
+	if lost > h.cut || doubled > h.cut {
+		t.Errorf("%d lessons lost, %d doubled", lost, doubled)
+	}
+	if most := max(h.slow, 250*time.Millisecond); lookup > most || eom > most {
+		t.Errorf("lookups take %v, ends of message %v", lookup, eom)
+	}
+	if n, err := s.daemon.Metric("ehlogate_panics_total"); err != nil || n != 0 {
+		t.Errorf("%v panics, %v", n, err)
+	}
+}
+
+// storm starts what it happens to.
+func (h happening) storm(t *testing.T) *storm {
+	s := &storm{}
+	url := ""
+	if h.redis {
+		var err error
+		// What it has acknowledged is on its disk.
+		s.redis, err = redisd.New(filepath.Join(tempDir(t), "redis"), "--appendonly", "yes", "--appendfsync", "always")
+		must(t, err)
+		must(t, s.redis.Start())
+		t.Cleanup(s.redis.Stop)
+		url = "redis://" + s.redis.Addr()
+	}
+	s.exchanger = prepareOn(t, url, "")
+	s.daemon.Binary = plain
+	if h.ipv4 {
+		must(t, s.Set("inet_protocols = ipv4"))
+		must(t, s.RemoveService(fmt.Sprintf("[::1]:%d/inet", s.Port)))
+	}
+	s.apply()
+	if h.start != nil {
+		h.start(s)
+	} else {
+		must(t, s.daemon.Start())
+	}
+	must(t, s.Postfix.Start())
+	t.Cleanup(func() { must(t, s.Postfix.Stop()) })
+	return s
+}
+
+// settled is heard and learnt when they are equal, or after some seconds: a lesson waits 100 ms for
+// its commit, and for Redis until that is back.
+func (s *storm) settled() (heard, learnt int) {
+	for range 20 {
+		time.Sleep(500 * time.Millisecond)
+		if heard, learnt = s.heard(), s.learnt(); heard == learnt {
+			break
+		}
+	}
+	return heard, learnt
+}
+
+// TestMailComesInWhateverHappens lets things happen to a daemon, to its Postfix and its Redis,
+// under traffic.
 func TestMailComesInWhateverHappens(t *testing.T) {
 	wait := func(s *storm) { time.Sleep(2 * time.Second) }
-	for _, c := range []struct {
-		name string
-		// start is how the daemon is started, nil for as usual.
-		start func(*storm)
-		// happens, for some seconds.
-		happens func(*storm)
-		// refused says that Postfix refuses sessions meanwhile; slow is how long lookups and ends
-		// of messages may take, where that is longer than usual.
-		refused bool
-		slow    time.Duration
-		// cut is how many messages may be in the event log and not learnt, or learnt and not there,
-		// because the daemon was killed between the two.
-		cut int
-	}{
+	for _, h := range []happening{
 		{name: "nothing", happens: wait},
 		{name: "the daemon is killed five times", happens: func(s *storm) {
 			for range 5 {
@@ -147,6 +233,38 @@ func TestMailComesInWhateverHappens(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}},
+		{name: "Postfix's master is killed, and started again", happens: func(s *storm) {
+			s.signalMaster(syscall.SIGKILL)
+			must(s.t, redisd.Until(s.Postfix.Start))
+		}, refused: true},
+		{name: "Postfix's master hangs for two seconds", happens: func(s *storm) {
+			s.signalMaster(syscall.SIGSTOP)
+			time.Sleep(2 * time.Second)
+			s.signalMaster(syscall.SIGCONT)
+		}},
+		{name: "nothing, with Redis", redis: true, happens: wait},
+		{name: "Redis is killed and is away for two seconds, twice", redis: true, happens: func(s *storm) {
+			for range 2 {
+				s.redis.Kill()
+				time.Sleep(2 * time.Second)
+				must(s.t, s.redis.Start())
+				time.Sleep(time.Second)
+			}
+		}},
+		{name: "Redis hangs for three seconds", redis: true, happens: func(s *storm) {
+			s.redis.Pause()
+			time.Sleep(3 * time.Second)
+			s.redis.Resume()
+			time.Sleep(time.Second)
+		}},
+		{name: "the daemon is killed five times, with Redis", redis: true, happens: func(s *storm) {
+			for range 5 {
+				time.Sleep(300 * time.Millisecond)
+				s.daemon.Kill()
+				time.Sleep(200 * time.Millisecond)
+				must(s.t, s.daemon.Start())
+			}
+		}, slow: 2 * time.Second, cut: 30},
 		{name: "2,000 reloads", happens: func(s *storm) {
 			for range 2000 {
 				must(s.t, s.daemon.Signal(syscall.SIGHUP))
@@ -175,54 +293,7 @@ func TestMailComesInWhateverHappens(t *testing.T) {
 				s.daemon.Binary, "serve", "--config", s.daemon.Config())))
 		}, happens: wait, slow: time.Second},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			x := prepare(t, "")
-			x.daemon.Binary = plain
-			s := &storm{exchanger: x}
-			x.apply()
-			if c.start != nil {
-				c.start(s)
-			} else {
-				must(t, x.daemon.Start())
-			}
-			must(t, x.Postfix.Start())
-			t.Cleanup(func() { must(t, x.Postfix.Stop()) })
-			stop, stopped := make(chan struct{}), make(chan struct{})
-			go func() { s.probe(stop); close(stopped) }()
-			tr := x.traffic(3)
-			tr.waitDelivered(t, 10)
-			c.happens(s)
-			tr.waitDelivered(t, 10)
-			tr.stop()
-			close(stop)
-			<-stopped
-			// What waited 100 ms for its commit is in the store soon.
-			time.Sleep(500 * time.Millisecond)
-			heard, learnt := s.heard(), s.learnt()
-			lost, doubled := max(0, heard-learnt), max(0, learnt-heard)
-			p99 := func(all []time.Duration) time.Duration {
-				if len(all) == 0 {
-					return 0
-				}
-				slices.Sort(all)
-				return all[len(all)*99/100].Round(10 * time.Microsecond)
-			}
-			lookup, eom := p99(s.lookups), p99(s.messages)
-			t.Logf("%d messages through Postfix and %d beside, %d sessions refused; %d heard, %d learnt: %d lost, %d doubled; p99 of lookups %v, of ends of message %v",
-				tr.delivered.Load(), s.sent, len(tr.failed), heard, learnt, lost, doubled, lookup, eom)
-			if len(tr.failed) > 0 && !c.refused {
-				t.Errorf("%d sessions refused, the first: %v", len(tr.failed), tr.failed[0])
-			}
-			if lost > c.cut || doubled > c.cut {
-				t.Errorf("%d lessons lost, %d doubled", lost, doubled)
-			}
-			if most := max(c.slow, 250*time.Millisecond); lookup > most || eom > most {
-				t.Errorf("lookups take %v, ends of message %v", lookup, eom)
-			}
-			if n, err := x.daemon.Metric("ehlogate_panics_total"); err != nil || n != 0 {
-				t.Errorf("%v panics, %v", n, err)
-			}
-		})
+		t.Run(h.name, h.through)
 	}
 }
 
@@ -240,6 +311,16 @@ func (s *storm) smtpds() (pids []int) {
 		}
 	}
 	return pids
+}
+
+// signalMaster sends a signal to this Postfix's master(8).
+func (s *storm) signalMaster(sig syscall.Signal) {
+	s.t.Helper()
+	b, err := os.ReadFile(filepath.Join(s.Dir, "spool", "pid", "master.pid"))
+	must(s.t, err)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	must(s.t, err)
+	must(s.t, syscall.Kill(pid, sig))
 }
 
 // within is a command that starts a daemon in a memory cgroup of so many bytes.

@@ -49,8 +49,10 @@ type Log struct {
 	reopen chan chan error
 	done   chan struct{}
 
-	// fault is why the last line could not be written, nil where it was.
-	fault atomic.Pointer[error]
+	// fault is why the last line could not be written, nil where it was; removed is when the file
+	// was last found to be gone.
+	fault   atomic.Pointer[error]
+	removed atomic.Pointer[time.Time]
 
 	file *os.File
 	// looked is when it was last looked whether the file is still there.
@@ -113,6 +115,18 @@ func (l *Log) Fault() error {
 	return nil
 }
 
+// Notes are what was lost since the start.
+func (l *Log) Notes() []string {
+	notes := []string{}
+	if n := l.Stats.Dropped.Load(); n > 0 {
+		notes = append(notes, fmt.Sprintf("%d events are missing from %s", n, l.path))
+	}
+	if at := l.removed.Load(); at != nil {
+		notes = append(notes, fmt.Sprintf("%s was removed while it was written to, and was begun anew at %s", l.path, at.Format(time.DateTime)))
+	}
+	return notes
+}
+
 // Reopen opens the file anew, after logrotate has renamed it. If that fails, the old file stays in
 // use.
 func (l *Log) Reopen() error {
@@ -136,6 +150,9 @@ func (l *Log) Close() error {
 	close(l.lines)
 	l.mu.Unlock()
 	<-l.done
+	if err := l.Fault(); err != nil {
+		l.log.Error("the event log could not be written until the end", "file", l.path, "error", err, "dropped", l.Stats.Dropped.Load())
+	}
 	return l.file.Close()
 }
 
@@ -166,6 +183,9 @@ func (l *Log) write(first line) {
 		text = append(append(text, next.text...), '\n')
 	}
 	err := l.appendWhole(text)
+	if err == nil && l.Fault() != nil {
+		l.log.Warn("the event log can be written again", "file", l.path, "dropped", l.Stats.Dropped.Load())
+	}
 	fault := err
 	l.fault.Store(&fault)
 	if err != nil {
@@ -199,6 +219,8 @@ func (l *Log) lookAfter() {
 	if stat, ok := info.Sys().(*syscall.Stat_t); !ok || stat.Nlink > 0 {
 		return
 	}
+	now := l.now()
+	l.removed.Store(&now)
 	err = os.MkdirAll(filepath.Dir(l.path), 0o750)
 	if err == nil {
 		err = l.openFile()

@@ -179,6 +179,14 @@ func (p *Postfix) Service(param string) error {
 	return p.settle()
 }
 
+// RemoveService removes a service of master.cf, as postconf -MX does.
+func (p *Postfix) RemoveService(service string) error {
+	if err := p.command("postconf", "-MX", service); err != nil {
+		return err
+	}
+	return p.settle()
+}
+
 // Start starts it; when it returns, it takes connections.
 func (p *Postfix) Start() error { return p.command("postfix", "start") }
 

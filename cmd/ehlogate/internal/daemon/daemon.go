@@ -65,6 +65,7 @@ type Daemon struct {
 	intake    *inbox
 	follower  *follower
 	faults    fault.Guard
+	clock     *clock
 
 	version string
 	started time.Time
@@ -84,7 +85,7 @@ type Options struct {
 // New opens the store and the event log and listens on what the configuration names, or on what is
 // passed on in listeners. Nothing is served before Run.
 func New(cfg *config.Config, listeners *Listeners, o Options, log *slog.Logger) (*Daemon, error) {
-	d := &Daemon{log: log, faults: fault.Guard{Log: log}, listeners: listeners, version: o.Version, reload: o.Reload, booted: cfg, started: time.Now().UTC().Truncate(time.Second)}
+	d := &Daemon{log: log, clock: newClock(log), faults: fault.Guard{Log: log}, listeners: listeners, version: o.Version, reload: o.Reload, booted: cfg, started: time.Now().UTC().Truncate(time.Second)}
 	d.cfg.Store(cfg)
 	if err := d.open(cfg); err != nil {
 		d.close()
@@ -99,17 +100,17 @@ func (d *Daemon) open(cfg *config.Config) (err error) {
 	if err != nil {
 		d.log.Error(err.Error())
 	}
-	inForce := policy.NewInForce(p, time.Now)
+	inForce := policy.NewInForce(p, d.clock.Now)
 	// Whatever the store is, this host keeps something in its directory.
 	if err := os.MkdirAll(cfg.Store.Dir, 0o750); err != nil {
 		return atStart("store.url", err)
 	}
-	store, err := openStore(cfg, inForce.Tier, d.log)
+	store, err := openStore(cfg, inForce.Tier, d.clock.Now, d.log)
 	if err != nil {
 		return atStart("store.url", err)
 	}
 	d.store = store
-	if d.events, err = eventlog.Open(cfg.Log.Events, cfg.Log.Retain, time.Now, d.log); err != nil {
+	if d.events, err = eventlog.Open(cfg.Log.Events, cfg.Log.Retain, d.clock.Now, d.log); err != nil {
 		return atStart("log.events", err)
 	}
 	if d.guards, err = d.listeners.listen(cfg, d.Config, d.log); err != nil {
@@ -150,9 +151,9 @@ func userName() string {
 // newIntake makes what hears: the milter, the follower of the MTA's log, and intake behind them.
 func (d *Daemon) newIntake(cfg *config.Config) error {
 	in := &intake.Intake{
-		Correlator: correlate.New(time.Now), Judge: d.judge, EventLog: d.events, Store: d.store,
+		Correlator: correlate.New(d.clock.Now), Judge: d.judge, EventLog: d.events, Store: d.store,
 		Clients: behaviour.NewClients(), Handshakes: behaviour.NewHandshakes(), Departures: behaviour.NewDepartures(),
-		Settings: d.intakeSettings, Now: time.Now, Log: d.log,
+		Settings: d.intakeSettings, Now: d.clock.Now, Log: d.log,
 	}
 	d.intake = newInbox(in, &d.faults)
 	users := ownUsers(cfg)
@@ -160,16 +161,22 @@ func (d *Daemon) newIntake(cfg *config.Config) error {
 	d.tables = &table.Server{Decide: d.judge.Decide, Answered: answers.Put, Log: d.log}
 	d.milter = &milter.Server{
 		Decide: d.judge.Decide, Answered: answers.Take, Observe: d.intake.observe, Sessions: in.Correlator,
-		Clients: in.Clients, Now: time.Now, Log: d.log, Treats: d.treats,
+		Clients: in.Clients, Now: d.clock.Now, Log: d.log, Treats: d.treats,
 		Rules: func() verdict.Rules { return d.cfg.Load().Verdict }, Users: usersOf(cfg, users),
 	}
 	d.follower = &follower{
 		source: cfg.LogFile, path: filepath.Join(cfg.Store.Dir, positionFile), log: d.log,
 		reader: maillog.NewReader(maillog.Options{
-			Now: time.Now, Zone: time.Local, UnknownUser: in.UnknownUser, Reinjected: in.Reinjected,
+			Now: time.Now, Zone: time.Local, Reinjected: in.Reinjected,
+			UnknownUser: func(client netip.Addr, recipient string, at time.Time) policy.Confidence {
+				return in.UnknownUser(client, recipient, d.clock.Told(at))
+			},
 			Services: cfg.Services, UserServices: users.SyslogNames,
-		}), signal: d.intake.signal,
-		oldestPending: in.Correlator.OldestPending, now: time.Now, throttled: rate.Sometimes{First: 1, Interval: time.Minute}, faults: &d.faults,
+		}), signal: func(s policy.Signal) {
+			s.Time = d.clock.Told(s.Time)
+			d.intake.signal(s)
+		},
+		oldestPending: in.Correlator.OldestPending, now: d.clock.Now, throttled: rate.Sometimes{First: 1, Interval: time.Minute}, faults: &d.faults,
 	}
 	return in.Restore()
 }
@@ -219,7 +226,7 @@ func (d *Daemon) intakeSettings() intake.Settings {
 func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 	server := &api.Server{
 		Status: d.status, Reload: d.reload,
-		Judge: d.judge, Store: d.store, Now: time.Now, Heard: d.intake.Heard, Learn: d.intake.learn, Forgot: d.intake.forgot,
+		Judge: d.judge, Store: d.store, Now: d.clock.Now, Heard: d.intake.Heard, Learn: d.intake.learn, Forgot: d.intake.forgot,
 		LocalFeed: func() bool { return d.cfg.Load().LocalFeed }, Names: func() []string { return d.cfg.Load().HTTP.Names },
 		Strangers: d.intake.stranger,
 	}
@@ -295,6 +302,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	watching, unwatch := context.WithCancel(ctx)
 	defer unwatch()
 	go d.faults.Keep(watching, "counting days", d.turn)
+	go d.faults.Keep(watching, "watching sockets", func(ctx context.Context) { d.listeners.watch(ctx, d.log) })
 	go d.faults.Keep(watching, "watching autonomous systems", func(ctx context.Context) { d.systems.Watch(ctx, asn.Every, d.log) })
 	if l := d.listeners.Milter; l != nil {
 		go func() { failed <- d.milter.Serve(l) }()

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -8,8 +9,10 @@ import (
 	"net/netip"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/guard"
@@ -18,7 +21,19 @@ import (
 // Listeners are the daemon's listening sockets. Those that are set before New are used as they are,
 // as systemd.socket(5) passes them; the rest is listened on as configured. One that is configured
 // as none stays nil.
-type Listeners struct{ Milter, Socketmap, Memcache, HTTP net.Listener }
+type Listeners struct {
+	Milter, Socketmap, Memcache, HTTP net.Listener
+
+	// sockets are those in the file system, ungiven what keeps an MTA from connecting to one.
+	sockets []socket
+	ungiven []string
+}
+
+// socket is a unix socket as it was made.
+type socket struct {
+	key, path string
+	made      os.FileInfo
+}
 
 // Passed takes over sockets passed by systemd under their FileDescriptorName: milter, socketmap,
 // memcache, http.
@@ -81,13 +96,14 @@ func (l *Listeners) listen(cfg *config.Config, inForce func() *config.Config, lo
 			if d.addr == (config.Address{}) {
 				continue
 			}
-			made, err := listenOn(d)
+			made, err := l.listenOn(d)
 			if err != nil {
 				errs = append(errs, fmt.Errorf("%s: %w; %s", d.key, err, listenRemedy(err)))
 				continue
 			}
 			*d.field = made
 		}
+		l.note(d)
 		g := guard.New(*d.field, guard.Rules{
 			Key: d.key, Most: shares[i], PeersKey: d.section + ".peers", Log: log,
 			Peers: func() []netip.Prefix { return d.access(inForce()).Peers },
@@ -119,7 +135,48 @@ func listenRemedy(err error) string {
 	return "name an address of this host"
 }
 
-func listenOn(d door) (net.Listener, error) {
+// note remembers the socket of a listener.
+func (l *Listeners) note(d door) {
+	if addr := (*d.field).Addr(); addr.Network() == "unix" {
+		if info, err := os.Stat(addr.String()); err == nil {
+			l.sockets = append(l.sockets, socket{d.key, addr.String(), info})
+		}
+	}
+}
+
+// warnings are what keeps an MTA on this host from connecting.
+func (l *Listeners) warnings() []string {
+	all := slices.Clone(l.ungiven)
+	for _, s := range l.sockets {
+		if now, err := os.Stat(s.path); err != nil || !os.SameFile(now, s.made) {
+			all = append(all, fmt.Sprintf("the socket of %s, %s, was removed or replaced, and nobody can connect to it: restart the daemon", s.key, s.path))
+		}
+	}
+	return all
+}
+
+// watchEvery is how often it is looked whether the sockets are still there.
+const watchEvery = 10 * time.Second
+
+// watch logs what keeps an MTA from connecting, when that begins, until the context ends.
+func (l *Listeners) watch(ctx context.Context, log *slog.Logger) {
+	said := map[string]bool{}
+	for {
+		for _, w := range l.warnings() {
+			if !said[w] {
+				log.Error(w)
+				said[w] = true
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(watchEvery):
+		}
+	}
+}
+
+func (l *Listeners) listenOn(d door) (net.Listener, error) {
 	a := d.addr
 	if a.Network != "unix" {
 		return net.Listen(a.Network, a.Address)
@@ -129,21 +186,21 @@ func listenOn(d door) (net.Listener, error) {
 	if info, err := os.Lstat(a.Address); err == nil && info.Mode().Type() != os.ModeSocket {
 		return nil, fmt.Errorf("%s %w", a.Address, errNoSocket)
 	}
-	l, err := net.Listen(a.Network, a.Address)
+	made, err := net.Listen(a.Network, a.Address)
 	if errors.Is(err, syscall.EADDRINUSE) && stale(a.Address) {
 		if err := os.Remove(a.Address); err != nil {
 			return nil, err
 		}
-		l, err = net.Listen(a.Network, a.Address)
+		made, err = net.Listen(a.Network, a.Address)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if err := giveTo(d, a.Address); err != nil {
-		l.Close()
+	if err := l.giveTo(d, a.Address); err != nil {
+		made.Close()
 		return nil, err
 	}
-	return l, nil
+	return made, nil
 }
 
 // postfixGroup is the group of Postfix's processes.
@@ -157,7 +214,7 @@ var errGroup = errors.New("cannot be given to the group")
 
 // giveTo gives a unix socket to its group: the one that is configured, else Postfix's, if an MTA
 // connects, and there is that group, and the daemon may.
-func giveTo(d door, path string) error {
+func (l *Listeners) giveTo(d door, path string) error {
 	name, wanted := d.access(d.cfg).Group, true
 	if name == "" {
 		name, wanted = postfixGroup, false
@@ -174,6 +231,10 @@ func giveTo(d door, path string) error {
 	}
 	if err != nil && wanted {
 		return fmt.Errorf("%s %w %s: %w", path, errGroup, name, err)
+	}
+	if errors.Is(err, syscall.EPERM) {
+		l.ungiven = append(l.ungiven, fmt.Sprintf("Postfix may not be able to connect to %s, as user %s is not a member of group %s and so cannot give %s to it: make it a member, or set %s.group",
+			d.key, userName(), name, path, d.section))
 	}
 	return nil
 }

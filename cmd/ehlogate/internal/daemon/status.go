@@ -63,7 +63,7 @@ func (d *Daemon) status() api.Status {
 	}
 	b := d.booted
 	st.Listen = map[string]string{"milter.listen": b.Milter.Listen.String(), "table.socketmap": b.Table.Socketmap.String(), "table.memcache": b.Table.Memcache.String(), "http.listen": b.HTTP.Listen.String()}
-	st.LogFile, st.Warnings, st.Notes = b.LogFile, d.warnings(), []string{}
+	st.LogFile, st.Warnings, st.Notes = b.LogFile, d.warnings(), d.events.Notes()
 	switch k := d.store.(type) {
 	case *redis.Store:
 		if !k.Up() {
@@ -98,7 +98,7 @@ func (d *Daemon) status() api.Status {
 
 // warnings are what is wrong now, and does not keep the daemon from running.
 func (d *Daemon) warnings() []string {
-	all := []string{}
+	all := append([]string{}, d.listeners.warnings()...)
 	if err := d.follower.inspect(d.booted.LogFile); err != nil {
 		all = append(all, err.Error())
 	}

@@ -20,13 +20,13 @@ type keeper interface {
 	Close() error
 }
 
-func openStore(cfg *config.Config, tier policy.Tiering, log *slog.Logger) (keeper, error) {
+func openStore(cfg *config.Config, tier policy.Tiering, now func() time.Time, log *slog.Logger) (keeper, error) {
 	if cfg.Store.Redis == nil {
-		return store.Open(cfg.Store.Dir, store.Options{Layout: cfg.Policy.Layout, Tier: tier, Now: time.Now, Most: cfg.Store.MaxRecords, Log: log})
+		return store.Open(cfg.Store.Dir, store.Options{Layout: cfg.Policy.Layout, Tier: tier, Now: now, Most: cfg.Store.MaxRecords, Log: log})
 	}
 	redis.LogLibrary(log)
 	o := RedisOptions(cfg, log)
-	o.Tier = tier
+	o.Tier, o.Now = tier, now
 	return redis.Open(o)
 }
 
