@@ -20,6 +20,7 @@ func accessFindings(cfg *config.Config) (found []postfix.Finding) {
 	note := func(what, fix string) {
 		found = append(found, postfix.Finding{OK: true, Note: true, What: what, Fix: fix})
 	}
+	found = append(found, withoutEffect(cfg)...)
 	var local []string
 	for _, l := range []struct {
 		key  string
@@ -54,6 +55,37 @@ func accessFindings(cfg *config.Config) (found []postfix.Finding) {
 	}
 	if len(local) > 0 {
 		note("every user of this host can connect to "+strings.Join(local, ", "), "where there are users that are not trusted, set each to a unix: address, and group to the MTA's group")
+	}
+	return found
+}
+
+// withoutEffect finds settings of access that the listeners of their section have no use for, and
+// groups that are not there.
+func withoutEffect(cfg *config.Config) (found []postfix.Finding) {
+	for _, s := range []struct {
+		section string
+		addrs   []config.Address
+		config.Access
+	}{
+		{"milter", []config.Address{cfg.Milter.Listen}, cfg.Milter.Access},
+		{"table", []config.Address{cfg.Table.Socketmap, cfg.Table.Memcache}, cfg.Table.Access},
+		{"http", []config.Address{cfg.HTTP.Listen}, cfg.HTTP.Access},
+	} {
+		has := func(network string) bool {
+			return slices.ContainsFunc(s.addrs, func(a config.Address) bool { return a.Network == network })
+		}
+		if len(s.Peers) > 0 && !has("tcp") {
+			found = append(found, postfix.Finding{What: s.section + ".peers has no effect: other hosts do not reach a unix socket", Fix: "remove " + s.section + ".peers, or listen on inet:HOST:PORT"})
+		}
+		if s.Group == "" {
+			continue
+		}
+		if !has("unix") {
+			found = append(found, postfix.Finding{What: s.section + ".group has no effect: only unix sockets have a group", Fix: "remove " + s.section + ".group, or listen on unix:/PATH"})
+		}
+		if _, err := user.LookupGroup(s.Group); err != nil {
+			found = append(found, postfix.Finding{What: fmt.Sprintf("%s.group is %s, and there is no such group on this host: the daemon will not start", s.section, s.Group), Fix: "name a group of this host, or make it: groupadd --system " + s.Group})
+		}
 	}
 	return found
 }

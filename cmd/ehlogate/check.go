@@ -85,8 +85,14 @@ func configFindings(cfg *config.Config) []postfix.Finding {
 		found = append(found, postfix.Finding{OK: true, What: "the database of autonomous systems is sound"})
 	}
 	found = append(found, accessFindings(cfg)...)
+	if info, err := os.Stat(cfg.Log.Events); err == nil && info.IsDir() {
+		found = append(found, postfix.Finding{What: fmt.Sprintf("log.events is %s, which is a directory: the daemon will not start", cfg.Log.Events), Fix: "name a file in log.events"})
+	}
 	const chmod, remove = "chmod o= ", "remove it, and restart the daemon, which makes a new one, or put another one there: rm "
 	secret := func(path, what, fix string) {
+		if _, err := api.ReadToken(path); fix == remove && errors.Is(err, api.ErrShort) {
+			found = append(found, postfix.Finding{What: err.Error(), Fix: fix + path})
+		}
 		if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o004 != 0 {
 			found = append(found, postfix.Finding{What: fmt.Sprintf("everybody on this host can read %s, %s", path, what), Fix: fix + path})
 		}

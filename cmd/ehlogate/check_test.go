@@ -30,3 +30,45 @@ func TestCheckReadsTheLog(t *testing.T) {
 		t.Errorf("a log that is not there: %+v", found)
 	}
 }
+
+// check finds what serve would refuse, and what is set in vain.
+func TestCheckFindsWhatServeRefuses(t *testing.T) {
+	dir := t.TempDir()
+	short := filepath.Join(dir, "short")
+	if err := os.WriteFile(short, []byte("short"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, toml, want string
+	}{
+		{"nothing", "", ""},
+		{"an event log that is a directory", "[log]\nevents = '" + dir + "'", "which is a directory"},
+		{"a token that is too short", "[http]\ntoken_file = '" + short + "'", "too short for a token"},
+		{"a feed token that is too short", "[http]\nfeed_token_file = '" + short + "'", "too short for a token"},
+		{"peers of a unix socket", "[milter]\nlisten = 'unix:" + dir + "/m'\npeers = ['192.0.2.7']", "milter.peers has no effect"},
+		{"peers of one of two", "[table]\nmemcache = 'unix:" + dir + "/t'\npeers = ['192.0.2.7']", ""},
+		{"a group of a TCP port", "[http]\ngroup = 'root'", "http.group has no effect"},
+		{"a group that is not there", "[http]\nlisten = 'unix:" + dir + "/h'\ngroup = 'nobody-has-this'", "there is no such group"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "ehlogate.toml")
+			if err := os.WriteFile(file, []byte(c.toml), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			none := func(string) (string, bool) { return "", false }
+			cfg, err := config.Load(config.Source{File: file, Env: none, Flag: none})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var faults []string
+			for _, f := range configFindings(cfg) {
+				if !f.OK {
+					faults = append(faults, f.What)
+				}
+			}
+			if len(faults) > 1 || strings.Join(faults, "") == "" != (c.want == "") || !strings.Contains(strings.Join(faults, ""), c.want) {
+				t.Errorf("found %q, not %q", faults, c.want)
+			}
+		})
+	}
+}

@@ -124,12 +124,12 @@ func loadDump(c *cli.Context) error {
 			return fmt.Errorf("%s: changed while it was read", path)
 		}
 		done, err := daemon.Load(c.Context, head, chunk, some)
-		for try := 1; err != nil && try < loadTries && c.Context.Err() == nil; try++ {
+		for try := 1; err != nil && api.Temporary(err) && try < loadTries && c.Context.Err() == nil; try++ {
 			time.Sleep(time.Second)
 			done, err = daemon.Load(c.Context, head, chunk, some)
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %d of %d lines are loaded; run the same command again to go on: %w", path, sent, total, err)
+			return fmt.Errorf("%s: %d of %d lines are loaded: %w%s", path, sent, total, err, goOn(err))
 		}
 		if !done.Fresh {
 			known += len(some)
@@ -147,6 +147,14 @@ func loadDump(c *cli.Context) error {
 	return err
 }
 
+// goOn is what to do after a fault that goes away by itself.
+func goOn(err error) string {
+	if api.Temporary(err) {
+		return "; run the same command again to go on"
+	}
+	return ""
+}
+
 func dumpLines(r io.Reader) *bufio.Scanner {
 	s := bufio.NewScanner(r)
 	s.Buffer(nil, 64<<10)
@@ -160,6 +168,9 @@ func verify(path string, r io.Reader) (head api.DumpHead, end api.DumpEnd, err e
 	for n := 1; lines.Scan(); n++ {
 		var line api.DumpLine
 		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
+			if n > 1 && !lines.Scan() {
+				break
+			}
 			return head, end, fmt.Errorf("%s:%d: not a line of a dump: %w", path, n, err)
 		}
 		switch {

@@ -86,7 +86,7 @@ func addressesOf(ctx context.Context, arg string) ([]netip.Addr, error) {
 		return []netip.Addr{addr}, nil
 	}
 	if !hostName.MatchString(arg) {
-		return nil, misuseOf("%w; want such as 192.0.2.7, 2001:db8::7, or a host name with a dot in it", err)
+		return nil, misuseOf("%w; expected something like 192.0.2.7, 2001:db8::7, or a host name with a dot in it", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, resolveWait)
 	defer cancel()
@@ -109,7 +109,7 @@ var hostName = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.[A-Za-z][
 func clientAbout(c *cli.Context) (*api.Client, error) {
 	for _, a := range c.Args().Slice() {
 		if _, err := policy.ParseAddr(a); err != nil {
-			return nil, misuseOf("%w; want such as 192.0.2.7 or 2001:db8::7", err)
+			return nil, misuseOf("%w; expected something like 192.0.2.7 or 2001:db8::7", err)
 		}
 	}
 	return client(c)

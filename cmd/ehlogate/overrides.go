@@ -48,7 +48,7 @@ func change(c *cli.Context, verb string) error {
 	}
 	if f := c.String("for"); f != "" {
 		if d, err := config.ParseDuration(f); err != nil || d <= 0 {
-			return misuseOf("--for: %q is not a duration above zero; want such as 24h or 7d", f)
+			return misuseOf("--for: %q is not a duration above zero; expected something like 24h or 7d", f)
 		}
 	}
 	var networks []netip.Prefix

@@ -40,9 +40,9 @@ func (f *Filter) Check(silence policy.Class) error {
 	case !slices.Contains(Reads, f.Read):
 		return fmt.Errorf("read is %q; want one of %s", f.Read, strings.Join(Reads, ", "))
 	case f.Read == "word" && len(f.Spam) == 0:
-		return fmt.Errorf("has no words for spam; want such as spam = [\"yes\"]")
+		return fmt.Errorf("has no words for spam; expected something like spam = [\"yes\"]")
 	case f.Read == "word" && len(f.Ham) == 0 && silence != policy.Ham:
-		return fmt.Errorf("has words for spam and none for ham: every client would look like a spammer; add such as ham = [\"no\"], or verdict.silence = \"ham\" where the filter marks only spam")
+		return fmt.Errorf("has words for spam and none for ham: every client would look like a spammer; for example, add ham = [\"no\"], or verdict.silence = \"ham\" where the filter marks only spam")
 	case f.Read != "word" && len(f.Spam)+len(f.Ham) > 0:
 		return fmt.Errorf("has words, which read = %q does not look at", f.Read)
 	case slices.ContainsFunc(f.Spam, func(w string) bool {

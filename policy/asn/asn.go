@@ -127,7 +127,7 @@ func read(path string) (*maxminddb.Reader, error) {
 		found = found || n != 0
 	}
 	if !found {
-		return nil, fmt.Errorf("asn: %s has no autonomous systems, it is of type %q; want one such as GeoLite2-ASN", path, r.Metadata.DatabaseType)
+		return nil, fmt.Errorf("asn: %s has no autonomous systems, it is of type %q; expected one like GeoLite2-ASN", path, r.Metadata.DatabaseType)
 	}
 	return r, nil
 }

@@ -107,7 +107,7 @@ func ParseURL(s string) (*Target, error) {
 		}
 		addr := net.JoinHostPort(h, p)
 		if _, err := url.Parse("redis://" + addr); err != nil {
-			return nil, fmt.Errorf("%q is no host; want such as redis1:6379 or [2001:db8::1]:6379", host)
+			return nil, fmt.Errorf("%q is no host; expected something like redis1:6379 or [2001:db8::1]:6379", host)
 		}
 		t.addrs = append(t.addrs, addr)
 	}
@@ -133,7 +133,7 @@ func splitHosts(s string) (hosts, single string) {
 
 func (t *Target) setDB(s string) (err error) {
 	if t.db, err = strconv.Atoi(s); err != nil || t.db < 0 {
-		err = fmt.Errorf("%q is no database number; want such as 0", s)
+		err = fmt.Errorf("%q is no database number; expected something like 0", s)
 	}
 	return err
 }

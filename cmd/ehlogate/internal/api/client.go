@@ -144,11 +144,27 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte, read 
 	if statusErr != nil || st.TokenFile == "" {
 		return err
 	}
-	return fmt.Errorf("this needs the daemon's token, which it says is in %s; run the command as a user who can read that file, with the daemon's --config or --http.token_file %s", st.TokenFile, st.TokenFile)
+	return &Refusal{http.StatusUnauthorized, fmt.Sprintf("this needs the daemon's token, which it says is in %s; run the command as a user who can read that file, with the daemon's --config or --http.token_file %s", st.TokenFile, st.TokenFile)}
 }
 
 // errToken is the answer to a request without the right token.
-var errToken = errors.New("this needs the token in http.token_file; run the command as a user who can read it")
+var errToken = &Refusal{http.StatusUnauthorized, "this needs the token in http.token_file; run the command as a user who can read it"}
+
+// Refusal is an answer of the daemon that says what is wrong with a request, or with the daemon
+// itself, by its HTTP status.
+type Refusal struct {
+	Status int
+	Reason string
+}
+
+func (r *Refusal) Error() string { return r.Reason }
+
+// Temporary reports whether a request that failed may succeed a little later: the daemon did not
+// answer, or what is wrong is not the request.
+func Temporary(err error) bool {
+	refusal := (*Refusal)(nil)
+	return !errors.As(err, &refusal) || refusal.Status >= http.StatusInternalServerError
+}
 
 func (c *Client) try(ctx context.Context, method, path string, body []byte, read func(io.Reader) error) error {
 	r, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
@@ -182,7 +198,7 @@ func (c *Client) try(ctx context.Context, method, path string, body []byte, read
 		if json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&f) != nil || f.Error == "" {
 			return fmt.Errorf("the answer of %s is not ehlogate's (%s); does --api name its http.listen?", c.base, resp.Status)
 		}
-		return errors.New(f.Error)
+		return &Refusal{resp.StatusCode, f.Error}
 	}
 	err = read(resp.Body)
 	if syntax := new(json.SyntaxError); errors.Is(err, errStranger) || errors.As(err, &syntax) {

@@ -200,7 +200,7 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 	if c.For != "" {
 		d, err := config.ParseDuration(c.For)
 		if err != nil || d <= 0 {
-			refuse(w, http.StatusBadRequest, fmt.Errorf("for: %q is not a duration above zero; want such as 24h or 7d", c.For))
+			refuse(w, http.StatusBadRequest, fmt.Errorf("for: %q is not a duration above zero; expected something like 24h or 7d", c.For))
 			return
 		}
 		override.Until = override.Set.Add(d)

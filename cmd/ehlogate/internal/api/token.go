@@ -14,6 +14,9 @@ import (
 // minToken is the shortest token accepted, in bytes.
 const minToken = 16
 
+// ErrShort is a token that is too short.
+var ErrShort = errors.New("is too short for a token")
+
 // ReadToken reads a token file.
 func ReadToken(path string) (string, error) {
 	b, err := os.ReadFile(path)
@@ -22,7 +25,7 @@ func ReadToken(path string) (string, error) {
 	}
 	token := strings.TrimSpace(string(b))
 	if len(token) < minToken {
-		return "", fmt.Errorf("%s holds %d characters, want %d or more; remove it, and the daemon makes a new one", path, len(token), minToken)
+		return "", fmt.Errorf("%s %w: it has %d characters, and %d are the fewest; remove it, and the daemon makes a new one", path, ErrShort, len(token), minToken)
 	}
 	return token, nil
 }

@@ -21,7 +21,7 @@ func ParseDuration(s string) (time.Duration, error) {
 		}
 		n, err := strconv.ParseUint(before, 10, 16)
 		if err != nil {
-			return 0, fmt.Errorf(`%q is not a duration; want such as "90m", "36h" or "7d"`, s)
+			return 0, fmt.Errorf(`%q is not a duration; expected something like "90m", "36h" or "7d"`, s)
 		}
 		total, rest = total+time.Duration(n)*unit.is, after
 	}
@@ -30,7 +30,7 @@ func ParseDuration(s string) (time.Duration, error) {
 	}
 	d, err := time.ParseDuration(rest)
 	if err != nil {
-		return 0, fmt.Errorf(`%q is not a duration; want such as "90m", "36h" or "7d"`, s)
+		return 0, fmt.Errorf(`%q is not a duration; expected something like "90m", "36h" or "7d"`, s)
 	}
 	return total + d, nil
 }

@@ -95,7 +95,7 @@ var settings = []Setting{
 }
 
 func (c *Config) setUsers(v value) (err error) {
-	c.Milter.Users, err = names(v, serviceName, "neither a {daemon_name} nor a port; want such as ORIGINATING or 587")
+	c.Milter.Users, err = names(v, serviceName, "neither a {daemon_name} nor a port; expected something like ORIGINATING or 587")
 	return err
 }
 
@@ -103,7 +103,7 @@ func (c *Config) setUsers(v value) (err error) {
 var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?$`)
 
 func (c *Config) setNames(v value) (err error) {
-	c.HTTP.Names, err = names(v, hostName, "not a host name; want such as mx1.example, without a port")
+	c.HTTP.Names, err = names(v, hostName, "not a host name; expected something like mx1.example, without a port")
 	return err
 }
 
@@ -193,7 +193,7 @@ func ParseNetwork(s string) (netip.Prefix, error) {
 	n, err := netip.ParsePrefix(s)
 	switch {
 	case err != nil:
-		return netip.Prefix{}, fmt.Errorf("%q is neither an address nor a network; want such as 192.0.2.7, 192.0.2.0/24 or 2001:db8::/48", s)
+		return netip.Prefix{}, fmt.Errorf("%q is neither an address nor a network; expected something like 192.0.2.7, 192.0.2.0/24 or 2001:db8::/48", s)
 	case n.Addr().Is4In6():
 		return netip.Prefix{}, fmt.Errorf("%q is a mapped IPv4 network; write it as IPv4", s)
 	case n != n.Masked():
@@ -206,7 +206,7 @@ func ParseNetwork(s string) (netip.Prefix, error) {
 var headerName = regexp.MustCompile(`^[!-9;-~]+$`)
 
 func (c *Config) setHeaders(v value) (err error) {
-	c.Verdict.Headers, err = names(v, headerName, "not a header name; want such as X-Spam-Flag, without colon")
+	c.Verdict.Headers, err = names(v, headerName, "not a header name; expected something like X-Spam-Flag, without colon")
 	return err
 }
 

@@ -119,7 +119,7 @@ func setFilter(f *verdict.Filter, key string, v value) (err error) {
 	switch key {
 	case "header":
 		if f.Header, err = v.str(); err == nil && !headerName.MatchString(f.Header) {
-			err = fmt.Errorf("%q is not a header name; want such as X-Spam-Verdict, without colon", f.Header)
+			err = fmt.Errorf("%q is not a header name; expected something like X-Spam-Verdict, without colon", f.Header)
 		}
 	case "read":
 		f.Read, err = v.str()

@@ -200,7 +200,7 @@ func group(field func(*Config) *string) func(*Config, value) error {
 	return func(c *Config, v value) error {
 		s, err := v.str()
 		if err == nil && !groupName.MatchString(s) {
-			err = fmt.Errorf("%q is not the name of a group; want such as postfix", s)
+			err = fmt.Errorf("%q is not the name of a group; expected something like postfix", s)
 		}
 		*field(c) = s
 		return err

@@ -129,8 +129,14 @@ func (n *node) observe(o *policy.Observation, a ...policy.Assessment) {
 // until lets the time pass.
 func (n *node) until(at time.Time) {
 	n.t.Helper()
-	for ; n.clock.Before(at); n.clock = n.clock.Add(min(time.Second, at.Sub(n.clock))) {
+	for from := n.clock; n.clock.Before(at); {
 		n.conclude()
+		step := time.Second
+		if n.clock.Sub(from) > correlate.ScreenWait {
+			// What was pending has been concluded.
+			step = 10 * time.Second
+		}
+		n.clock = n.clock.Add(min(step, at.Sub(n.clock)))
 	}
 	n.conclude()
 }

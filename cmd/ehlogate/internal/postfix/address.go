@@ -17,7 +17,7 @@ import (
 func (p *Postfix) reach(key string, a config.Address, chrooted []*service) (string, error) {
 	switch a.Network {
 	case "":
-		return "", fmt.Errorf("%s is none, and Postfix needs it; set it, such as to %s", key, config.DefaultAddress(key))
+		return "", fmt.Errorf("%s is none, and Postfix needs it; set it, for example to %s", key, config.DefaultAddress(key))
 	case "unix":
 		if rest, ok := p.belowQueue(a.Address); ok {
 			return "unix:" + rest, nil
