@@ -167,6 +167,8 @@ func (h happening) storm(t *testing.T) *storm {
 	}
 	s.exchanger = prepareOn(t, url, "")
 	s.daemon.Binary = plain
+	// master(8) starts no more of a service whose processes die at once, by default for a minute.
+	must(t, s.Set("service_throttle_time = 1s"))
 	if h.ipv4 {
 		must(t, s.Set("inet_protocols = ipv4"))
 		must(t, s.RemoveService(fmt.Sprintf("[::1]:%d/inet", s.Port)))
