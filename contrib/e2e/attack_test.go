@@ -321,17 +321,13 @@ func TestAStopEndsWhoeverHangs(t *testing.T) {
 	}
 }
 
-// TestAThousandPostsASecond accuses one client, each time of another message, and some others:
-// sessions go on as before.
-func TestAThousandPostsASecond(t *testing.T) {
-	x := prepare(t, "")
-	x.daemon.Binary = plain
-	x.apply()
-	x.run()
+// post posts up to a thousand verdicts a second, until it is told to stop and says how many were
+// taken.
+func (x *exchanger) post() (stop func() int) {
+	x.t.Helper()
 	token, err := x.daemon.FeedToken()
-	must(t, err)
-	before := measure(t, x.daemon)
-	stop, stopped := make(chan struct{}), make(chan int)
+	must(x.t, err)
+	quit, stopped := make(chan struct{}), make(chan int)
 	for w := range 4 {
 		go func() {
 			posted := 0
@@ -340,7 +336,7 @@ func TestAThousandPostsASecond(t *testing.T) {
 			defer tick.Stop()
 			for i := 0; ; i++ {
 				select {
-				case <-stop:
+				case <-quit:
 					return
 				case <-tick.C:
 				}
@@ -365,16 +361,30 @@ func TestAThousandPostsASecond(t *testing.T) {
 			}
 		}()
 	}
+	return func() (posted int) {
+		close(quit)
+		for range 4 {
+			posted += <-stopped
+		}
+		return posted
+	}
+}
+
+// TestAThousandPostsASecond accuses one client, each time of another message, and some others:
+// sessions go on as before.
+func TestAThousandPostsASecond(t *testing.T) {
+	x := prepare(t, "")
+	x.daemon.Binary = plain
+	x.apply()
+	x.run()
+	before := measure(t, x.daemon)
+	stop := x.post()
 	began := time.Now()
 	time.Sleep(4 * time.Second)
 	lag := pace.Start()
 	during := measure(t, x.daemon)
 	lag.Stop()
-	close(stop)
-	posted := 0
-	for range 4 {
-		posted += <-stopped
-	}
+	posted := stop()
 	t.Logf("%.0f posts a second", float64(posted)/time.Since(began).Seconds())
 	t.Logf("before: %v", before)
 	t.Logf("during: %v", during)

@@ -78,9 +78,14 @@ func (s *storm) learnt() (n int) {
 	return n
 }
 
-// heard is how many messages of ham the event logs have.
-func (s *storm) heard() (n int) {
+// heard is how many messages of ham the event logs have, or the daemon has counted.
+func (s *storm) heard(unlogged bool) (n int) {
 	s.t.Helper()
+	if unlogged {
+		var status struct{ Heard struct{ Ham int } }
+		must(s.t, json.Unmarshal([]byte(s.command("status", "--json")), &status))
+		return status.Heard.Ham
+	}
 	logs, err := filepath.Glob(filepath.Join(s.daemon.Dir, "data", "events.ndjson*"))
 	must(s.t, err)
 	for _, l := range logs {
@@ -110,6 +115,8 @@ type happening struct {
 	happens func(*storm)
 	// refused says that Postfix itself refuses sessions meanwhile.
 	refused bool
+	// unlogged says that events are missing from the event log meanwhile, and are counted.
+	unlogged bool
 	// slow is how long lookups and ends of messages may take, where that is longer than usual.
 	slow time.Duration
 	// cut is how many messages may be in the event log and not learnt, or learnt and not there,
@@ -133,7 +140,7 @@ func (s *storm) endure(t *testing.T, h happening) {
 	tr.stop()
 	close(stop)
 	<-stopped
-	heard, learnt := s.settled()
+	heard, learnt := s.settled(h.unlogged)
 	lost, doubled := max(0, heard-learnt), max(0, learnt-heard)
 	lookup, eom := percentile(s.lookups, 0.99).Round(10*time.Microsecond), percentile(s.messages, 0.99).Round(10*time.Microsecond)
 	t.Logf("%d messages through Postfix and %d beside, %d sessions refused; %d heard, %d learnt: %d lost, %d doubled; p99 of lookups %v, of ends of message %v",
@@ -186,10 +193,10 @@ func (h happening) storm(t *testing.T) *storm {
 
 // settled is heard and learnt when they are equal, or after some seconds: a lesson waits 100 ms for
 // its commit, and for Redis until that is back.
-func (s *storm) settled() (heard, learnt int) {
+func (s *storm) settled(unlogged bool) (heard, learnt int) {
 	for range 20 {
 		time.Sleep(500 * time.Millisecond)
-		if heard, learnt = s.heard(), s.learnt(); heard == learnt {
+		if heard, learnt = s.heard(unlogged), s.learnt(); heard == learnt {
 			break
 		}
 	}
@@ -267,6 +274,56 @@ func TestMailComesInWhateverHappens(t *testing.T) {
 				must(s.t, s.daemon.Start())
 			}
 		}, slow: 2 * time.Second, cut: 30},
+		{name: "Redis asks for a password for two seconds", redis: true, happens: func(s *storm) {
+			port := strconv.Itoa(s.redis.Port)
+			for _, args := range [][]string{{"CONFIG", "SET", "requirepass", "secret"}, {"-a", "secret", "CLIENT", "KILL", "TYPE", "normal"}} {
+				_, err := redisd.CLI(append([]string{"-p", port}, args...)...)
+				must(s.t, err)
+			}
+			time.Sleep(2 * time.Second)
+			_, err := redisd.CLI("-p", port, "-a", "secret", "CONFIG", "SET", "requirepass", "")
+			must(s.t, err)
+			time.Sleep(time.Second)
+		}},
+		{name: "the disk is full for two seconds", start: func(s *storm) {
+			data := filepath.Join(s.daemon.Dir, "data")
+			must(s.t, os.Mkdir(data, 0o755))
+			must(s.t, syscall.Mount("tmpfs", data, "tmpfs", 0, "size=1m"))
+			s.t.Cleanup(func() { must(s.t, syscall.Unmount(data, syscall.MNT_DETACH)) })
+			s.t.Cleanup(func() { s.daemon.Stop() })
+			must(s.t, s.daemon.Start())
+		}, happens: func(s *storm) {
+			ballast := filepath.Join(s.daemon.Dir, "data", "ballast")
+			if err := os.WriteFile(ballast, make([]byte, 2<<20), 0o600); err == nil {
+				s.t.Error("the disk is not full")
+			}
+			time.Sleep(2 * time.Second)
+			must(s.t, os.Remove(ballast))
+			time.Sleep(time.Second)
+		}, unlogged: true},
+		{name: "the store's file is overwritten while it is open", happens: func(s *storm) {
+			f, err := os.OpenFile(s.store(), os.O_WRONLY, 0)
+			must(s.t, err)
+			_, err = f.WriteAt(make([]byte, 64<<10), 0)
+			must(s.t, err)
+			must(s.t, f.Close())
+			time.Sleep(2 * time.Second)
+		}},
+		{name: "the store's file is removed while it is open", happens: func(s *storm) {
+			must(s.t, os.Remove(s.store()))
+			time.Sleep(2 * time.Second)
+		}},
+		{name: "a thousand verdicts a second are posted", happens: func(s *storm) {
+			stop := s.post()
+			time.Sleep(3 * time.Second)
+			s.t.Logf("%d posted", stop())
+		}},
+		{name: "dumps and exports without end", happens: func(s *storm) {
+			for range 10 {
+				s.command("dump", filepath.Join(s.t.TempDir(), "dump"))
+				s.command("export")
+			}
+		}},
 		{name: "2,000 reloads", happens: func(s *storm) {
 			for range 2000 {
 				must(s.t, s.daemon.Signal(syscall.SIGHUP))
@@ -314,6 +371,9 @@ func (s *storm) smtpds() (pids []int) {
 	}
 	return pids
 }
+
+// store is the file of the embedded store.
+func (s *storm) store() string { return filepath.Join(s.daemon.Dir, "data", "reputation.db") }
 
 // signalMaster sends a signal to this Postfix's master(8).
 func (s *storm) signalMaster(sig syscall.Signal) {
