@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -23,8 +22,7 @@ type Guard struct {
 	// Count counts faults since the start.
 	Count atomic.Uint64
 
-	mu     sync.Mutex
-	logged map[string]time.Time
+	throttle Throttle
 }
 
 // Do does some work, and returns a fault as an error.
@@ -33,9 +31,9 @@ func (g *Guard) Do(what string, work func()) (err error) {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("a fault of ours in %s: %v", what, p)
 			g.Count.Add(1)
-			if g.due(what) {
+			g.throttle.About(what, func() {
 				g.Log.Error("a fault of ours", "in", what, "panic", p, "faults", g.Count.Load(), "stack", string(debug.Stack()))
-			}
+			})
 		}
 	}()
 	work()
@@ -54,17 +52,4 @@ func (g *Guard) Keep(ctx context.Context, what string, work func(context.Context
 		case <-time.After(pause):
 		}
 	}
-}
-
-func (g *Guard) due(what string) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.logged == nil {
-		g.logged = map[string]time.Time{}
-	}
-	if at, ok := g.logged[what]; ok && time.Since(at) < time.Minute {
-		return false
-	}
-	g.logged[what] = time.Now()
-	return true
 }

@@ -107,7 +107,7 @@ func (s *Store) listen(ctx context.Context) {
 		s.invalidations.heard.Store(false)
 		s.cache.markAllStale()
 		if ctx.Err() == nil && !down(err) {
-			s.throttle.about("invalidations", func() { s.opt.Log.Error("changes of other nodes are not heard", "error", err) })
+			s.throttle.About("invalidations", func() { s.opt.Log.Error("changes of other nodes are not heard", "error", err) })
 		}
 		select {
 		case <-ctx.Done():
@@ -202,13 +202,13 @@ func (s *Store) look(ctx context.Context) {
 	case err != nil:
 		// What was known of it still holds, unless it was never known.
 		if was == schemaUnknown {
-			s.throttle.about("unusable "+kind(err), func() {
+			s.throttle.About("unusable "+kind(err), func() {
 				s.opt.Log.Error("Redis cannot be used yet: lookups offer STARTTLS, observations wait on disk", "redis", s.opt.Target, "error", err)
 			})
 		}
 	case found != ours:
 		s.schema.Store(schemaOther)
-		s.throttle.about("schema", func() {
+		s.throttle.About("schema", func() {
 			s.opt.Log.Error("Redis holds reputation of another version or layout; nothing is read or written there, and observations wait on disk: give this node the same version and prefix lengths, or another database",
 				"redis", s.opt.Target, "holds", found, "this_node", ours)
 		})

@@ -63,7 +63,7 @@ func (w *writer) pass(l *stream, b *batch) {
 // failed puts a stream off. What is on disk is left there.
 func (w *writer) failed(l *stream, err error) {
 	if !down(err) {
-		w.throttle.about(kind(err), func() {
+		w.throttle.About(kind(err), func() {
 			w.log.Warn("Redis does not take observations; they wait on disk", "bucket", l.bucket, "error", err)
 		})
 	}
@@ -128,7 +128,7 @@ func (w *writer) rewind(l *stream, last uint64) {
 		if l.rewind(last) {
 			w.stats.Lost.Add(1)
 		}
-		w.throttle.about("lost", func() {
+		w.throttle.About("lost", func() {
 			w.log.Error("Redis lacks evidence that it had taken: it was restarted without its data, or a replica took over that lagged; what was learnt in the last minute is sent again", "bucket", l.bucket, "has", last, "had", acked)
 		})
 	}

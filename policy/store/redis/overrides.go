@@ -118,7 +118,7 @@ func (s *Store) loadOverrides(ctx context.Context) error {
 	}
 	r := readOverrides(fields)
 	for _, field := range r.unreadable {
-		s.throttle.about("override", func() {
+		s.throttle.About("override", func() {
 			s.opt.Log.Error("an override in Redis cannot be read and does not hold", "network", field)
 		})
 	}

@@ -23,7 +23,7 @@ type server struct {
 	// cluster is the client if it is one of a cluster.
 	cluster  *redis.ClusterClient
 	log      *slog.Logger
-	throttle *throttle
+	throttle *fault.Throttle
 	faults   *fault.Guard
 	// back is called when a server answers again.
 	back func()
@@ -51,7 +51,7 @@ const (
 	unneeded = 3 * time.Second
 )
 
-func newServer(client redis.UniversalClient, log *slog.Logger, throttle *throttle, faults *fault.Guard, back func()) *server {
+func newServer(client redis.UniversalClient, log *slog.Logger, throttle *fault.Throttle, faults *fault.Guard, back func()) *server {
 	s := &server{client: client, log: log, throttle: throttle, faults: faults, back: back, breakers: map[string]*breaker{}}
 	s.cluster, _ = client.(*redis.ClusterClient)
 	return s
@@ -129,7 +129,7 @@ func (s *server) call(addr string, f func() error) error {
 	if !down(err) {
 		return err
 	}
-	s.throttle.about("down "+kind(err), func() { s.log.Warn("Redis does not serve", "server", name(addr), "error", err) })
+	s.throttle.About("down "+kind(err), func() { s.log.Warn("Redis does not serve", "server", name(addr), "error", err) })
 	if s.cluster != nil {
 		// Its place may have been taken, which the library finds out only from a server that
 		// answers.
@@ -256,26 +256,4 @@ func kind(err error) string {
 		return word
 	}
 	return "network"
-}
-
-// throttle logs each kind of thing once a minute.
-type throttle struct {
-	mu   sync.Mutex
-	last map[string]time.Time
-}
-
-func (c *throttle) about(kind string, say func()) {
-	c.mu.Lock()
-	if c.last == nil {
-		c.last = map[string]time.Time{}
-	}
-	at, ok := c.last[kind]
-	due := !ok || time.Since(at) >= time.Minute
-	if due {
-		c.last[kind] = time.Now()
-	}
-	c.mu.Unlock()
-	if due {
-		say()
-	}
 }

@@ -69,7 +69,7 @@ type Store struct {
 	cache    *cache
 	writer   *writer
 	reading  singleflight.Group
-	throttle throttle
+	throttle fault.Throttle
 	faults   fault.Guard
 
 	// schema is what is known of what Redis is filled with.
@@ -227,9 +227,9 @@ func (s *Store) recallFrom(k policy.Keys) (known policy.Known, err error) {
 	switch {
 	case err == nil, down(err):
 	case transient(err):
-		s.throttle.about("read "+kind(err), func() { s.opt.Log.Warn("Redis does not answer a lookup", "error", err) })
+		s.throttle.About("read "+kind(err), func() { s.opt.Log.Warn("Redis does not answer a lookup", "error", err) })
 	default:
-		s.throttle.about("unreadable", func() {
+		s.throttle.About("unreadable", func() {
 			s.opt.Log.Error("Redis holds what cannot be read; its clients are offered STARTTLS", "network", k.Network, "key", redisKey(k.Network.String()), "error", err)
 		})
 	}
@@ -322,7 +322,7 @@ func (s *Store) took(b *batch, r reply) (next []change) {
 		}
 		if did.err != nil {
 			s.Stats.Refused.Add(1)
-			s.throttle.about("foreign", func() {
+			s.throttle.About("foreign", func() {
 				s.opt.Log.Error("Redis holds something else where evidence should be; what was learnt of it is lost until that is removed", "key", redisKey(c.Key), "error", did.err)
 			})
 			c.finish(did.err)

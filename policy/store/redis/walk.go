@@ -125,7 +125,7 @@ func (s *Store) Each(f func(policy.Record) error) error {
 			}
 			err := r.Evidence.UnmarshalBinary([]byte(value))
 			if err != nil || system == 0 && !r.Network.IsValid() {
-				s.throttle.about("foreign", func() { s.opt.Log.Error("Redis holds what is no evidence", "key", redisKey(key), "field", name) })
+				s.throttle.About("foreign", func() { s.opt.Log.Error("Redis holds what is no evidence", "key", redisKey(key), "field", name) })
 				continue
 			}
 			if err := f(r); err != nil {

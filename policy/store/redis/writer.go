@@ -54,7 +54,7 @@ type writer struct {
 	script   *redis.Script
 	sender   string
 	wake     chan struct{}
-	throttle *throttle
+	throttle *fault.Throttle
 	faults   *fault.Guard
 
 	mu      sync.Mutex
@@ -376,7 +376,7 @@ func (w *writer) run(ctx context.Context, queues [][]*batch, gaps []bool, result
 
 // complain logs what should not happen, once a minute.
 func (w *writer) complain(what string, err error) {
-	w.throttle.about(what, func() { w.log.Error(what, "error", err) })
+	w.throttle.About(what, func() { w.log.Error(what, "error", err) })
 }
 
 // close sends what it can in a short time and puts the rest on disk.

@@ -21,9 +21,9 @@ import (
 
 // Stats are counts since the start.
 type Stats struct {
-	// Accepted counts connections, Evicted those of them that were closed for a new one, Strangers
-	// those that were closed because of where they came from.
-	Accepted, Evicted, Strangers atomic.Uint64
+	// Evicted counts connections that were closed for a new one, Strangers those that were closed
+	// because of where they came from.
+	Evicted, Strangers atomic.Uint64
 }
 
 // Rules are what a listener keeps to.
@@ -130,7 +130,6 @@ func (l *Listener) welcome(c net.Conn) bool {
 
 // admit lets a connection in, for another one if there are too many.
 func (l *Listener) admit(c net.Conn) net.Conn {
-	l.Stats.Accepted.Add(1)
 	guarded := &conn{Conn: c, listener: l}
 	guarded.last.Store(time.Now().UnixNano())
 	l.mu.Lock()
