@@ -133,7 +133,7 @@ func (s *session) MailFrom(from, _ string, m gomilter.Modifier) (*gomilter.Respo
 		s.hearTLS(m)
 		s.mails++
 		s.mail = &message{
-			began: s.server.Now(), fromDomain: domain(from), nullSender: strings.Trim(from, "<>") == "", authenticated: m.Get(gomilter.MacroAuthAuthen) != "",
+			began: s.server.Now(), fromDomain: verdict.Domain(from), nullSender: strings.Trim(from, "<>") == "", authenticated: m.Get(gomilter.MacroAuthAuthen) != "",
 			rules: s.server.Rules(), decision: s.decide(),
 		}
 		s.hearQueueID(m)
@@ -365,12 +365,4 @@ func (s *session) act(d policy.Decision, m gomilter.Modifier) *gomilter.Response
 		return gomilter.RespContinue
 	}
 	return resp
-}
-
-// domain is the domain of a mail address, lower-case, or "" where there is none.
-func domain(address string) string {
-	if i := strings.LastIndexByte(address, '@'); i >= 0 {
-		return strings.ToLower(address[i+1:])
-	}
-	return ""
 }

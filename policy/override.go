@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 )
 
 // Override is the operator's decision on a network. It goes before any score.
@@ -155,3 +157,16 @@ func oldest(all []Exception, n int) []Exception {
 
 // earned reports whether a host can bring the exception about by what it does.
 func (e *Exception) earned() bool { return e.Cause == RequiresTLS || e.Cause == BrokenTLS }
+
+// MostNote is the longest note of an override, in bytes.
+const MostNote = 1000
+
+// Printable is a text with what a terminal would obey, or break a line at, replaced.
+func Printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
+}

@@ -301,5 +301,5 @@ func note(s string) string {
 	if s == "" {
 		return ""
 	}
-	return " (" + s + ")"
+	return " (" + Printable(s) + ")"
 }

@@ -90,13 +90,11 @@ func configFindings(cfg *config.Config) []postfix.Finding {
 	}
 	const chmod, remove = "chmod o= ", "remove it, and restart the daemon, which makes a new one, or put another one there: rm "
 	secret := func(path, what, fix string) {
-		if _, err := api.ReadToken(path); fix == remove && errors.Is(err, api.ErrShort) {
-			found = append(found, postfix.Finding{What: err.Error(), Fix: fix + path})
-		}
 		if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o004 != 0 {
 			found = append(found, postfix.Finding{What: fmt.Sprintf("everybody on this host can read %s, %s", path, what), Fix: fix + path})
 		}
 	}
+	found = append(found, tokenFindings(cfg)...)
 	secret(cfg.HTTP.TokenFile, "the token with which everything can be done", remove)
 	secret(cfg.HTTP.FeedTokenFile, "the token with which clients can be accused", remove)
 	if cfg.Store.Redis != nil {
@@ -104,9 +102,25 @@ func configFindings(cfg *config.Config) []postfix.Finding {
 		for _, f := range files {
 			secret(f, "a secret of store.url", chmod)
 		}
-		if inURL && cfg.File != "" {
+		if text, err := os.ReadFile(cfg.File); inURL && err == nil && strings.Contains(string(text), cfg.Store.URL) {
 			secret(cfg.File, "which has the password of store.url", chmod)
 		}
+	}
+	return found
+}
+
+// tokenFindings finds tokens with which the daemon will not start.
+func tokenFindings(cfg *config.Config) (found []postfix.Finding) {
+	files := []string{cfg.HTTP.TokenFile, cfg.HTTP.FeedTokenFile}
+	tokens := make([]string, len(files))
+	for i, file := range files {
+		var err error
+		if tokens[i], err = api.ReadToken(file); errors.Is(err, api.ErrShort) {
+			found = append(found, postfix.Finding{What: file + " is too short for a token: the daemon will not start", Fix: "rm " + file + ", and the daemon makes another one when it starts"})
+		}
+	}
+	if tokens[0] != "" && tokens[0] == tokens[1] && cfg.HTTP.Listen.Network == "tcp" {
+		found = append(found, postfix.Finding{What: fmt.Sprintf("%s and %s have the same token, with which filters could do everything: the daemon will not start", files[0], files[1]), Fix: "rm " + files[1] + ", and the daemon makes another one when it starts"})
 	}
 	return found
 }
@@ -155,7 +169,14 @@ func restartFindings(cfg *config.Config, st *api.Status) (found []postfix.Findin
 // say.
 func daemonFindings(ctx context.Context, daemon *api.Client) (found []postfix.Finding, running bool, st *api.Status) {
 	if err := daemon.Health(ctx); err != nil {
-		return []postfix.Finding{{What: err.Error(), Fix: "ehlogate serve"}}, false, nil
+		f := postfix.Finding{What: err.Error(), Fix: "ehlogate serve"}
+		switch {
+		case errors.Is(err, api.ErrHangs):
+			f.Fix = "restart the daemon"
+		case errors.Is(err, api.ErrForbidden):
+			f.Fix = "run check as root"
+		}
+		return []postfix.Finding{f}, false, nil
 	}
 	found = append(found, postfix.Finding{OK: true, What: "the daemon answers"})
 	h, err := daemon.Heard(ctx)
@@ -241,7 +262,10 @@ func storeFindings(ctx context.Context, cfg *config.Config, running bool) (found
 		}
 		if err := store.Verify(cfg.Store.Dir, cfg.Policy.Layout); err != nil {
 			f = postfix.Finding{What: "the store cannot be opened", Fix: err.Error()}
-			if errors.Is(err, store.ErrDamaged) {
+			switch {
+			case errors.Is(err, store.ErrInUse):
+				f = postfix.Finding{What: "a process has the store in " + cfg.Store.Dir + " open: the daemon runs, and this command does not reach it", Fix: "where it hangs, or the socket of http.listen was removed, restart it; else name its http.listen with --api"}
+			case errors.Is(err, store.ErrDamaged):
 				f = postfix.Finding{What: err.Error(), Fix: "restore a copy, or start the daemon: it keeps what can be read, and moves the file aside"}
 			}
 		}

@@ -35,8 +35,11 @@ func TestCheckReadsTheLog(t *testing.T) {
 func TestCheckFindsWhatServeRefuses(t *testing.T) {
 	dir := t.TempDir()
 	short := filepath.Join(dir, "short")
-	if err := os.WriteFile(short, []byte("short"), 0o600); err != nil {
-		t.Fatal(err)
+	long := filepath.Join(dir, "long")
+	for file, token := range map[string]string{short: "short", long: "long enough for a token"} {
+		if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, c := range []struct {
 		name, toml, want string
@@ -45,6 +48,7 @@ func TestCheckFindsWhatServeRefuses(t *testing.T) {
 		{"an event log that is a directory", "[log]\nevents = '" + dir + "'", "which is a directory"},
 		{"a token that is too short", "[http]\ntoken_file = '" + short + "'", "too short for a token"},
 		{"a feed token that is too short", "[http]\nfeed_token_file = '" + short + "'", "too short for a token"},
+		{"the same token twice", "[http]\ntoken_file = '" + long + "'\nfeed_token_file = '" + long + "'", "have the same token"},
 		{"peers of a unix socket", "[milter]\nlisten = 'unix:" + dir + "/m'\npeers = ['192.0.2.7']", "milter.peers has no effect"},
 		{"peers of one of two", "[table]\nmemcache = 'unix:" + dir + "/t'\npeers = ['192.0.2.7']", ""},
 		{"a group of a TCP port", "[http]\ngroup = 'root'", "http.group has no effect"},

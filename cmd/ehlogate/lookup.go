@@ -274,7 +274,7 @@ func overrideText(o *policy.Override) string {
 		s += ", until " + o.Until.Format(time.RFC3339)
 	}
 	if o.Note != "" {
-		s += ": " + o.Note
+		s += ": " + policy.Printable(o.Note)
 	}
 	return s
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
@@ -47,8 +48,8 @@ func change(c *cli.Context, verb string) error {
 		return misuseOf("%s needs at least one address, network or host name; usage: ehlogate %s ADDR|NET|HOST...", verb, verb)
 	}
 	if f := c.String("for"); f != "" {
-		if d, err := config.ParseDuration(f); err != nil || d <= 0 {
-			return misuseOf("--for: %q is not a duration above zero; expected something like 24h or 7d", f)
+		if d, err := config.ParseDuration(f); err != nil || d < time.Second {
+			return misuseOf("--for: %q is not a duration of a second or more; expected something like 24h or 7d", f)
 		}
 	}
 	var networks []netip.Prefix

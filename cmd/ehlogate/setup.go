@@ -177,7 +177,7 @@ func printNext(c *cli.Context, cfg *config.Config, p *postfix.Postfix, plan *pos
 	next = append(next, again("check --live")+"   one session through Postfix, and what the daemon heard of it")
 	fmt.Fprintf(w, "\nnow:\n  %s\n", strings.Join(next, "\n  "))
 	if mode == policy.Observe {
-		_, err := fmt.Fprintf(w, "\nIn mode observe nothing is withheld. After some days, ehlogate status says what would have been; then set\npolicy.mode = \"protect\" in %s, and: ehlogate reload\n", plan.ConfigFile)
+		_, err := fmt.Fprintf(w, "\nIn mode observe nothing is withheld. After some days, ehlogate status says what would have been; then set\npolicy.mode = \"protect\" in %s, and:\n  %s\n", plan.ConfigFile, again("reload"))
 		return err
 	}
 	return nil

@@ -229,5 +229,10 @@ var (
 	addresses  = regexp.MustCompile(`[0-9]{1,3}(\.[0-9]{1,3}){3}|[0-9A-Fa-f]{0,4}(:[0-9A-Fa-f]{0,4}){2,}`)
 )
 
+// bareParts are mail addresses without a domain.
+var bareParts = regexp.MustCompile(`<[^\s<>@.:\[\]]+>`)
+
 // withoutLocalParts hides the local part of whatever looks like a mail address.
-func withoutLocalParts(s string) string { return localParts.ReplaceAllString(s, "...@") }
+func withoutLocalParts(s string) string {
+	return bareParts.ReplaceAllString(localParts.ReplaceAllString(s, "...@"), "<...>")
+}

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/ehlogate/ehlogate/policy/fault"
+	"github.com/ehlogate/ehlogate/policy/regular"
 )
 
 // mostQueued bounds the lines that wait for a slow disk; one more is dropped and counted.
@@ -55,8 +56,9 @@ type Log struct {
 	removed atomic.Pointer[time.Time]
 
 	file *os.File
-	// looked is when it was last looked whether the file is still there.
+	// looked is when it was last looked whether the file is still there, size its length then.
 	looked time.Time
+	size   int64
 	// days are those on which the file was written to, as the clock had it then; no archive is
 	// removed before pruneAfter.
 	days       []string
@@ -217,6 +219,11 @@ func (l *Log) lookAfter() {
 		return
 	}
 	if stat, ok := info.Sys().(*syscall.Stat_t); !ok || stat.Nlink > 0 {
+		if info.Size() < l.size && halfLine(l.path) {
+			// Somebody cut it within a line.
+			l.file.WriteString("\n")
+		}
+		l.size = info.Size()
 		return
 	}
 	now := l.now()
@@ -225,9 +232,11 @@ func (l *Log) lookAfter() {
 	if err == nil {
 		err = l.openFile()
 	}
-	l.throttled.Do(func() {
-		l.log.Error("the event log was removed, and is begun anew", "file", l.path, "error", err)
-	})
+	if err != nil {
+		l.log.Error("the event log was removed, and cannot be begun anew", "file", l.path, "error", err)
+		return
+	}
+	l.log.Error("the event log was removed, and is begun anew", "file", l.path)
 }
 
 // appendWhole takes back what a full disk let through of a write, so that the next line begins on a
@@ -245,7 +254,7 @@ func (l *Log) appendWhole(text []byte) error {
 }
 
 func (l *Log) openFile() error {
-	f, err := os.OpenFile(l.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
+	f, err := regular.Append(l.path, 0o640)
 	if err != nil {
 		return fmt.Errorf("eventlog: %w", err)
 	}
@@ -272,7 +281,7 @@ func halfLine(path string) bool {
 	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
 		return false
 	}
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return false
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/regular"
 )
 
 // Recent reads back messages from an event log as they were last corrected, in the order of their
@@ -110,7 +111,7 @@ func (r *reader) file(path string, last int64, want map[string]bool, keep func(*
 	if special(path) {
 		return nil
 	}
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return fmt.Errorf("eventlog: %w", err)
 	}

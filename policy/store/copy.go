@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/regular"
 	"github.com/ehlogate/ehlogate/policy/reputation"
 	"github.com/ehlogate/ehlogate/policy/store/bolted"
 )
@@ -20,6 +22,9 @@ import (
 // CopyName is the name of the file that has a copy of the overrides. Where the store's file is
 // damaged, they are read from there: they are the operator's own, and cannot be learnt again.
 const CopyName = "overrides.json"
+
+// mostCopy is how much of it is read, in bytes.
+const mostCopy = 1 << 30
 
 // overridesCopy is what is in that file, with a checksum over the overrides.
 type overridesCopy struct {
@@ -29,7 +34,8 @@ type overridesCopy struct {
 
 func (e *Embedded) copyPath() string { return filepath.Join(filepath.Dir(e.path), CopyName) }
 
-// writeCopy writes the copy of the overrides. That it cannot is no reason to refuse an override.
+// writeCopy writes the copy of the overrides, unless it is up to date. That it cannot is no reason
+// to refuse an override; but a copy that is out of date is removed, and written later.
 func (e *Embedded) writeCopy() {
 	all := append([]policy.Override{}, e.Overrides()...)
 	list, err := json.Marshal(all)
@@ -37,17 +43,26 @@ func (e *Embedded) writeCopy() {
 	if err == nil {
 		text, err = json.Marshal(overridesCopy{crc32.Checksum(list, castagnoli), list})
 	}
+	text = append(text, '\n')
+	if old, oldErr := regular.ReadFile(e.copyPath(), mostCopy); err == nil && oldErr == nil && bytes.Equal(old, text) {
+		e.copied = true
+		return
+	}
 	if err == nil {
-		err = renameio.WriteFile(e.copyPath(), append(text, '\n'), fileMode)
+		err = renameio.WriteFile(e.copyPath(), text, fileMode)
 	}
 	if err != nil {
-		e.log.Warn("the copy of the overrides cannot be written", "file", e.copyPath(), "error", err)
+		err = errors.Join(err, os.Remove(e.copyPath()))
+		if e.copied {
+			e.log.Error("the copy of the overrides cannot be written", "file", e.copyPath(), "error", err)
+		}
 	}
+	e.copied = err == nil
 }
 
 // readCopy takes the overrides from their copy, if that is sound.
 func (e *Embedded) readCopy() {
-	text, err := os.ReadFile(e.copyPath())
+	text, err := regular.ReadFile(e.copyPath(), mostCopy)
 	var c overridesCopy
 	var all []policy.Override
 	if err == nil {

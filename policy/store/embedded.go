@@ -86,8 +86,10 @@ type Embedded struct {
 	bounding sync.Mutex
 	// loaded is how far each dump has been loaded.
 	loaded map[string]uint64
-	// found is what is wrong, or was, with the file.
-	found findings
+	// found is what is wrong, or was, with the file. copied says that the copy of the overrides is
+	// up to date, or was; writing guards it.
+	found  findings
+	copied bool
 
 	queue   queue
 	early   early
@@ -154,6 +156,7 @@ func Open(dir string, o Options) (*Embedded, error) {
 	}
 	e.done.Go(func() {
 		e.faults.Do("reading the store", func() { e.read(source) })
+		e.lookAfterCopy()
 		e.start()
 		e.done.Go(func() { e.faults.Keep(e.running, "committing", e.commitLoop) })
 		e.done.Go(func() { e.faults.Keep(e.running, "sweeping", e.sweepLoop) })
@@ -217,12 +220,20 @@ func (e *Embedded) Close() error {
 	e.queue.Unlock()
 	e.stop()
 	e.done.Wait()
+	e.committing.Lock()
+	// This is the last time.
+	e.found.renewed = time.Time{}
+	e.committing.Unlock()
 	err := e.commit()
 	e.committing.Lock()
 	defer e.committing.Unlock()
-	if err == nil {
-		err = e.leaveWhole()
+	if left := e.leaveWhole(); left == nil {
+		// What could not be committed is in a new file.
+		err = nil
+	} else {
+		err = errors.Join(err, left)
 	}
+	e.writeCopy()
 	if e.db != nil {
 		err = errors.Join(err, guard(e.path, e.db.Close))
 		e.db = nil
@@ -414,7 +425,7 @@ func (e *Embedded) commit() error {
 	} else {
 		e.Stats.Commits.Add(1)
 	}
-	e.found.commit(err)
+	e.found.commit(e.log, e.path, err)
 	for _, w := range waiting {
 		w <- err
 	}
@@ -433,9 +444,17 @@ func (e *Embedded) sweepLoop(ctx context.Context) {
 			e.Sweep()
 		case <-inspect.C:
 			e.inspect()
+			e.lookAfterCopy()
 			e.bound()
 		}
 	}
+}
+
+// lookAfterCopy writes the copy of the overrides if it is gone, or out of date.
+func (e *Embedded) lookAfterCopy() {
+	e.writing.Lock()
+	defer e.writing.Unlock()
+	e.writeCopy()
 }
 
 // bound removes records if there are too many.

@@ -70,7 +70,7 @@ func lockFile(path string) (*os.File, error) {
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("store: %s is in use by another process; stop the other ehlogate, or choose another directory in store.url", filepath.Join(filepath.Dir(path), FileName))
+		return nil, inUse(filepath.Join(filepath.Dir(path), FileName))
 	}
 	return f, nil
 }
@@ -89,7 +89,8 @@ type source struct {
 func (e *Embedded) begin() (*source, error) {
 	info, err := os.Stat(e.path)
 	if errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0 {
-		if err == nil || e.before {
+		_, copyErr := os.Lstat(e.copyPath())
+		if err == nil || e.before || copyErr == nil {
 			e.readCopy()
 			e.found.note(e.log, "the store's file is empty or gone: nothing is known of any client but what the copy of the overrides says", "file", e.path, "overrides", len(e.Overrides()))
 		}
@@ -196,7 +197,7 @@ func (e *Embedded) read(src *source) {
 		e.repair(&source{head: true}, err)
 	case err != nil:
 		// It is tried again with the first commit.
-		e.found.commit(err)
+		e.found.commit(e.log, e.path, err)
 		e.log.Error("the store cannot be written", "file", e.path, "error", err)
 	}
 }
@@ -407,16 +408,27 @@ func guard(path string, f func() error) error {
 	return err
 }
 
+// ErrRemedied is in errors that say what to do, ErrInUse in those about a store that another process
+// has open.
+var (
+	ErrRemedied = errors.New("run as the user that owns it")
+	ErrInUse    = errors.New("is in use by another process")
+)
+
 func explain(path string, err error) error {
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
-		return fmt.Errorf("store: %s is in use by another process; stop the other ehlogate, or choose another directory in store.url", path)
+		return inUse(path)
 	case errors.Is(err, os.ErrPermission):
-		return fmt.Errorf("store: %w; run as the user that owns it", err)
+		return fmt.Errorf("store: %w; %w", err, ErrRemedied)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EIO), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENOMEM), errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("store: %s cannot be opened: %w", path, err)
 	}
 	return damaged(path, err)
+}
+
+func inUse(path string) error {
+	return fmt.Errorf("store: %s %w; stop the other ehlogate, or choose another directory in store.url", path, ErrInUse)
 }
 
 func damaged(path string, err error) error {

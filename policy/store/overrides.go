@@ -110,14 +110,15 @@ func lift[V ending](e *Embedded, t *table[V], n netip.Prefix, key func(netip.Pre
 
 // writeTwice makes a change, and one more that changes nothing: the file has two heads, and when
 // the newer one is damaged, bbolt goes on silently from the one before, which then has the change,
-// too.
+// too. If the change failed, it may be in the file all the same, because bbolt writes the head
+// before it knows that it is on disk; then the second one takes it back.
 func (e *Embedded) writeTwice(change func(*bolt.Tx) error) error {
 	<-e.Ready()
 	e.committing.Lock()
 	defer e.committing.Unlock()
 	err := e.write(change)
-	if err == nil {
-		err = e.write(func(*bolt.Tx) error { return nil })
+	if again := e.write(func(*bolt.Tx) error { return nil }); again != nil {
+		e.log.Error("an override is in one half only of the head of the store's file, or was refused and is in it all the same", "file", e.path, "error", again)
 	}
 	return err
 }

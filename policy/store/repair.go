@@ -55,9 +55,12 @@ func (f *findings) note(log *slog.Logger, what string, args ...any) {
 }
 
 // commit takes what came of a commit.
-func (f *findings) commit(err error) {
+func (f *findings) commit(log *slog.Logger, path string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.failed != nil && err == nil {
+		log.Warn("the store's file can be written again: all that was learnt is in it", "file", path)
+	}
 	f.failed = err
 }
 
@@ -100,7 +103,7 @@ func (e *Embedded) inspect() {
 	defer e.committing.Unlock()
 	e.lookAfter()
 	if e.db == nil {
-		e.found.commit(e.renew())
+		e.found.commit(e.log, e.path, e.renew())
 	}
 }
 
@@ -181,7 +184,6 @@ func (e *Embedded) renew() error {
 		return errors.Join(fmt.Errorf("store: %w", err), db.Close())
 	}
 	e.Stats.Renewed.Add(1)
-	e.writeCopy()
 	e.found.note(e.log, "a new store file was written", "file", e.path, "records", e.Len(), "moved_aside", aside)
 	return e.use(db)
 }
@@ -257,15 +259,19 @@ func (e *Embedded) fillWith(db *bolt.DB) error {
 }
 
 // moveAside gives what is in the file's place another name, which it returns, and removes the
-// oldest of those that were moved aside before.
+// oldest of those that were moved aside before. A file keeps its own name, too, until another one
+// takes it: there is one at every moment.
 func (e *Embedded) moveAside() (string, error) {
 	if _, err := os.Lstat(e.path); errors.Is(err, os.ErrNotExist) {
 		return "nothing", nil
 	}
 	const mark = ".damaged-"
 	aside := e.path + mark + time.Now().UTC().Format("20060102T150405.000")
-	if err := os.Rename(e.path, aside); err != nil {
-		return "", err
+	if os.Link(e.path, aside) != nil {
+		// A directory, or a file system without links.
+		if err := os.Rename(e.path, aside); err != nil {
+			return "", err
+		}
 	}
 	// The names are in the order of their times.
 	all, _ := filepath.Glob(e.path + mark + "*")
@@ -291,14 +297,16 @@ func (e *Embedded) repair(src *source, why error) {
 		guard(e.path, func() error { return e.readBackwards(src.db) })
 		go e.faults.Do("closing a damaged store", func() { guard(e.path, src.db.Close) })
 	}
-	e.readCopy()
+	if !src.head {
+		e.readCopy()
+	}
 	raw, err := e.readPages()
 	if err != nil {
 		e.log.Error("the damaged file cannot be read", "file", e.path, "error", err)
 	}
 	e.log.Warn("read of the damaged file", "records", e.Len(), "from_pages_alone", raw, "overrides", len(e.Overrides()), "exceptions", len(e.Exceptions()))
 	if err := e.renew(); err != nil {
-		e.found.commit(err)
+		e.found.commit(e.log, e.path, err)
 		e.log.Error("the store cannot be written", "file", e.path, "error", err)
 	}
 }

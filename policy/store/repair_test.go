@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -287,5 +288,152 @@ func TestADirectoryRemovedIsNoticedWithoutTraffic(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, FileName)); err != nil {
 		t.Error(err)
+	}
+}
+
+// denies is a store's overrides, as text.
+func denies(e *Embedded) string {
+	var all []string
+	for _, o := range e.Overrides() {
+		all = append(all, o.Network.String())
+	}
+	return strings.Join(all, " ")
+}
+
+// TestACopyOfTheOverridesThatIsOutOfDateIsNotBelieved: what was lifted stays lifted, and what was
+// set since is in force, when only evidence is damaged.
+func TestACopyOfTheOverridesThatIsOutOfDateIsNotBelieved(t *testing.T) {
+	dir, _ := filled(t)
+	copied := filepath.Join(dir, CopyName)
+	old, err := os.ReadFile(copied)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := open(t, dir)
+	later := policy.Override{Network: netip.MustParsePrefix("203.0.113.0/24")}
+	if err := e.SetOverride(later); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.LiftOverride(denied.Network); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, FileName)
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	record, err := key{network: keys(damageHost(7)).Host}.AppendBinary(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(content, record)
+	if at < 0 {
+		t.Fatal("no record found")
+	}
+	content[at+len(record)+8] ^= 1
+	if err := errors.Join(os.WriteFile(copied, old, 0o640), os.WriteFile(path, content, 0o640)); err != nil {
+		t.Fatal(err)
+	}
+	e = open(t, dir)
+	if got := denies(e); got != later.Network.String() {
+		t.Errorf("the overrides are %q", got)
+	}
+	if len(e.Notes()) == 0 {
+		t.Error("the damage was not found")
+	}
+	e = goesOn(t, e, dir)
+	defer e.Close()
+	if text, err := os.ReadFile(copied); err != nil || bytes.Contains(text, []byte(denied.Network.String())) || !bytes.Contains(text, []byte(later.Network.String())) {
+		t.Errorf("the copy is %s, %v", text, err)
+	}
+}
+
+// TestOverridesAreReadFromTheirCopyAlone, where there is nothing else.
+func TestOverridesAreReadFromTheirCopyAlone(t *testing.T) {
+	dir, _ := filled(t)
+	for _, name := range []string{FileName, LockName} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e := open(t, dir)
+	defer e.Close()
+	if denies(e) != denied.Network.String() || len(e.Notes()) != 1 {
+		t.Errorf("the overrides are %q, the notes %q", denies(e), e.Notes())
+	}
+}
+
+// TestThereIsAFileAtEveryMomentOfARepair, so that a kill loses nothing that could be read.
+func TestThereIsAFileAtEveryMomentOfARepair(t *testing.T) {
+	_, content := filled(t)
+	bad := bytes.Clone(content)
+	copy(bad[5*usualPage:], bytes.Repeat([]byte{0xff}, usualPage))
+	for range 10 {
+		dir := t.TempDir()
+		path := filepath.Join(dir, FileName)
+		if err := os.WriteFile(path, bad, 0o640); err != nil {
+			t.Fatal(err)
+		}
+		stop, missing := make(chan struct{}), make(chan int)
+		go func() {
+			n := 0
+			for {
+				select {
+				case <-stop:
+					missing <- n
+					return
+				default:
+				}
+				if _, err := os.Lstat(path); err != nil {
+					n++
+				}
+			}
+		}()
+		e := open(t, dir)
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+		close(stop)
+		if n := <-missing; n > 0 {
+			t.Errorf("the file was missing %d times", n)
+		}
+		if aside, _ := filepath.Glob(path + ".damaged-*"); len(aside) != 1 {
+			t.Errorf("moved aside: %v", aside)
+		}
+	}
+}
+
+// TestAStopRightAfterARenewalLeavesAFile, although renewals are ten seconds apart.
+func TestAStopRightAfterARenewalLeavesAFile(t *testing.T) {
+	dir, _ := filled(t)
+	path := filepath.Join(dir, FileName)
+	e := open(t, dir)
+	for i := range 2 {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		err := e.SetOverride(policy.Override{Network: netip.MustParsePrefix(fmt.Sprintf("203.0.%d.0/24", i))})
+		if (err != nil) != (i == 1) {
+			t.Errorf("override %d: %v", i, err)
+		}
+	}
+	learnt := e.Learn(keys("203.0.113.7"), policy.Lesson{At: noon, Spam: 1})
+	if err := e.Close(); err != nil {
+		t.Errorf("closed: %v", err)
+	}
+	<-learnt
+	again := open(t, dir)
+	defer again.Close()
+	if n := hosts(again); n != damageHosts {
+		t.Errorf("%d hosts of %d", n, damageHosts)
+	}
+	if got := count(again, keys("203.0.113.7").Host).Spam; got != reputation.Unit {
+		t.Errorf("the last lesson: %d units", got)
+	}
+	if got := denies(again); got != denied.Network.String()+" 203.0.0.0/24" {
+		t.Errorf("the overrides are %q", got)
 	}
 }

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/ehlogate/ehlogate/policy/regular"
 )
 
 const (
@@ -165,7 +167,7 @@ func (w *File) Before(p Position, last int64, f func(line []byte)) error {
 	if i < 0 {
 		return nil
 	}
-	file, err := os.Open(candidates[i])
+	file, err := regular.Open(candidates[i])
 	if err != nil {
 		return fmt.Errorf("maillog: %w", err)
 	}
@@ -198,7 +200,7 @@ func identity(info fs.FileInfo) (device, inode uint64) {
 
 func (w *File) open(path string, offset int64) error {
 	w.close()
-	file, err := os.Open(path)
+	file, err := regular.Open(path)
 	if err != nil {
 		return err
 	}
@@ -334,7 +336,7 @@ func (w *File) openNext() error {
 	if again, same := w.next(); next == nil || same == nil || again != path || !os.SameFile(next, same) {
 		return nil
 	}
-	file, err := os.Open(path)
+	file, err := regular.Open(path)
 	if err != nil {
 		return unlessMissing(err)
 	}

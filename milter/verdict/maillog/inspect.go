@@ -5,7 +5,8 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"os"
+
+	"github.com/ehlogate/ehlogate/policy/regular"
 )
 
 // inspected is how much of the end of a log is inspected, in bytes.
@@ -43,7 +44,7 @@ func (s Sample) Fault() string {
 
 // Inspect reads the end of a log.
 func Inspect(path string, o Options) (s Sample, err error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return s, err
 	}

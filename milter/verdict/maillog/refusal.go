@@ -133,7 +133,7 @@ func parseTail(tail string) (e envelope) {
 
 // fromDomain is the domain of the sender.
 func (e envelope) fromDomain() string {
-	return strings.ToLower(e.sender[strings.LastIndexByte(e.sender, '@')+1:])
+	return verdict.Domain(e.sender)
 }
 
 // rejection is the refusal as package verdict understands it.

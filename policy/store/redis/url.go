@@ -219,6 +219,9 @@ func (t *Target) connect() (redis.UniversalClient, error) {
 				return literal, nil
 			}
 			b, err := os.ReadFile(file)
+			if err != nil {
+				err = fmt.Errorf("password file: %w", err)
+			}
 			return strings.TrimRight(string(b), "\r\n"), err
 		}
 	}

@@ -28,6 +28,8 @@ const timeout = 10 * time.Second
 type Client struct {
 	base  string
 	token string
+	// tokenFile is where the token was read from.
+	tokenFile string
 	// owners are the users whose programs may be sent the token, nil for all.
 	owners []int
 	http   http.Client
@@ -130,6 +132,13 @@ func decodeInto(answer any) func(io.Reader) error {
 	return func(r io.Reader) error { return json.NewDecoder(r).Decode(answer) }
 }
 
+// ErrHangs is what a command gets when a daemon takes its request and does not answer, ErrForbidden
+// when it may not connect.
+var (
+	ErrHangs     = errors.New("the daemon does not answer: it hangs, or this host is very busy")
+	ErrForbidden = errors.New("you may not connect to the daemon: run the command as root, or as a member of the group of its socket (http.group)")
+)
+
 // ErrAway is what a command gets when no daemon answers.
 var ErrAway = errors.New("no daemon answers; is \"ehlogate serve\" running, and does --api or --config name its http.listen?")
 
@@ -141,8 +150,13 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte, read 
 		return err
 	}
 	st, statusErr := c.Status(ctx)
-	if statusErr != nil || st.TokenFile == "" {
+	switch _, fileErr := os.Stat(st.TokenFile); {
+	case statusErr != nil || st.TokenFile == "":
 		return err
+	case errors.Is(fileErr, os.ErrNotExist):
+		return &Refusal{http.StatusUnauthorized, fmt.Sprintf("this needs the daemon's token, and %s is not there; the daemon writes it anew within seconds: run the command again", st.TokenFile)}
+	case c.token != "":
+		return &Refusal{http.StatusUnauthorized, fmt.Sprintf("the token in %s is not the daemon's, which it says is in %s; run the command with the daemon's --config or --http.token_file %s", c.tokenFile, st.TokenFile, st.TokenFile)}
 	}
 	return &Refusal{http.StatusUnauthorized, fmt.Sprintf("this needs the daemon's token, which it says is in %s; run the command as a user who can read that file, with the daemon's --config or --http.token_file %s", st.TokenFile, st.TokenFile)}
 }
@@ -183,7 +197,9 @@ func (c *Client) try(ctx context.Context, method, path string, body []byte, read
 	resp, err := c.http.Do(r)
 	switch {
 	case errors.Is(err, os.ErrPermission):
-		return fmt.Errorf("you may not connect to the daemon at %s: run the command as a member of the group of its socket (http.group) (%w)", c.base, err)
+		return fmt.Errorf("%w (%w)", ErrForbidden, err)
+	case os.IsTimeout(err):
+		return fmt.Errorf("%w (%w)", ErrHangs, err)
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF):
 		return fmt.Errorf("the daemon at %s closed the connection; is this host in its http.peers? (%w)", c.base, err)
 	case err != nil:

@@ -18,6 +18,7 @@ import (
 // OnlyTo has the token sent only to a program of root's, or of the user who owns a file: while the
 // daemon is down, any user of this host can listen at its port.
 func (c *Client) OnlyTo(tokenFile string) {
+	c.tokenFile = tokenFile
 	if info, err := os.Stat(tokenFile); err == nil {
 		if stat, ok := info.Sys().(*syscall.Stat_t); ok {
 			c.owners = []int{0, int(stat.Uid)}

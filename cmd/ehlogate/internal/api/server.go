@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -191,6 +192,14 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, fmt.Errorf("body: %w", err))
 		return
 	}
+	if decoder.More() {
+		refuse(w, http.StatusBadRequest, errors.New("body: there is something after the change"))
+		return
+	}
+	if c.Note != policy.Printable(c.Note) || len(c.Note) > policy.MostNote {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("note: it may have %d bytes, all on one line and printable", policy.MostNote))
+		return
+	}
 	n, err := config.ParseNetwork(c.Network)
 	if err != nil {
 		refuse(w, http.StatusBadRequest, err)
@@ -199,8 +208,8 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 	override := policy.Override{Network: n, Allow: c.Verb == "allow", Note: c.Note, Set: s.Now().UTC()}
 	if c.For != "" {
 		d, err := config.ParseDuration(c.For)
-		if err != nil || d <= 0 {
-			refuse(w, http.StatusBadRequest, fmt.Errorf("for: %q is not a duration above zero; expected something like 24h or 7d", c.For))
+		if err != nil || d < time.Second {
+			refuse(w, http.StatusBadRequest, fmt.Errorf("for: %q is not a duration of a second or more; expected something like 24h or 7d", c.For))
 			return
 		}
 		override.Until = override.Set.Add(d)

@@ -196,6 +196,10 @@ type Reloaded struct {
 
 // Status asks how the daemon stands.
 func (c *Client) Status(ctx context.Context) (st Status, err error) {
+	// Counting a large store takes its time, but a daemon that hangs says nothing at all.
+	if err := c.Health(ctx); err != nil {
+		return st, err
+	}
 	return st, c.patient().get(ctx, "/api/v1/status", &st)
 }
 

@@ -9,17 +9,22 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/ehlogate/ehlogate/policy/regular"
 )
 
 // minToken is the shortest token accepted, in bytes.
 const minToken = 16
+
+// maxToken is how much of a token's file is read, in bytes.
+const maxToken = 4096
 
 // ErrShort is a token that is too short.
 var ErrShort = errors.New("is too short for a token")
 
 // ReadToken reads a token file.
 func ReadToken(path string) (string, error) {
-	b, err := os.ReadFile(path)
+	b, err := regular.ReadFile(path, maxToken)
 	if err != nil {
 		return "", err
 	}
@@ -71,11 +76,25 @@ func (t *Token) Is(given string) bool {
 // Same reports whether two tokens are the same.
 func (t *Token) Same(other *Token) bool { return t.Is(other.value) }
 
-// look reads the file anew if it was changed. What cannot be read, or is too short, changes
-// nothing.
+// Look reads the file anew if it was changed, and writes it anew if it was removed.
+func (t *Token) Look() {
+	if t != nil {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.look()
+	}
+}
+
+// look is Look. What cannot be read, or is too short, changes nothing.
 func (t *Token) look() {
 	t.looked = time.Now()
 	info, err := os.Stat(t.path)
+	if errors.Is(err, os.ErrNotExist) {
+		if os.WriteFile(t.path, []byte(t.value+"\n"), 0o600) == nil {
+			t.read, _ = os.Stat(t.path)
+		}
+		return
+	}
 	if err != nil || t.read != nil && os.SameFile(info, t.read) && info.ModTime().Equal(t.read.ModTime()) {
 		return
 	}

@@ -187,6 +187,9 @@ func (c *Config) setSpoolLimit(v value) error {
 
 // ParseNetwork reads an address or a network; host bits must be zero.
 func ParseNetwork(s string) (netip.Prefix, error) {
+	if strings.Contains(s, "%") {
+		return netip.Prefix{}, fmt.Errorf("%q has a zone, which only this host knows", s)
+	}
 	if addr, err := policy.ParseAddr(s); err == nil {
 		return netip.PrefixFrom(addr, addr.BitLen()), nil
 	}

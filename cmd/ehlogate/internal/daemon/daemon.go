@@ -15,6 +15,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -38,6 +39,7 @@ import (
 	"github.com/ehlogate/ehlogate/policy/correlate"
 	"github.com/ehlogate/ehlogate/policy/eventlog"
 	"github.com/ehlogate/ehlogate/policy/fault"
+	evidence "github.com/ehlogate/ehlogate/policy/store"
 	"github.com/ehlogate/ehlogate/policy/table"
 )
 
@@ -66,6 +68,7 @@ type Daemon struct {
 	follower  *follower
 	faults    fault.Guard
 	clock     *clock
+	tokens    []*api.Token
 
 	version string
 	started time.Time
@@ -128,6 +131,9 @@ func (d *Daemon) open(cfg *config.Config) (err error) {
 // own word does not.
 func atStart(key string, err error) error {
 	switch {
+	case errors.Is(err, evidence.ErrRemedied):
+	case errors.Is(err, fs.ErrPermission) && strings.HasSuffix(key, "token_file"):
+		return fmt.Errorf("%s: %w; let user %s read it, or name another file", key, err, userName())
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%s: %w; let user %s write there, or name another place", key, err, userName())
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
@@ -247,6 +253,7 @@ func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 			return nil, fmt.Errorf("http.feed_token_file: %s has the same token as %s, with which a filter could do everything; remove it, and the daemon makes another one", cfg.HTTP.FeedTokenFile, cfg.HTTP.TokenFile)
 		}
 		d.intake.tokenFile = cfg.HTTP.FeedTokenFile
+		d.tokens = []*api.Token{server.Token, server.FeedToken}
 	}
 	registry := prometheus.NewRegistry()
 	d.register(registry)
@@ -302,7 +309,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	watching, unwatch := context.WithCancel(ctx)
 	defer unwatch()
 	go d.faults.Keep(watching, "counting days", d.turn)
-	go d.faults.Keep(watching, "watching sockets", func(ctx context.Context) { d.listeners.watch(ctx, d.log) })
+	go d.faults.Keep(watching, "watching sockets and tokens", func(ctx context.Context) { d.listeners.watch(ctx, d.tokens, d.log) })
 	go d.faults.Keep(watching, "watching autonomous systems", func(ctx context.Context) { d.systems.Watch(ctx, asn.Every, d.log) })
 	if l := d.listeners.Milter; l != nil {
 		go func() { failed <- d.milter.Serve(l) }()

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/intake"
 	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/eventlog"
 	"github.com/ehlogate/ehlogate/policy/fault"
 )
 
@@ -102,7 +104,11 @@ func (b *inbox) await(r intake.Receipt) {
 		if err != nil {
 			b.Late.Add(1)
 			b.throttled.Do(func() {
-				b.Log.Error("an observation is not durable yet", "session", r.Message.Session, "client", r.Message.Client.Addr, "error", err)
+				what := "an observation is not durable yet"
+				if errors.Is(err, eventlog.ErrDropped) {
+					what = "an observation is missing from the event log"
+				}
+				b.Log.Error(what, "session", r.Message.Session, "client", r.Message.Client.Addr, "error", err)
 			})
 		}
 	}

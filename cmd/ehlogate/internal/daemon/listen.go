@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/guard"
 )
@@ -158,10 +159,14 @@ func (l *Listeners) warnings() []string {
 // watchEvery is how often it is looked whether the sockets are still there.
 const watchEvery = 10 * time.Second
 
-// watch logs what keeps an MTA from connecting, when that begins, until the context ends.
-func (l *Listeners) watch(ctx context.Context, log *slog.Logger) {
+// watch logs what keeps an MTA from connecting, when that begins, and looks after the tokens, until
+// the context ends.
+func (l *Listeners) watch(ctx context.Context, tokens []*api.Token, log *slog.Logger) {
 	said := map[string]bool{}
 	for {
+		for _, t := range tokens {
+			t.Look()
+		}
 		for _, w := range l.warnings() {
 			if !said[w] {
 				log.Error(w)

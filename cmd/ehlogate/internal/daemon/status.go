@@ -96,6 +96,9 @@ func (d *Daemon) status() api.Status {
 	return st
 }
 
+// strangersSaid is for how long a connection of another host that was refused is a warning.
+const strangersSaid = time.Hour
+
 // warnings are what is wrong now, and does not keep the daemon from running.
 func (d *Daemon) warnings() []string {
 	all := append([]string{}, d.listeners.warnings()...)
@@ -109,8 +112,8 @@ func (d *Daemon) warnings() []string {
 		all = append(all, say)
 	}
 	for _, g := range d.guards {
-		if n := g.Stats.Strangers.Load(); n > 0 {
-			all = append(all, fmt.Sprintf("%d connections of other hosts to %s were refused, the last from %s: a host that may connect has to be in %s", n, g.Key(), g.LastStranger(), g.PeersKey()))
+		if peer, at := g.LastStranger(); time.Since(at) < strangersSaid {
+			all = append(all, fmt.Sprintf("connections of other hosts to %s are refused, %d so far, the last from %s: a host that may connect has to be in %s", g.Key(), g.Stats.Strangers.Load(), peer, g.PeersKey()))
 		}
 	}
 	return all

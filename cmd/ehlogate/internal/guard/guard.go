@@ -51,7 +51,7 @@ type Listener struct {
 	mute list.List
 
 	crowded, strange, failing rate.Sometimes
-	lastStranger              atomic.Value
+	lastStranger              atomic.Pointer[stranger]
 }
 
 // New puts rules on a listener.
@@ -67,10 +67,19 @@ func New(l net.Listener, rules Rules) *Listener {
 func (l *Listener) Key() string      { return l.rules.Key }
 func (l *Listener) PeersKey() string { return l.rules.PeersKey }
 
-// LastStranger is where the last connection came from that was refused, or "".
-func (l *Listener) LastStranger() string {
-	last, _ := l.lastStranger.Load().(string)
-	return last
+// stranger is a connection that was refused.
+type stranger struct {
+	peer string
+	at   time.Time
+}
+
+// LastStranger is where the last connection came from that was refused, and when; the time is zero
+// if there was none.
+func (l *Listener) LastStranger() (peer string, at time.Time) {
+	if last := l.lastStranger.Load(); last != nil {
+		return last.peer, last.at
+	}
+	return "", time.Time{}
 }
 
 // pause is how long accept(2) is left alone after it failed.
@@ -93,7 +102,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 			time.Sleep(pause)
 		case !l.welcome(c):
 			l.Stats.Strangers.Add(1)
-			l.lastStranger.Store(c.RemoteAddr().String())
+			l.lastStranger.Store(&stranger{c.RemoteAddr().String(), time.Now()})
 			l.strange.Do(func() {
 				l.rules.Log.Warn("connection of another host refused; list it if it may connect", "listener", l.rules.Key,
 					"peer", c.RemoteAddr().String(), "key", l.rules.PeersKey, "refused", l.Stats.Strangers.Load())

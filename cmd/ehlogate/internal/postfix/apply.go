@@ -11,7 +11,7 @@ import (
 )
 
 // ErrApplied means that a plan is in force already.
-var ErrApplied = errors.New("postfix: set up already; ehlogate setup postfix --undo takes it back")
+var ErrApplied = errors.New("postfix: set up already; to set it up anew, for other addresses or by a newer version: ehlogate setup postfix --undo, then --apply")
 
 // Applied reports whether a plan is in force.
 func (p *Postfix) Applied() bool { return exists(p.file(undoFile)) }
