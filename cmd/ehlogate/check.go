@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -250,6 +251,7 @@ func logFindings(cfg *config.Config) []postfix.Finding {
 func storeFindings(ctx context.Context, cfg *config.Config, running bool) (found []postfix.Finding) {
 	switch {
 	case cfg.Store.Redis != nil:
+		redis.LogLibrary(slog.New(slog.DiscardHandler))
 		for _, f := range redis.Inspect(ctx, server.RedisOptions(cfg, nil)) {
 			found = append(found, postfix.Finding{OK: f.OK, What: f.What, Fix: f.Fix})
 		}

@@ -89,6 +89,7 @@ func reloadOnHangup(ctx context.Context, c *cli.Context, d *server.Daemon, log *
 // reload reads the configuration again and puts it in force, unless it is broken.
 func reload(c *cli.Context, d *server.Daemon, log *slog.Logger) (done api.Reloaded, err error) {
 	cfg, err := loadConfig(c)
+	d.Unread(err)
 	if err != nil {
 		_, reopened := d.Reload(d.Config())
 		return done, errors.Join(fmt.Errorf("the old configuration stays in force: %w", err), reopened)

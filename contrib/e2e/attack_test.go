@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -433,4 +434,41 @@ func group(t *testing.T, user string) string {
 	out, err := exec.Command("id", "-g", user).Output()
 	must(t, err)
 	return strings.TrimSpace(string(out))
+}
+
+// TestARefusedOverrideIsNotInForceLater: bbolt writes the head of its file before it knows that it
+// is on disk. A deny that was refused because a sync failed, whichever, does not come with a
+// restart; one that was taken stays.
+func TestARefusedOverrideIsNotInForceLater(t *testing.T) {
+	x := prepare(t, "")
+	x.daemon.Binary = plain
+	const client = "192.0.2.1"
+	refused := 0
+	for which := 1; which <= 5; which++ {
+		must(t, x.daemon.Start())
+		x.command("allow", client)
+		strace := exec.Command("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync", "-e", fmt.Sprintf("inject=fdatasync,fsync:error=EIO:when=%d..%[1]d", which), "-p", strconv.Itoa(x.daemon.Pid()))
+		must(t, strace.Start())
+		waitUntil(t, func() bool {
+			b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", x.daemon.Pid()))
+			return !bytes.Contains(b, []byte("TracerPid:\t0\n"))
+		})
+		out, status := x.daemon.Command("deny", client)
+		strace.Process.Signal(syscall.SIGTERM)
+		strace.Wait()
+		x.daemon.Kill()
+		must(t, x.daemon.Start())
+		want := "deny"
+		if status != 0 {
+			refused++
+			want = "allow"
+		}
+		if got := x.command("overrides"); !strings.Contains(got, want+" "+client) {
+			t.Errorf("sync %d failed, deny ended with %d, %s, and after a restart there is %q", which, status, out, got)
+		}
+		must(t, x.daemon.Stop())
+	}
+	if refused == 0 {
+		t.Error("nothing was refused")
+	}
 }

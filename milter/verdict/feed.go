@@ -1,6 +1,7 @@
 package verdict
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,7 +46,10 @@ func Feed(body []byte, now time.Time) (s policy.Signal, err error) {
 		Limit                          number
 		Time                           *time.Time
 	}
-	if err := json.Unmarshal(body, &v); err != nil {
+	wrong := new(json.UnmarshalTypeError)
+	if err := json.Unmarshal(body, &v); errors.As(err, &wrong) {
+		return s, fmt.Errorf("%s cannot be %s", cmp.Or(strings.ToLower(wrong.Field), "a verdict"), article(wrong.Value))
+	} else if err != nil {
 		return s, fmt.Errorf(`not a verdict in JSON, such as {"ip":"192.0.2.7","qid":"780D29842A2","class":"spam","score":12.3}: %w`, err)
 	}
 	class, known := policy.Class(v.Class), true
@@ -78,6 +82,14 @@ func Feed(body []byte, now time.Time) (s policy.Signal, err error) {
 		return s, err
 	}
 	return s, complete(&s, v.Action)
+}
+
+// article is a JSON type with its article.
+func article(name string) string {
+	if strings.ContainsRune("aeiou", rune(name[0])) {
+		return "an " + name
+	}
+	return "a " + name
 }
 
 // complete finishes a signal of a feed, or says what it lacks.

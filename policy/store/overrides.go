@@ -16,7 +16,8 @@ import (
 func (e *Embedded) SetOverride(o policy.Override) error {
 	e.writing.Lock()
 	defer e.writing.Unlock()
-	err := e.writeTwice(func(tx *bolt.Tx) error { return putJSON(tx.Bucket(bucketOverrides), overrideKey(o.Network), o) })
+	old, _ := e.overrides.Load().Get(o.Network)
+	err := e.writeTwice(overrideKey(o.Network), put(&o), put(old))
 	if err != nil {
 		return fmt.Errorf("store: override of %s: %w", o.Network, err)
 	}
@@ -97,10 +98,11 @@ type ending interface{ Ended(time.Time) bool }
 func lift[V ending](e *Embedded, t *table[V], n netip.Prefix, key func(netip.Prefix) []byte, match func(V) bool) (bool, error) {
 	e.writing.Lock()
 	defer e.writing.Unlock()
-	if v, ok := t.Load().Get(n); !ok || !match(*v) {
+	v, ok := t.Load().Get(n)
+	if !ok || !match(*v) {
 		return false, nil
 	}
-	if err := e.writeTwice(func(tx *bolt.Tx) error { return tx.Bucket(bucketOverrides).Delete(key(n)) }); err != nil {
+	if err := e.writeTwice(key(n), put[V](nil), put(v)); err != nil {
 		return false, fmt.Errorf("store: override of %s: %w", n, err)
 	}
 	t.Store(t.Load().Without(n))
@@ -108,16 +110,34 @@ func lift[V ending](e *Embedded, t *table[V], n netip.Prefix, key func(netip.Pre
 	return true, nil
 }
 
-// writeTwice makes a change, and one more that changes nothing: the file has two heads, and when
-// the newer one is damaged, bbolt goes on silently from the one before, which then has the change,
-// too. If the change failed, it may be in the file all the same, because bbolt writes the head
-// before it knows that it is on disk; then the second one takes it back.
-func (e *Embedded) writeTwice(change func(*bolt.Tx) error) error {
+// value puts a value under a key, or removes what is there.
+type value func(b *bolt.Bucket, key []byte) error
+
+func put[V ending](v *V) value {
+	return func(b *bolt.Bucket, key []byte) error {
+		if v == nil {
+			return b.Delete(key)
+		}
+		return putJSON(b, key, v)
+	}
+}
+
+// writeTwice puts a value under a key of the overrides, and then again: the file has two heads, and
+// when the newer one is damaged, bbolt goes on silently from the one before, which then has the
+// change, too. If the first write failed, it may be in the file all the same, because bbolt writes
+// the head before it knows that it is on disk; then the second one puts the old value back.
+func (e *Embedded) writeTwice(key []byte, value, old value) error {
 	<-e.Ready()
 	e.committing.Lock()
 	defer e.committing.Unlock()
-	err := e.write(change)
-	if again := e.write(func(*bolt.Tx) error { return nil }); again != nil {
+	write := func(v func(*bolt.Bucket, []byte) error) error {
+		return e.write(func(tx *bolt.Tx) error { return v(tx.Bucket(bucketOverrides), key) })
+	}
+	err := write(value)
+	if err != nil {
+		value = old
+	}
+	if again := write(value); again != nil {
 		e.log.Error("an override is in one half only of the head of the store's file, or was refused and is in it all the same", "file", e.path, "error", again)
 	}
 	return err

@@ -71,7 +71,7 @@ func (r *Reader) parseTag(tag string) program {
 	case "pickup", "qmqpd":
 		return pickup
 	case "anvil", "bounce", "discard", "error", "flush", "local", "master", "pipe", "postdrop", "postfix-script", "postlog",
-		"postsuper", "proxymap", "scache", "sendmail", "showq", "spawn", "tlsmgr", "trivial-rewrite", "verify", "virtual":
+		"postalias", "postcat", "postconf", "postkick", "postmap", "postqueue", "postsuper", "proxymap", "scache", "sendmail", "showq", "spawn", "tlsmgr", "trivial-rewrite", "verify", "virtual":
 		return silent
 	}
 	return another

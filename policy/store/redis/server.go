@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -21,8 +22,10 @@ import (
 type server struct {
 	client redis.UniversalClient
 	// cluster is the client if it is one of a cluster.
-	cluster  *redis.ClusterClient
-	log      *slog.Logger
+	cluster *redis.ClusterClient
+	log     *slog.Logger
+	// why is why a server did not serve last.
+	why      atomic.Pointer[error]
 	throttle *fault.Throttle
 	faults   *fault.Guard
 	// back is called when a server answers again.
@@ -129,6 +132,7 @@ func (s *server) call(addr string, f func() error) error {
 	if !down(err) {
 		return err
 	}
+	s.why.Store(&err)
 	s.throttle.About("down "+kind(err), func() { s.log.Warn("Redis does not serve", "server", name(addr), "error", err) })
 	if s.cluster != nil {
 		// Its place may have been taken, which the library finds out only from a server that

@@ -384,5 +384,13 @@ func (s *Store) back() {
 // Up reports whether Redis answers and may be written to.
 func (s *Store) Up() bool { return s.ready() && s.server.up() }
 
+// Why is why Redis did not serve last, nil where it always did.
+func (s *Store) Why() error {
+	if err := s.server.why.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
 // Cached is how many hosts and networks are remembered.
 func (s *Store) Cached() int { return s.cache.len() }

@@ -106,7 +106,7 @@ func TestBadRequestsSayWhatIsWrong(t *testing.T) {
 		{"POST", "/api/v1/change", `{"verb":"deny","network":"192.0.2.7","extra":1}`, 400, "extra"},
 		{"POST", "/api/v1/change", `{"verb":"ban","network":"192.0.2.7"}`, 400, "want allow, deny or forget"},
 		{"POST", "/api/v1/change", `{"verb":"deny","network":"192.0.2.7/24"}`, 400, "did you mean 192.0.2.0/24?"},
-		{"POST", "/api/v1/change", `{"verb":"deny","network":"192.0.2.7","for":"-1h"}`, 400, "above zero"},
+		{"POST", "/api/v1/change", `{"verb":"deny","network":"192.0.2.7","for":"-1h"}`, 400, "of a second or more"},
 		{"POST", "/api/v1/change", `{"note":"` + strings.Repeat("x", 100_000) + `"}`, 400, "too large"},
 	} {
 		r := httptest.NewRequest(c.method, c.path, strings.NewReader(c.body))

@@ -68,7 +68,9 @@ type Daemon struct {
 	follower  *follower
 	faults    fault.Guard
 	clock     *clock
-	tokens    []*api.Token
+	// unread is why the configuration was not taken at the last reload, nil where it was.
+	unread atomic.Pointer[error]
+	tokens []*api.Token
 
 	version string
 	started time.Time
@@ -356,6 +358,15 @@ func (d *Daemon) Config() *config.Config { return d.cfg.Load() }
 
 // Decide judges an address as the tables do.
 func (d *Daemon) Decide(addr netip.Addr) policy.Decision { return d.judge.Decide(addr) }
+
+// Unread notes why a configuration was not taken, nil where it was.
+func (d *Daemon) Unread(err error) {
+	if err == nil {
+		d.unread.Store(nil)
+		return
+	}
+	d.unread.Store(&err)
+}
 
 // Reload puts a new configuration in force, as far as that goes without a restart, and opens the
 // event log anew.

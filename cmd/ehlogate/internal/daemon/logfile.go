@@ -180,13 +180,17 @@ func (f *follower) inspect(path string) error {
 // enough is how many of the first lines that are read are inspected.
 const enough = 20
 
-// complain says that a log tells nothing, by the first lines that are read of it.
+// complain says that a log tells nothing, by the first lines that are read of it. Where it is a file,
+// what is before them counts, too: other programs may write into it.
 func (f *follower) complain(line []byte) {
 	if f.sample.Lines >= enough {
 		return
 	}
 	f.sample.Take(f.reader, line)
 	if fault := f.sample.Fault(); f.sample.Lines == enough && f.sample.Postfix == 0 {
+		if filepath.IsAbs(f.source) && f.inspect(f.source) == nil {
+			return
+		}
 		f.log.Error("the mail log tells nothing", "file", f.source, "fault", fault)
 	}
 }

@@ -68,6 +68,9 @@ func (d *Daemon) status() api.Status {
 	case *redis.Store:
 		if !k.Up() {
 			st.Store.State = "away: lookups answer from memory, observations wait on disk"
+			if err := k.Why(); err != nil {
+				st.Warnings = append(st.Warnings, "Redis does not serve: "+err.Error())
+			}
 		}
 	case *store.Embedded:
 		st.Notes = append(st.Notes, k.Notes()...)
@@ -110,6 +113,9 @@ func (d *Daemon) warnings() []string {
 	}
 	if say := d.intake.strangersSay(); say != "" {
 		all = append(all, say)
+	}
+	if err := d.unread.Load(); err != nil {
+		all = append(all, "the configuration was not taken at the last reload: "+(*err).Error())
 	}
 	for _, g := range d.guards {
 		if peer, at := g.LastStranger(); time.Since(at) < strangersSaid {
