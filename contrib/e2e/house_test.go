@@ -34,22 +34,23 @@ func TestImportsPointDown(t *testing.T) {
 		"policy/behaviour":    {"policy", "policy/reputation"},
 		"policy/correlate":    {"policy", "policy/reputation"},
 		"policy/fault":        {},
-		"policy/eventlog":     {"policy", "policy/reputation", "policy/fault"},
+		"policy/regular":      {},
+		"policy/eventlog":     {"policy", "policy/reputation", "policy/fault", "policy/regular"},
 		"policy/asn":          {},
 		"policy/table":        {"policy", "policy/reputation"},
 		"policy/store/bolted": {},
-		"policy/store":        {"policy", "policy/reputation", "policy/fault", "policy/store/bolted"},
+		"policy/store":        {"policy", "policy/reputation", "policy/fault", "policy/regular", "policy/store/bolted"},
 		// One store knows nothing of the other.
 		"policy/store/redis": {"policy", "policy/reputation", "policy/fault", "policy/store/bolted"},
 		// Who may connect is decided before anything is understood.
 		"cmd/ehlogate/internal/guard": {},
 		"milter/verdict":              {"policy", "policy/reputation"},
 		// The log needs to know what a refusal means; reports need nothing of the rest.
-		"milter/verdict/maillog": {"milter/verdict", "policy", "policy/reputation"},
+		"milter/verdict/maillog": {"milter/verdict", "policy", "policy/reputation", "policy/regular"},
 		"milter/verdict/report":  {"policy", "policy/reputation"},
 		"milter":                 {"milter/verdict", "policy/behaviour", "policy", "policy/reputation"},
 		// What is heard meets here, and knows neither sockets nor the MTA.
-		"cmd/ehlogate/internal/intake": {"policy/behaviour", "policy/correlate", "policy/eventlog", "policy/fault", "policy", "policy/reputation"},
+		"cmd/ehlogate/internal/intake": {"policy/behaviour", "policy/correlate", "policy/eventlog", "policy/fault", "policy/regular", "policy", "policy/reputation"},
 	}
 	for name, may := range allowed {
 		out, err := exec.Command("go", "list", "-deps", module+name).Output()

@@ -43,6 +43,13 @@ type node struct {
 }
 
 func newNode(t *testing.T, dir string) *node {
+	n := makeNode(t, dir)
+	t.Cleanup(func() { n.in.EventLog.Close() })
+	return n
+}
+
+// makeNode is newNode where the caller closes the event log.
+func makeNode(t *testing.T, dir string) *node {
 	n := &node{t: t, clock: start, kept: policy.NewNetworks[policy.Exception](), events: filepath.Join(dir, "events.ndjson")}
 	n.settings = Settings{Weights: policy.DefaultWeights(), Node: "mx1", Events: n.events}
 	inForce := policy.NewInForce(policy.New(policy.Default()), n.now)
@@ -52,7 +59,6 @@ func newNode(t *testing.T, dir string) *node {
 		Settings: func() Settings { return n.settings }, Now: n.now, Log: slog.New(slog.NewTextHandler(&n.log, nil)),
 	}
 	n.boot()
-	t.Cleanup(func() { n.in.EventLog.Close() })
 	return n
 }
 
@@ -329,7 +335,7 @@ func TestEachMessageCountsOnce(t *testing.T) {
 			name += fmt.Sprintf(", %s %s", x.assessment.Source, positions[x.at])
 			verdicts = verdicts.With(policy.DefaultWeights().Weigh(x.assessment))
 		}
-		x := newNode(t, dir)
+		x := makeNode(t, dir)
 		defer os.Remove(x.events)
 		defer x.in.EventLog.Close()
 		s.play(x, tellings...)
