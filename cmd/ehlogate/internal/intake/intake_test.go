@@ -336,8 +336,8 @@ func TestEachMessageCountsOnce(t *testing.T) {
 			verdicts = verdicts.With(policy.DefaultWeights().Weigh(x.assessment))
 		}
 		x := makeNode(t, dir)
-		defer os.Remove(x.events)
-		defer x.in.EventLog.Close()
+		// Not the log of before a restart.
+		defer func() { x.in.EventLog.Close(); os.Remove(x.events) }()
 		s.play(x, tellings...)
 		want := policy.Message{Time: start, Client: client, Verdict: verdicts.Resolve()}
 		lesson, _ := want.Lesson()
