@@ -30,7 +30,7 @@ func TestInspect(t *testing.T) {
 		{"a policy that evicts what is needed", "redis://" + wrong.Addr(), "false Redis has maxmemory-policy allkeys-lru"},
 		{"another version", "redis://" + other.Addr(), "holds reputation of another version or layout (ehlogate evidence 9)"},
 		{"nobody there", "redis://127.0.0.1:1", "false redis://127.0.0.1:1 does not serve"},
-		{"a password file that is missing", "redis://127.0.0.1:1?password_file=/nonexistent", "cannot be used: open /nonexistent"},
+		{"a password file that is missing", "redis://127.0.0.1:1?password_file=/nonexistent", "cannot be used: password file: open /nonexistent"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var all []string
