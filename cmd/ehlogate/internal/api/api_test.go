@@ -162,9 +162,15 @@ func TestATokenIsChangedByItsFile(t *testing.T) {
 		}
 	}
 	os.Remove(path)
-	token.looked = time.Time{}
-	if !token.Is("another token of these tests") {
-		t.Error("a file that is gone takes the token away")
+	token.Look()
+	made, err := ReadToken(path)
+	if err != nil || !token.Is(made) || token.Is("another token of these tests") {
+		t.Errorf("after its file was removed, %q, %v, is not the token, or the old one still is", made, err)
+	}
+	os.RemoveAll(filepath.Dir(path))
+	token.Look()
+	if !token.Is(made) {
+		t.Error("where no new one can be made, the token is gone")
 	}
 	if (*Token)(nil).Is("") {
 		t.Error("no token is any token")

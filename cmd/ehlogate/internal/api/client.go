@@ -154,7 +154,7 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte, read 
 	case statusErr != nil || st.TokenFile == "":
 		return err
 	case errors.Is(fileErr, os.ErrNotExist):
-		return &Refusal{http.StatusUnauthorized, fmt.Sprintf("this needs the daemon's token, and %s is not there; the daemon writes it anew within seconds: run the command again", st.TokenFile)}
+		return &Refusal{http.StatusUnauthorized, fmt.Sprintf("this needs the daemon's token, and %s is not there; the daemon makes a new one within seconds: run the command again", st.TokenFile)}
 	case c.token != "":
 		return &Refusal{http.StatusUnauthorized, fmt.Sprintf("the token in %s is not the daemon's, which it says is in %s; run the command with the daemon's --config or --http.token_file %s", c.tokenFile, st.TokenFile, st.TokenFile)}
 	}

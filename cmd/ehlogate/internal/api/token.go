@@ -76,7 +76,8 @@ func (t *Token) Is(given string) bool {
 // Same reports whether two tokens are the same.
 func (t *Token) Same(other *Token) bool { return t.Is(other.value) }
 
-// Look reads the file anew if it was changed, and writes it anew if it was removed.
+// Look reads the file anew if it was changed, and makes a new token if it was removed: whoever
+// removes a token that was seen by others does not want it back.
 func (t *Token) Look() {
 	if t != nil {
 		t.mu.Lock()
@@ -90,7 +91,8 @@ func (t *Token) look() {
 	t.looked = time.Now()
 	info, err := os.Stat(t.path)
 	if errors.Is(err, os.ErrNotExist) {
-		if os.WriteFile(t.path, []byte(t.value+"\n"), 0o600) == nil {
+		if value, err := EnsureToken(t.path); err == nil {
+			t.value = value
 			t.read, _ = os.Stat(t.path)
 		}
 		return
