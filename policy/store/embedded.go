@@ -43,15 +43,10 @@ const (
 	// atOnce is how many records are removed or healed in one commit, so that lessons do not wait
 	// long for theirs.
 	atOnce = 1000
-	// mostEarly bounds the lessons that wait until all is read.
-	mostEarly = 200_000
 )
 
 // ErrClosed is what a change gets after Close.
 var ErrClosed = errors.New("store: closed")
-
-// ErrStarting is what a change gets for which there is no room until all is read.
-var ErrStarting = errors.New("store: still reading what it has")
 
 // Stats are counts since the start; read them at any time.
 type Stats struct {
@@ -107,20 +102,6 @@ type queue struct {
 	waiting []chan<- error
 	closed  bool
 	wake    chan struct{}
-}
-
-// early are lessons that came before all was read.
-type early struct {
-	sync.Mutex
-	over    atomic.Bool
-	ready   chan struct{}
-	lessons []earlyLesson
-}
-
-type earlyLesson struct {
-	policy.Keys
-	policy.Lesson
-	committed chan<- error
 }
 
 // Options are what a store needs to know.
@@ -192,22 +173,6 @@ func newEmbedded(path string, o Options) *Embedded {
 	return e
 }
 
-// Ready is closed when all is read.
-func (e *Embedded) Ready() <-chan struct{} { return e.early.ready }
-
-// start learns what came before all was read.
-func (e *Embedded) start() {
-	e.early.Lock()
-	defer e.early.Unlock()
-	for _, l := range e.early.lessons {
-		e.Memory.Learn(l.Keys, l.Lesson)
-		e.enqueue(l.committed, keysOf(l.Keys)...)
-	}
-	e.early.lessons = nil
-	e.early.over.Store(true)
-	close(e.early.ready)
-}
-
 // Close commits what is waiting and closes the file.
 func (e *Embedded) Close() error {
 	<-e.Ready()
@@ -274,21 +239,6 @@ func (e *Embedded) Learn(k policy.Keys, l policy.Lesson) <-chan error {
 	e.Memory.Learn(k, l)
 	e.enqueue(committed, keysOf(k)...)
 	return committed
-}
-
-// wait lets a lesson wait until all is read, unless that is so by now.
-func (e *Embedded) wait(k policy.Keys, l policy.Lesson, committed chan<- error) bool {
-	e.early.Lock()
-	defer e.early.Unlock()
-	switch {
-	case e.early.over.Load():
-		return false
-	case len(e.early.lessons) == mostEarly:
-		committed <- ErrStarting
-	default:
-		e.early.lessons = append(e.early.lessons, earlyLesson{k, l, committed})
-	}
-	return true
 }
 
 // Forget removes the evidence of every host and network inside a network, takes the hosts' parts
