@@ -165,7 +165,8 @@ func dumpLines(r io.Reader) *bufio.Scanner {
 func verify(path string, r io.Reader) (head api.DumpHead, end api.DumpEnd, err error) {
 	lines := dumpLines(r)
 	var seen api.DumpEnd
-	for n := 1; lines.Scan(); n++ {
+	n := 1
+	for ; lines.Scan(); n++ {
 		var line api.DumpLine
 		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
 			if n > 1 && !lines.Scan() {
@@ -193,7 +194,10 @@ func verify(path string, r io.Reader) (head api.DumpHead, end api.DumpEnd, err e
 			seen.Records++
 		}
 	}
-	if err := lines.Err(); err != nil {
+	switch err := lines.Err(); {
+	case errors.Is(err, bufio.ErrTooLong):
+		return head, end, fmt.Errorf("%s:%d: not a line of a dump: it is too long", path, n)
+	case err != nil:
 		return head, end, fmt.Errorf("%s: %w", path, err)
 	}
 	return head, end, fmt.Errorf("%s: is cut short after %d records; dump again", path, seen.Records)
