@@ -294,6 +294,7 @@ func FuzzFeeds(f *testing.F) {
 		}
 	})
 }
+
 // TestTheDomainOfASender: what has no domain is a local part, which nobody may see.
 func TestTheDomainOfASender(t *testing.T) {
 	for address, want := range map[string]string{"": "", "a@Mx.Example": "mx.example", "secret": "", "a@b@c.example": "c.example", "secret@": ""} {
