@@ -133,7 +133,7 @@ func (s *session) MailFrom(from, _ string, m gomilter.Modifier) (*gomilter.Respo
 		s.hearTLS(m)
 		s.mails++
 		s.mail = &message{
-			began: s.server.Now(), fromDomain: verdict.Domain(from), nullSender: strings.Trim(from, "<>") == "", authenticated: m.Get(gomilter.MacroAuthAuthen) != "",
+			began: s.server.Now(), fromDomain: policy.Domain(from), nullSender: strings.Trim(from, "<>") == "", authenticated: m.Get(gomilter.MacroAuthAuthen) != "",
 			rules: s.server.Rules(), decision: s.decide(),
 		}
 		s.hearQueueID(m)

@@ -33,3 +33,12 @@ func PlainAddr(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 func IsHere(addr netip.Addr) bool {
 	return addr == netip.AddrFrom4([4]byte{127, 0, 0, 1}) || addr == netip.IPv6Loopback()
 }
+
+// Domain is the domain of a mail address, lower-case, or "" where there is none: what
+// stands for itself is a local part.
+func Domain(address string) string {
+	if i := strings.LastIndexByte(address, '@'); i >= 0 {
+		return strings.ToLower(address[i+1:])
+	}
+	return ""
+}

@@ -234,23 +234,36 @@ func resident(t *testing.T, pid int) int {
 	return pages * os.Getpagesize()
 }
 
+// onASmallDisk gives the daemon a directory on a file system of 1 MiB.
+func (x *exchanger) onASmallDisk() {
+	x.t.Helper()
+	data := filepath.Join(x.daemon.Dir, "data")
+	must(x.t, os.Mkdir(data, 0o755))
+	must(x.t, syscall.Mount("tmpfs", data, "tmpfs", 0, "size=1m"))
+	x.t.Cleanup(func() { must(x.t, syscall.Unmount(data, syscall.MNT_DETACH)) })
+	x.t.Cleanup(func() { x.daemon.Stop() })
+}
+
+// fillDisk leaves no room there, until the file that it returns is removed.
+func (x *exchanger) fillDisk() (ballast string) {
+	x.t.Helper()
+	ballast = filepath.Join(x.daemon.Dir, "data", "ballast")
+	if err := os.WriteFile(ballast, make([]byte, 2<<20), 0o600); err == nil {
+		x.t.Fatal("the disk is not full")
+	}
+	return ballast
+}
+
 // TestAFullDiskStopsNoMail puts store and event log on a small file system and fills it: mail
 // flows, what could not be written is counted and said, the tables answer from memory, and when
 // there is room again nothing that was learnt is lost.
 func TestAFullDiskStopsNoMail(t *testing.T) {
 	x := prepare(t, "")
-	data := filepath.Join(x.daemon.Dir, "data")
-	must(t, os.Mkdir(data, 0o755))
-	must(t, syscall.Mount("tmpfs", data, "tmpfs", 0, "size=1m"))
-	t.Cleanup(func() { must(t, syscall.Unmount(data, syscall.MNT_DETACH)) })
-	t.Cleanup(func() { x.daemon.Stop() })
+	x.onASmallDisk()
 	x.apply()
 	x.run()
 	x.send("198.51.100.7", "hello")
-	ballast := filepath.Join(data, "ballast")
-	if err := os.WriteFile(ballast, make([]byte, 2<<20), 0o600); err == nil {
-		t.Fatal("the disk is not full")
-	}
+	ballast := x.fillDisk()
 	for i := range 40 { // enough to need new pages of the store's file
 		x.send(fmt.Sprintf("198.51.%d.7", i), "spam")
 	}

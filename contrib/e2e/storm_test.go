@@ -213,16 +213,17 @@ func (s *storm) settled(unlogged bool) (heard, learnt int) {
 // under traffic.
 func TestMailComesInWhateverHappens(t *testing.T) {
 	wait := func(s *storm) { time.Sleep(2 * time.Second) }
+	killed := func(s *storm) {
+		for range 5 {
+			time.Sleep(300 * time.Millisecond)
+			s.daemon.Kill()
+			time.Sleep(200 * time.Millisecond)
+			must(s.t, s.daemon.Start())
+		}
+	}
 	for _, h := range []happening{
 		{name: "nothing", happens: wait},
-		{name: "the daemon is killed five times", happens: func(s *storm) {
-			for range 5 {
-				time.Sleep(300 * time.Millisecond)
-				s.daemon.Kill()
-				time.Sleep(200 * time.Millisecond)
-				must(s.t, s.daemon.Start())
-			}
-		}, slow: 2 * time.Second, cut: 30},
+		{name: "the daemon is killed five times", happens: killed, slow: 2 * time.Second, cut: 30},
 		{name: "the daemon hangs for three seconds", happens: func(s *storm) {
 			must(s.t, s.daemon.Signal(syscall.SIGSTOP))
 			time.Sleep(3 * time.Second)
@@ -272,14 +273,7 @@ func TestMailComesInWhateverHappens(t *testing.T) {
 			s.redis.Resume()
 			time.Sleep(time.Second)
 		}},
-		{name: "the daemon is killed five times, with Redis", redis: true, happens: func(s *storm) {
-			for range 5 {
-				time.Sleep(300 * time.Millisecond)
-				s.daemon.Kill()
-				time.Sleep(200 * time.Millisecond)
-				must(s.t, s.daemon.Start())
-			}
-		}, slow: 2 * time.Second, cut: 30},
+		{name: "the daemon is killed five times, with Redis", redis: true, happens: killed, slow: 2 * time.Second, cut: 30},
 		{name: "Redis asks for a password for two seconds", redis: true, happens: func(s *storm) {
 			port := strconv.Itoa(s.redis.Port)
 			for _, args := range [][]string{{"CONFIG", "SET", "requirepass", "secret"}, {"-a", "secret", "CLIENT", "KILL", "TYPE", "normal"}} {
@@ -292,17 +286,10 @@ func TestMailComesInWhateverHappens(t *testing.T) {
 			time.Sleep(time.Second)
 		}},
 		{name: "the disk is full for two seconds", start: func(s *storm) {
-			data := filepath.Join(s.daemon.Dir, "data")
-			must(s.t, os.Mkdir(data, 0o755))
-			must(s.t, syscall.Mount("tmpfs", data, "tmpfs", 0, "size=1m"))
-			s.t.Cleanup(func() { must(s.t, syscall.Unmount(data, syscall.MNT_DETACH)) })
-			s.t.Cleanup(func() { s.daemon.Stop() })
+			s.onASmallDisk()
 			must(s.t, s.daemon.Start())
 		}, happens: func(s *storm) {
-			ballast := filepath.Join(s.daemon.Dir, "data", "ballast")
-			if err := os.WriteFile(ballast, make([]byte, 2<<20), 0o600); err == nil {
-				s.t.Error("the disk is not full")
-			}
+			ballast := s.fillDisk()
 			time.Sleep(2 * time.Second)
 			must(s.t, os.Remove(ballast))
 			time.Sleep(time.Second)

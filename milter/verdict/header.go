@@ -316,12 +316,3 @@ func isPlain(s string) bool {
 	}
 	return true
 }
-
-// Domain is the domain of a mail address, lower-case, or "" where there is none:
-// what stands for itself is a local part.
-func Domain(address string) string {
-	if i := strings.LastIndexByte(address, '@'); i >= 0 {
-		return strings.ToLower(address[i+1:])
-	}
-	return ""
-}

@@ -294,12 +294,3 @@ func FuzzFeeds(f *testing.F) {
 		}
 	})
 }
-
-// TestTheDomainOfASender: what has no domain is a local part, which nobody may see.
-func TestTheDomainOfASender(t *testing.T) {
-	for address, want := range map[string]string{"": "", "a@Mx.Example": "mx.example", "secret": "", "a@b@c.example": "c.example", "secret@": ""} {
-		if got := Domain(address); got != want {
-			t.Errorf("%q: %q, want %q", address, got, want)
-		}
-	}
-}

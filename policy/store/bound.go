@@ -86,3 +86,14 @@ func (m *Memory) makeRoom(gone func([]key)) {
 		}
 	}
 }
+
+// bound removes records if there are too many.
+func (e *Embedded) bound() {
+	e.bounding.Lock()
+	defer e.bounding.Unlock()
+	if e.crowded() {
+		before := e.Len()
+		e.makeRoom(e.removed)
+		e.Stats.Crowded.Add(uint64(max(0, before-e.Len())))
+	}
+}

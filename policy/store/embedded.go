@@ -407,17 +407,6 @@ func (e *Embedded) lookAfterCopy() {
 	e.writeCopy()
 }
 
-// bound removes records if there are too many.
-func (e *Embedded) bound() {
-	e.bounding.Lock()
-	defer e.bounding.Unlock()
-	if e.crowded() {
-		before := e.Len()
-		e.makeRoom(e.removed)
-		e.Stats.Crowded.Add(uint64(max(0, before-e.Len())))
-	}
-}
-
 // removed has records that are gone from memory removed from disk, a few in each commit.
 func (e *Embedded) removed(gone []key) {
 	for len(gone) > 0 {

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/ehlogate/ehlogate/milter/verdict"
+	"github.com/ehlogate/ehlogate/policy"
 )
 
 // refusal is the end of a line that tells of a refusal, "550 5.1.1 <WHOM>: TEXT; from=<a@b> to=<c@d>
@@ -133,7 +134,7 @@ func parseTail(tail string) (e envelope) {
 
 // fromDomain is the domain of the sender.
 func (e envelope) fromDomain() string {
-	return verdict.Domain(e.sender)
+	return policy.Domain(e.sender)
 }
 
 // rejection is the refusal as package verdict understands it.

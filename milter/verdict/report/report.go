@@ -233,13 +233,13 @@ func isInside(addr netip.Addr) bool {
 	return addr.IsPrivate() || addr.IsLoopback() || addr.IsLinkLocalUnicast() || addr.IsUnspecified() || shared.Contains(addr)
 }
 
+// domain is the domain of an address in a header, if it is no longer than one can be.
 func domain(address string) string {
-	address = strings.Trim(address, "<> ")
-	i := strings.LastIndexByte(address, '@')
-	if i < 0 || len(address)-i > 256 {
+	d := policy.Domain(strings.Trim(address, "<> "))
+	if len(d) > 255 {
 		return ""
 	}
-	return strings.ToLower(address[i+1:])
+	return d
 }
 
 // clip shortens what is quoted in an error.

@@ -180,8 +180,8 @@ func (f *follower) inspect(path string) error {
 // enough is how many of the first lines that are read are inspected.
 const enough = 20
 
-// complain says that a log tells nothing, by the first lines that are read of it. Where it is a file,
-// what is before them counts, too: other programs may write into it.
+// complain says that a log tells nothing, by the first lines that are read of it. What a file has
+// before them counts, too, because other programs may write into it.
 func (f *follower) complain(line []byte) {
 	if f.sample.Lines >= enough {
 		return
