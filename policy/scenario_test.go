@@ -84,8 +84,8 @@ func TestHoppingWithinA64IsOneHost(t *testing.T) {
 	}
 }
 
-// Each /64 of a /48 speaks for two messages in it, so a handful of them makes the next one expected
-// to spam before it has.
+// Each /64 of a /48 has a voice in it, so a handful of them makes the next one expected to spam
+// before it has.
 func TestHoppingAcrossA48IsLearntFromTheNeighbours(t *testing.T) {
 	m := newMX(t)
 	through := m.spams(300, 2*time.Minute, 0.08, func(int) string {
@@ -162,8 +162,8 @@ func TestBigProvidersAreNotHarmed(t *testing.T) {
 }
 
 // A server that is broken into loses its good name within a few messages, because a month of ham is
-// bounded, and has it back within hours of the clean-up, because its spam fades by half in half of
-// one: by the clock alone, or sooner with its own ham.
+// bounded, and has it back within hours of the clean-up, because spam beside a month of ham fades
+// by half within half an hour: by the clock alone, or with its first ham.
 func TestAVictimOfABreakInFallsAndRecovers(t *testing.T) {
 	m := newMX(t)
 	const victim = "198.51.100.25"
@@ -184,8 +184,8 @@ func TestAVictimOfABreakInFallsAndRecovers(t *testing.T) {
 	}
 }
 
-// Who sends nothing but spam, however slowly, stays out: spam without any ham beside it fades
-// sixteen times as slowly, because there is no cleaned server to be fair to.
+// Who sends nothing but spam, however slowly, stays out: spam without any ham beside it does not
+// fade for a week, because there is no cleaned server to be fair to.
 func TestASlowSpammerStaysOut(t *testing.T) {
 	m := newMX(t)
 	const slow = "198.51.100.25"

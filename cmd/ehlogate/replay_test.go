@@ -49,7 +49,7 @@ func TestReplayDecidesBeforeItLearns(t *testing.T) {
 	}
 	trace.WriteString(event(20, 5*time.Minute, "198.51.100.7", "none", ""))
 	trace.WriteString(event(21, 6*time.Minute, "", "spam", ""))
-	trace.WriteString(event(22, 24*time.Hour, "192.0.2.7", "ham", ""))
+	trace.WriteString(event(22, 9*24*time.Hour, "192.0.2.7", "ham", ""))
 	decisions, s := replayed(t, trace.String())
 	want := `{"id":10,"starttls":"offer"}
 {"id":11,"starttls":"offer"}

@@ -47,8 +47,9 @@ const (
 	MostRecent, MostPast = 1<<15 - 1, 1<<23 - 1
 	// SlicesPerPast is how many recent slices are as long as a long one.
 	SlicesPerPast = uint32(PastWidth / SliceWidth)
-	// ContributionCap is how many messages a host speaks for in its network, in each slice.
-	ContributionCap = 2
+	// ContributionCap is how many messages a host speaks for in its network, in each slice: each
+	// host has one voice.
+	ContributionCap = 1
 
 	// mostSlice is the newest slice that the record holds: the year 3883.
 	mostSlice = 1<<24 - 1

@@ -100,6 +100,42 @@ func TestScoreIsMonotone(t *testing.T) {
 	})
 }
 
+// Whatever a host sent before, and however much ham beside it in the same slice, spam beyond a third
+// of that ham and twice the cap turns its own evidence against it.
+func TestHamBuysBoundedSpam(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		host := hostOf(updates(t, "host"))
+		now := epoch.Add(145 * time.Hour)
+		p := DefaultParams
+		ham := rapid.Float64Range(0, 2000).Draw(t, "ham")
+		host, _ = host.Add(now, math.Ceil(2*p.Cap/spamOdds+excused*ham)+1, ham)
+		if j := Judge(host, Evidence{}, Evidence{}, now, p); j.Own.LogOdds <= 0 {
+			t.Fatalf("%+v", j.Own)
+		}
+	})
+}
+
+// Spam of a host that sends ham, too, is forgiven with the next message of ham; without any, it
+// stays for days. So no clock has to be set for how often an exchanger sees a sender.
+func TestHamForgivesSpam(t *testing.T) {
+	for _, before := range []float64{5, 50, 500} {
+		host, _ := Evidence{}.Add(epoch, 0, before)
+		host, _ = host.Add(epoch.Add(24*time.Hour), 100, 0)
+		later := epoch.Add(25 * time.Hour)
+		if got := DefaultThresholds.Next(Bad, Judge(host, Evidence{}, Evidence{}, later, DefaultParams)); got != Bad && before < 50 {
+			t.Errorf("%v ham, then 100 spam: %v an hour later", before, got)
+		}
+		host, _ = host.Add(later, 0, 1)
+		if got := DefaultThresholds.Next(Bad, Judge(host, Evidence{}, Evidence{}, later, DefaultParams)); got == Bad {
+			t.Errorf("%v ham, 100 spam, and one ham after it: %v", before, got)
+		}
+	}
+	host := sent(3, 0)
+	if got := DefaultThresholds.Next(Bad, Judge(host, Evidence{}, Evidence{}, epoch.Add(72*time.Hour), DefaultParams)); got != Bad {
+		t.Errorf("three days after three spam and no ham: %v", got)
+	}
+}
+
 func TestDecayComposes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := someParams(t)

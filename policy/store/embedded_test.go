@@ -116,7 +116,7 @@ func TestLearningTogetherSharesCommits(t *testing.T) {
 	if got := count(e, keys("192.0.2.1").Host).Spam; got != 10*reputation.Unit {
 		t.Errorf("a host learnt %d units", got)
 	}
-	if got := count(e, keys("192.0.2.1").Network).Spam; got != 50*2*reputation.Unit {
+	if got := count(e, keys("192.0.2.1").Network).Spam; got != 50*reputation.ContributionCap*reputation.Unit {
 		t.Errorf("the network learnt %d units, want the voices of 50 hosts", got)
 	}
 	if c := e.Stats.Commits.Load(); c >= 250 {

@@ -188,7 +188,7 @@ func TestASlotUnderWay(t *testing.T) {
 	do(t, from, "CLUSTER", "SETSLOT", slot, "MIGRATING", id(to))
 	// The evidence goes, its mark stays.
 	do(t, from, "MIGRATE", "127.0.0.1", to.Port, redisKey(network), 0, 1000)
-	if err := lesson(s, addr, policy.Spam); err != nil {
+	if err := lesson(s, "192.0.2.8", policy.Spam); err != nil {
 		t.Errorf("a lesson meanwhile: %v", err)
 	}
 	says(t, log, "TRYAGAIN")
@@ -502,13 +502,13 @@ func TestASystemHasItsPartOnce(t *testing.T) {
 	p.ASN = func(netip.Addr) uint32 { return 64500 }
 	now := time.Now()
 	j := policy.NewJudge(policy.NewInForce(policy.New(p), func() time.Time { return now }), s)
-	learn := func() {
-		must(t, <-j.Learn(&policy.Message{Time: now, Client: policy.Client{Addr: netip.MustParseAddr("192.0.2.7")}, Mail: true, Verdict: policy.Verdict{Class: policy.Spam, Weight: 1}}))
+	learn := func(addr string) {
+		must(t, <-j.Learn(&policy.Message{Time: now, Client: policy.Client{Addr: netip.MustParseAddr(addr)}, Mail: true, Verdict: policy.Verdict{Class: policy.Spam, Weight: 1}}))
 	}
-	learn()
+	learn("192.0.2.7")
 	arrives(t, s, "AS64500", 1)
 	do(t, server, "DEL", redisKey("192.0.2.0/24"), streamID{s.writer.sender, bucketOf("192.0.2.0/24")}.mark())
-	learn()
+	learn("192.0.2.8")
 	arrives(t, s, "192.0.2.0/24", 2)
 	arrives(t, s, "AS64500", 2)
 	says(t, log, "Redis lacks evidence that it had taken")

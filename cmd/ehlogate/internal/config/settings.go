@@ -67,7 +67,7 @@ var settings = []Setting{
 	{"store.max_records", "most hosts and networks that the embedded store keeps; those of spam alone, and silent longest, go first", integer(1000, 100_000_000, func(c *Config) *int { return &c.Store.MaxRecords })},
 	{"policy.mode", "observe, protect or earn", func(c *Config, v value) error { return c.setMode(v) }},
 	{"policy.exempt", "networks that are always offered STARTTLS; 127.0.0.1 and ::1 are, in any case", networks(func(c *Config) *[]netip.Prefix { return &c.Policy.Exempt })},
-	{"reputation.half_life", "time in which what a host's spam weighs fades to half, beside ham; without any ham it takes sixteen times as long", duration(time.Minute, 720*time.Hour, func(c *Config) *time.Duration { return &c.Policy.Params.HalfLife })},
+	{"reputation.half_life", "time in which the spam of a host that sends much ham, too, fades to half; the less ham, the longer: a week where there is none", duration(time.Minute, 720*time.Hour, func(c *Config) *time.Duration { return &c.Policy.Params.HalfLife })},
 	{"reputation.ham_half_life", "the same for its ham", duration(time.Minute, 8760*time.Hour, func(c *Config) *time.Duration { return &c.Policy.Params.HamHalfLife })},
 	{"reputation.network_half_life", "age at which what its neighbours sent weighs half", duration(time.Minute, 8760*time.Hour, func(c *Config) *time.Duration { return &c.Policy.Params.NetworkHalfLife })},
 	{"reputation.cap", "most that a host's own evidence weighs, and its neighbours' does, in log-odds: 3 is twenty to one", number(0.5, 10, func(c *Config) *float64 { return &c.Policy.Params.Cap })},

@@ -163,11 +163,9 @@ func (n *node) thaw() {
 	n.t.Helper()
 	before := n.known(client.Addr).Network.Total().Spam
 	neighbour := policy.Client{Addr: netip.MustParseAddr("192.0.2.200")}
-	for range 2 {
-		n.observe(&policy.Observation{Message: policy.Message{Time: n.clock, Client: neighbour, Mail: true}}, spam(policy.FromHeader))
-	}
-	if after := n.known(client.Addr).Network.Total().Spam; after != before+2 {
-		n.t.Errorf("the network is frozen: it had %v spam, and has %v after two more", before, after)
+	n.observe(&policy.Observation{Message: policy.Message{Time: n.clock, Client: neighbour, Mail: true}}, spam(policy.FromHeader))
+	if after := n.known(client.Addr).Network.Total().Spam; after != before+1 {
+		n.t.Errorf("the network is frozen: it had %v spam, and has %v after one more", before, after)
 	}
 }
 
