@@ -107,6 +107,9 @@ func New(p Policy) *Policy {
 // Exempted are the networks that are exempt, this host's own among them.
 func (p *Policy) Exempted() []netip.Prefix { return slices.Concat(thisHost, p.Exempt) }
 
+// Exempts reports whether an address is exempt.
+func (p *Policy) Exempts(addr netip.Addr) bool { return p.exempt.Contains(addr) }
+
 // Layout is how addresses are cut into hosts and networks: the prefix lengths of a client's
 // identities. An IPv4 host is its /32.
 type Layout struct{ IPv4Network, IPv6Host, IPv6Network int }
@@ -164,7 +167,7 @@ type Decision struct {
 
 // Decide judges a valid address by what is known of it.
 func (p *Policy) Decide(addr netip.Addr, known Known, now time.Time) Decision {
-	return p.decide(addr, p.exempt.Contains(addr), known, now)
+	return p.decide(addr, p.Exempts(addr), known, now)
 }
 
 // DecideNetwork judges what holds for a network as a whole, by what is known of its first address,

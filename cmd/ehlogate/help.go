@@ -30,6 +30,7 @@ var examples = map[string]string{
 	"dump":      "ehlogate dump reputation.ndjson",
 	"load":      "ehlogate load reputation.ndjson",
 	"replay":    "ehlogate replay --trace /var/lib/ehlogate/events.ndjson --decisions -",
+	"tune":      "ehlogate tune --trace /var/lib/ehlogate/events.ndjson --harm 0.3%",
 	"version":   "ehlogate version",
 	"help":      "ehlogate help deny\nehlogate help config > ehlogate.toml",
 }

@@ -44,18 +44,11 @@ func replayTrace(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	trace, size := io.Reader(os.Stdin), int64(-1)
-	if name != "-" {
-		f, err := os.Open(name)
-		if err != nil {
-			return misused{err}
-		}
-		defer f.Close()
-		if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
-			size = info.Size()
-		}
-		trace = f
+	trace, size, err := openTrace(name)
+	if err != nil {
+		return misused{err}
 	}
+	defer trace.Close()
 	opts := replay.Options{Against: c.Bool("against")}
 	// The summary goes where the decisions do not.
 	summary := c.App.Writer

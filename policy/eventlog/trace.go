@@ -27,8 +27,9 @@ type Row struct {
 	Addr netip.Addr
 	// Session is the event log's session; a session of several messages has several rows.
 	Session string
-	// Mail says that there was a message, Authenticated that it was a logged-in client's, TLS that
-	// the session used TLS or that the client would have.
+	// Mail says that there was a message, Authenticated that it was a logged-in client's or came in
+	// at a service of the operator's own users, TLS that the session used TLS or that the client
+	// would have.
 	Mail, Authenticated, TLS bool
 	Verdict                  policy.Verdict
 	// STARTTLS is what the client was told then, empty where the trace does not say.
@@ -59,6 +60,7 @@ type row struct {
 	} `json:"client"`
 	Session       string           `json:"session"`
 	Authenticated bool             `json:"authenticated"`
+	Submission    bool             `json:"submission"`
 	TLS           *json.RawMessage `json:"tls"`
 	TLSCapable    bool             `json:"tls_capable"`
 	Verdict       *policy.Verdict  `json:"verdict"`
@@ -192,7 +194,7 @@ func parseRow(line []byte) (r Row, err error) {
 		return Row{}, err
 	}
 	r = Row{
-		Time: *v.Time, Session: v.Session, Authenticated: v.Authenticated, TLS: v.TLS != nil || v.TLSCapable,
+		Time: *v.Time, Session: v.Session, Authenticated: v.Authenticated || v.Submission, TLS: v.TLS != nil || v.TLSCapable,
 		Mail: v.Event == KindMessage || v.Event == "" && v.Verdict.Class != policy.None, STARTTLS: v.STARTTLS, CorrectionOf: v.CorrectionOf,
 		Verdict: *v.Verdict,
 	}

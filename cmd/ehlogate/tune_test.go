@@ -1,0 +1,156 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// tunes runs tune over a trace, and returns what it printed.
+func tunes(t *testing.T, trace string, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile("trace", []byte(trace), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out, errors bytes.Buffer
+	status = run(context.Background(), append([]string{"tune", "--trace", "trace"}, args...), &out, &errors)
+	return status, out.String(), errors.String()
+}
+
+func tunedFrom(t *testing.T, trace string, args ...string) (found tuned) {
+	t.Helper()
+	status, stdout, stderr := tunes(t, trace, append(args, "--json")...)
+	if status != done {
+		t.Fatalf("status %d: %s", status, stderr)
+	}
+	if err := json.Unmarshal([]byte(stdout), &found); err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// someMail is the mail of spammers and honest hosts in a few networks over ten days, of which the
+// filter errs on some.
+func someMail(rows int) string {
+	rng := rand.New(rand.NewPCG(7, 7))
+	var b strings.Builder
+	for i := range rows {
+		host := rng.IntN(300)
+		spam := host%3 == 0
+		if rng.IntN(20) == 0 {
+			spam = !spam
+		}
+		class := "ham"
+		if spam {
+			class = "spam"
+		}
+		at := 240 * time.Hour * time.Duration(i) / time.Duration(rows)
+		b.WriteString(event(i+1, at, fmt.Sprintf("198.51.%d.%d", host%10, host/10), class, `,"tls":{"version":"TLSv1.3"}`))
+	}
+	return b.String()
+}
+
+// What tune says of the setting in force is what replay decides, and what the daemon would.
+func TestTuneDecidesAsReplayDoes(t *testing.T) {
+	trace := someMail(5000)
+	_, s := replayed(t, trace)
+	found := tunedFrom(t, trace)
+	want := float64(s.Verdicts["spam"].WithheldNow) / float64(s.Verdicts["spam"].Connections)
+	if math.Abs(found.InForce.SpamWithheld-want) > 1e-9 || want < 0.5 || found.Sessions != s.Connections {
+		t.Errorf("of %d sessions %v of the spam is withheld; by replay of %d %v", found.Sessions, found.InForce.SpamWithheld, s.Connections, want)
+	}
+	// And so it is with other settings: the one that was chosen, as it is printed, in force.
+	if found.Chosen == nil {
+		t.Fatal("nothing was chosen")
+	}
+	for _, r := range found.Tried {
+		if r.Enter != 2.2 || r.Prior != 0.2 || r.HalfLife != "4h" {
+			continue
+		}
+		config := fmt.Sprintf("[[policy.tier]]\nname = 'bad'\nenter = %g\nleave = %g\n[reputation]\nhalf_life = %q\nnetwork_half_life = %q\nprior = %g\n",
+			r.Enter, r.Leave, r.HalfLife, r.NetworkHalfLife, r.Prior)
+		if err := os.WriteFile("../tried.toml", []byte(config), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		dir, _ := os.Getwd()
+		_, s := replayed(t, trace, "--config", dir+"/../tried.toml")
+		if got := float64(s.Verdicts["spam"].WithheldNow) / float64(s.Verdicts["spam"].Connections); math.Abs(got-r.SpamWithheld) > 1e-9 {
+			t.Errorf("%+v; by replay %v", r, got)
+		}
+	}
+}
+
+func TestTuneTakesPeoplesWordForIt(t *testing.T) {
+	var b strings.Builder
+	for i := range 10 {
+		b.WriteString(event(i+1, time.Duration(i)*time.Minute, "192.0.2.7", "spam", ""))
+		b.WriteString(event(i+100, time.Duration(i)*time.Minute, "198.51.100.7", "ham", ""))
+		// A filter's ham amid spam is doubted, a person's is not.
+		b.WriteString(event(i+200, time.Duration(i)*time.Minute, fmt.Sprintf("192.0.2.%d", 8+i), "ham", ""))
+	}
+	found := tunedFrom(t, b.String())
+	if found.Spam != 10 || found.Ham != 20 || found.Doubtful != 0 {
+		t.Errorf("%+v", found)
+	}
+	for i := range 12 {
+		b.WriteString(event(i+300, time.Hour, "192.0.2.7", "spam", ""))
+	}
+	if found = tunedFrom(t, b.String()); found.Spam != 22 || found.Ham != 10 || found.Doubtful != 10 {
+		t.Errorf("%+v", found)
+	}
+	fix := strings.Replace(event(400, 2*time.Hour, "192.0.2.8", "ham", `,"correction_of":200`), `"score":7`, `"source":"person"`, 1)
+	fix += strings.Replace(event(401, 2*time.Hour, "192.0.2.7", "ham", `,"correction_of":1`), `"score":7`, `"source":"person"`, 1)
+	if found = tunedFrom(t, b.String()+fix); found.Spam != 21 || found.Ham != 12 || found.Doubtful != 9 || found.Corrected != 2 {
+		t.Errorf("%+v", found)
+	}
+}
+
+func TestTuneChoosesWithinTheHarmThatIsNamed(t *testing.T) {
+	trace := someMail(20000)
+	last := -1.0
+	for _, harm := range []float64{0.5, 2, 10} {
+		found := tunedFrom(t, trace, "--harm", fmt.Sprintf("%g%%", harm))
+		if found.Chosen == nil {
+			continue
+		}
+		if found.Chosen.Harmed > harm/100 || found.Chosen.Avoided < last {
+			t.Errorf("for %g %%: %+v", harm, *found.Chosen)
+		}
+		last = found.Chosen.Avoided
+	}
+	if last < 0.5 {
+		t.Errorf("%v avoided at most", last)
+	}
+	status, stdout, stderr := tunes(t, trace, "--harm", "10%")
+	if status != done || !strings.Contains(stdout, "in force") || !strings.Contains(stdout, "HALF_LIFE") {
+		t.Errorf("status %d: %s%s", status, stdout, stderr)
+	}
+}
+
+func TestTuneSaysWhatIsWrong(t *testing.T) {
+	for _, c := range []struct {
+		trace  string
+		args   []string
+		status int
+		says   string
+	}{
+		{someMail(10), []string{"--harm", "0.3"}, misuse, `--harm "0.3": write a percentage between 0% and 100%, such as 0.3%`},
+		{someMail(10), []string{"--harm", "-1%"}, misuse, "write a percentage"},
+		{someMail(10), []string{"more"}, misuse, `no argument "more"`},
+		{"", nil, wanting, "0 sessions of spam and 0 of ham: there is nothing to choose by"},
+		{"{}\n", nil, wanting, "line 1"},
+	} {
+		status, _, stderr := tunes(t, c.trace, c.args...)
+		if status != c.status || !strings.Contains(stderr, c.says) {
+			t.Errorf("%v: status %d, %s; want %d, %s", c.args, status, stderr, c.status, c.says)
+		}
+	}
+}
