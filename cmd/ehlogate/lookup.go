@@ -16,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 	"github.com/ehlogate/ehlogate/policy"
 )
 
@@ -175,7 +176,16 @@ func ownText(o api.Own) string {
 		return "none: the client is a stranger, 0.00"
 	}
 	return fmt.Sprintf("%.1f spam and %.1f ham since %s, weighing %+.2f now (spam fades by half in %s, ham in %s)",
-		o.Spam, o.Ham, o.Since.Format(minuteFormat), o.LogOdds, o.HalfLife, o.HamHalfLife)
+		o.Spam, o.Ham, o.Since.Format(minuteFormat), o.LogOdds, brief(o.HalfLife), brief(o.HamHalfLife))
+}
+
+// brief is a duration of the API as an operator writes it.
+func brief(duration string) string {
+	d, err := time.ParseDuration(duration)
+	if err != nil {
+		return duration
+	}
+	return config.FormatDuration(d)
 }
 
 func systemText(x api.Expected) string {

@@ -310,6 +310,19 @@ func (e *Evidence) advance(n uint32) {
 	e.Newest = n
 }
 
+// forget clears what counts no more in slice now: what lies in a long slice that would have fallen
+// out of the ring had anything come in since.
+func (e *Evidence) forget(now uint32) {
+	oldest := max(int64(now/SlicesPerPast)-Pasts+1, 0)
+	newest := int64(e.Newest / SlicesPerPast)
+	for m := max(newest-Pasts+1, 0); m <= newest && m < oldest; m++ {
+		e.Past[m%Pasts] = Count{}
+	}
+	for n := max(int64(e.Newest)-Slices+1, 0); n <= int64(e.Newest) && n/int64(SlicesPerPast) < oldest; n++ {
+		e.Recent[n%Slices] = Count{}
+	}
+}
+
 // move adds to a host's count and returns what that moves in its network's.
 func (c *Count) move(d Count, most int32) Count {
 	before := c.contribution()

@@ -90,6 +90,9 @@ type Expectation struct {
 // result is finite for every input.
 func Judge(host, network, as Evidence, now time.Time, p Params) Judgement {
 	at := float64(now.UnixMilli()) / 1000
+	for _, e := range []*Evidence{&host, &network, &as} {
+		e.forget(Slice(now))
+	}
 	j := Judgement{Own: Own{Mass: host.Total()}}
 	j.Expected = expect(&host, &network, &as, j.Own.Ham, at, &p)
 	hamless, most := 1/((1+j.Own.Ham)*(1+j.Own.Ham)), min(forgiven, p.Cap)

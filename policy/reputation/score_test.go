@@ -136,6 +136,23 @@ func TestHamForgivesSpam(t *testing.T) {
 	}
 }
 
+// What counts no more is nothing, whether its record has been removed or not; so two nodes agree of
+// which one has.
+func TestWhatIsForgottenCountsNothing(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		host, network := hostOf(updates(t, "host")), hostOf(updates(t, "network"))
+		now := epoch.Add(144*time.Hour + Lifetime + time.Duration(rapid.Int64Range(0, int64(1000*time.Hour)).Draw(t, "later")))
+		if got, want := Judge(host, network, network, now, DefaultParams), Judge(Evidence{}, Evidence{}, Evidence{}, now, DefaultParams); got.Score != want.Score || got.Own.Mass != want.Own.Mass {
+			t.Fatalf("%+v, of a stranger %+v", got, want)
+		}
+		// And what came in meanwhile leaves of it what is left in the ring.
+		again, _ := host.Add(now, 0, 0)
+		if got, want := Judge(again, network, network, now, DefaultParams), Judge(host, network, network, now, DefaultParams); got.Own.Mass != want.Own.Mass {
+			t.Fatalf("%+v, and after nothing more came in %+v", want.Own, got.Own)
+		}
+	})
+}
+
 func TestDecayComposes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := someParams(t)
