@@ -239,7 +239,7 @@ func whatIfText(e api.Explanation) string {
 		ways = append(ways, plural(n, "more spam message"))
 	}
 	if s := e.WhatIf.WaitSeconds; s > 0 {
-		ways = append(ways, fmt.Sprintf("%s without mail", time.Duration(s)*time.Second))
+		ways = append(ways, fmt.Sprintf("%s without mail", config.FormatDuration(time.Duration(s)*time.Second)))
 	}
 	if len(ways) == 0 {
 		return "no few messages and no wait; allow or deny it"

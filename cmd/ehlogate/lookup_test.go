@@ -31,7 +31,7 @@ func TestExplanationSaysItInWords(t *testing.T) {
 		"2.21 = 1.80 of its own +0.41 expected", "each term within ±3",
 		"bad since 2026-11-24 08:00Z, entered at score 1.75; left below 1.1",
 		"observe: offer, protect: withhold, earn: withhold",
-		"4 more ham messages, or 1h30m0s without mail",
+		"4 more ham messages, or 1h30m without mail",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is not in\n%s", want, text)

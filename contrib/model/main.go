@@ -3,10 +3,10 @@
 // share of ham harmed.
 //
 //	go run ./contrib/model
-//	go run ./contrib/model -sim DIR -seeds 1,2,3
+//	go run ./contrib/model -sim DIR -worlds busy,small -seeds 1,2,3
 //
-// The simulator is a Go program in DIR with two commands: "trace -seed N" writes a trace for
-// "ehlogate replay", and "judge -seed N -json" reads the decisions and writes
+// The simulator is a Go program in DIR with two commands: "trace -world W -seed N" writes a trace
+// for "ehlogate replay", and "judge -world W -seed N -json" reads the decisions and writes
 // {"avoided":SHARE,"harmed":SHARE,"harmed_known":SHARE}.
 package main
 
@@ -32,6 +32,7 @@ import (
 func main() {
 	sim := flag.String("sim", "", "`directory` of a simulator")
 	seeds := flag.String("seeds", "1,2,3,4,5", "its seeds, separated by commas")
+	worlds := flag.String("worlds", "busy,small,poor,nervous", "its mail exchangers, separated by commas")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "model: unknown argument %q\n", flag.Arg(0))
@@ -41,7 +42,7 @@ func main() {
 	if *sim == "" {
 		return
 	}
-	if err := operatingCurve(*sim, strings.Split(*seeds, ",")); err != nil {
+	if err := operatingCurves(*sim, strings.Split(*worlds, ","), strings.Split(*seeds, ",")); err != nil {
 		fmt.Fprintln(os.Stderr, "model:", err)
 		os.Exit(1)
 	}
@@ -89,10 +90,10 @@ func messagesCurve() string {
 		asciigraph.PlotMany(series, asciigraph.Height(14), asciigraph.Precision(1)) + "\n"
 }
 
-// fadingCurve draws the score over the hours after a burst of spam, without and with ham beside it,
+// fadingCurve draws the score over two days after a burst of spam, without and with ham beside it,
 // and after as much ham.
 func fadingCurve() string {
-	const hours, steps = 24, 4
+	const hours, steps = 48, 2
 	var series [][]float64
 	for _, m := range []reputation.Mass{{Spam: 100}, {Spam: 100, Ham: 10}, {Ham: 100}} {
 		host, net := sent(m.Spam, m.Ham)
@@ -102,15 +103,23 @@ func fadingCurve() string {
 		}
 		series = append(series, line)
 	}
-	return "Score over the 24 hours after a hundred spam messages (highest), after as many and ten ham (between), and after a hundred ham (lowest).\n\n" +
+	return "Score over the 48 hours after a hundred spam messages (highest), after as many and ten ham (between), and after a hundred ham (lowest).\n\n" +
 		asciigraph.PlotMany(series, asciigraph.Height(12), asciigraph.Precision(1)) + "\n"
 }
 
 // point is a policy's figures over the seeds, medians in percent.
 type point struct{ enter, avoided, harmed, known float64 }
 
-// operatingCurve sweeps the score at which protect withholds, and that at which earn offers.
-func operatingCurve(sim string, seeds []string) error {
+// simulated are traces of a mail exchanger, one for each seed, and the programs that decide and
+// judge.
+type simulated struct {
+	dir, binary, simulator, world string
+	seeds, traces                 []string
+}
+
+// operatingCurves sweeps the score at which protect withholds in each world, and that at which earn
+// offers in the first.
+func operatingCurves(sim string, worlds, seeds []string) error {
 	dir, err := mx.TempDir()
 	if err != nil {
 		return err
@@ -126,54 +135,80 @@ func operatingCurve(sim string, seeds []string) error {
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the simulator: %w\n%s", err, out)
 	}
-	var traces []string
-	for _, seed := range seeds {
-		trace := filepath.Join(dir, "trace-"+seed)
-		out, err := exec.Command(simulator, "trace", "-seed", seed).Output()
+	for i, world := range worlds {
+		w := &simulated{dir: dir, binary: binary, simulator: simulator, world: world, seeds: seeds}
+		if err := w.simulate(); err != nil {
+			return err
+		}
+		if err := w.protect(); err != nil {
+			return err
+		}
+		if i > 0 {
+			continue
+		}
+		if err := w.earn(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *simulated) simulate() error {
+	for _, seed := range w.seeds {
+		trace := filepath.Join(w.dir, "trace-"+w.world+"-"+seed)
+		out, err := exec.Command(w.simulator, "trace", "-world", w.world, "-seed", seed).Output()
 		if err = errors.Join(err, os.WriteFile(trace, out, 0o600)); err != nil {
-			return fmt.Errorf("seed %s: %w", seed, err)
+			return fmt.Errorf("world %s, seed %s: %w", w.world, seed, err)
 		}
-		traces = append(traces, trace)
+		w.traces = append(w.traces, trace)
 	}
-	measure := func(toml string, enter float64) (point, error) {
-		p := point{enter: enter}
-		var avoided, harmed, known []float64
-		for i, seed := range seeds {
-			f, err := judged(binary, simulator, traces[i], seed, filepath.Join(dir, "policy.toml"), toml)
-			if err != nil {
-				return p, fmt.Errorf("seed %s: %w", seed, err)
-			}
-			avoided, harmed, known = append(avoided, f.Avoided), append(harmed, f.Harmed), append(known, f.HarmedKnown)
+	return nil
+}
+
+// measure is the medians of the figures under a configuration.
+func (w *simulated) measure(toml string, enter float64) (point, error) {
+	p := point{enter: enter}
+	var avoided, harmed, known []float64
+	for i, seed := range w.seeds {
+		f, err := w.judged(i, toml)
+		if err != nil {
+			return p, fmt.Errorf("world %s, seed %s: %w", w.world, seed, err)
 		}
-		p.avoided, p.harmed, p.known = 100*median(avoided), 100*median(harmed), 100*median(known)
-		return p, nil
+		avoided, harmed, known = append(avoided, f.Avoided), append(harmed, f.Harmed), append(known, f.HarmedKnown)
 	}
-	th := reputation.DefaultThresholds
-	var protect, earn []point
-	for _, enter := range []float64{0.7, 0.9, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2.0, 2.4} {
-		toml := fmt.Sprintf("[policy]\n[[policy.tier]]\nname = 'bad'\nenter = %g\nleave = %g\n", enter, enter-(th.Bad.Enter-th.Bad.Leave))
-		p, err := measure(toml, enter)
+	p.avoided, p.harmed, p.known = 100*median(avoided), 100*median(harmed), 100*median(known)
+	return p, nil
+}
+
+func (w *simulated) protect() error {
+	th := reputation.DefaultThresholds.Bad
+	var points []point
+	for _, enter := range []float64{0.8, 1.0, 1.2, 1.4, 1.6, 2.0, 2.6} {
+		toml := fmt.Sprintf("[policy]\n[[policy.tier]]\nname = 'bad'\nenter = %g\nleave = %g\n", enter, enter-(th.Enter-th.Leave))
+		p, err := w.measure(toml, enter)
 		if err != nil {
 			return err
 		}
-		protect = append(protect, p)
+		points = append(points, p)
 	}
-	for _, enter := range []float64{-0.5, -1, -1.5, -2, -2.5, -3, -3.5} {
-		toml := fmt.Sprintf("[policy]\nmode = 'earn'\n[[policy.tier]]\nname = 'good'\nenter = %g\nleave = %g\n", enter, min(enter-(th.Good.Enter-th.Good.Leave), th.Suspect.Leave-0.01))
-		p, err := measure(toml, enter)
-		if err != nil {
-			return err
-		}
-		earn = append(earn, p)
-	}
-	fmt.Printf("\nSpam over TLS avoided over ham connections harmed in protect, %% of each, medians of seeds %s\n\n", strings.Join(seeds, ", "))
-	fmt.Println(drawn(protect, 0.3, 1.0))
+	fmt.Printf("\nWorld %s: spam over TLS avoided over ham connections harmed in protect, %% of each, medians of seeds %s\n\n", w.world, strings.Join(w.seeds, ", "))
+	fmt.Println(drawn(points, 0, 1))
 	fmt.Println("\nBAD ENTERED AT  AVOIDED %  HARMED %")
-	for _, p := range protect {
+	for _, p := range points {
 		fmt.Printf("%-14.1f  %-9.1f  %.2f\n", p.enter, p.avoided, p.harmed)
 	}
+	return nil
+}
+
+func (w *simulated) earn() error {
+	th := reputation.DefaultThresholds
 	fmt.Println("\nGOOD ENTERED AT  AVOIDED % IN EARN  HARMED % OF THOSE WITH THREE HAM OR MORE BEHIND THEM")
-	for _, p := range earn {
+	for _, enter := range []float64{-0.5, -1, -1.5, -2, -2.5, -3} {
+		toml := fmt.Sprintf("[policy]\nmode = 'earn'\n[[policy.tier]]\nname = 'good'\nenter = %g\nleave = %g\n", enter, min(enter-(th.Good.Enter-th.Good.Leave), th.Suspect.Leave-0.01))
+		p, err := w.measure(toml, enter)
+		if err != nil {
+			return err
+		}
 		fmt.Printf("%-15.1f  %-17.1f  %.2f\n", p.enter, p.avoided, p.known)
 	}
 	return nil
@@ -185,18 +220,19 @@ type figures struct {
 	HarmedKnown float64 `json:"harmed_known"`
 }
 
-// judged replays a trace under a policy and has the simulator judge the decisions.
-func judged(binary, simulator, trace, seed, config, toml string) (f figures, err error) {
+// judged replays a trace under a configuration and has the simulator judge the decisions.
+func (w *simulated) judged(i int, toml string) (f figures, err error) {
+	config := filepath.Join(w.dir, "policy.toml")
 	if err := os.WriteFile(config, []byte(toml), 0o600); err != nil {
 		return f, err
 	}
 	var decisions, stderr bytes.Buffer
-	replay := exec.Command(binary, "replay", "--config", config, "--trace", trace, "--decisions", "-")
+	replay := exec.Command(w.binary, "replay", "--config", config, "--trace", w.traces[i], "--decisions", "-")
 	replay.Stdout, replay.Stderr = &decisions, &stderr
 	if err := replay.Run(); err != nil {
 		return f, fmt.Errorf("replay: %w: %s", err, &stderr)
 	}
-	judge := exec.Command(simulator, "judge", "-seed", seed, "-json")
+	judge := exec.Command(w.simulator, "judge", "-world", w.world, "-seed", w.seeds[i], "-json")
 	judge.Stdin = &decisions
 	out, err := judge.Output()
 	if err != nil {
@@ -227,5 +263,5 @@ func drawn(points []point, from, to float64) string {
 		}
 		line = append(line, a.avoided+at*(b.avoided-a.avoided))
 	}
-	return asciigraph.Plot(line, asciigraph.Height(12), asciigraph.Precision(1), asciigraph.Caption(fmt.Sprintf("harmed, %.1f %% at the left to %.1f %% at the right", from, to)))
+	return asciigraph.Plot(line, asciigraph.Height(8), asciigraph.Precision(1), asciigraph.Caption(fmt.Sprintf("harmed, %.1f %% at the left to %.1f %% at the right", from, to)))
 }
