@@ -189,6 +189,29 @@ func TestASessionOfTwoMessagesOverTLS(t *testing.T) {
 	}
 }
 
+func TestTheNullSenderMakesABounce(t *testing.T) {
+	h := serve(t, nil)
+	s, _ := h.session(t)
+	m := must{t}
+	m.do(s.Conn("mail.example", gomilter.FamilyInet, 2525, "192.0.2.7"))
+	m.do(s.Helo("client.example"))
+	senders := []string{"alice@sender.example", "", "bob@sender.example"}
+	for _, from := range senders {
+		m.message(s, from, "X-Spam-Flag", "NO")
+		m.done(s.Abort(nil))
+	}
+	m.done(s.Close())
+	heard := h.stop(t)
+	if len(heard) != len(senders) {
+		t.Fatalf("heard %d observations", len(heard))
+	}
+	for i, o := range heard {
+		if o.Bounce != (senders[i] == "") {
+			t.Errorf("from %q: bounce %v", senders[i], o.Bounce)
+		}
+	}
+}
+
 func TestWhatIsNoAcceptedMessage(t *testing.T) {
 	reject := func(m must, s *gomilter.ClientSession, macros *gomilter.MacroBag, status, text string) {
 		macros.Set(gomilter.MacroRcptMailer, "error")

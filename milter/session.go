@@ -269,7 +269,7 @@ func (s *session) finish(headers []policy.Assessment, outcome policy.Outcome) {
 	s.mail = nil
 	o := s.observation()
 	o.Began, o.Mail, o.Outcome, o.Decision, o.Auth = mail.began, true, outcome, mail.decision, mail.headers.Auth()
-	o.QueueID, o.FromDomain, o.Authenticated = mail.queueID, mail.fromDomain, mail.authenticated
+	o.QueueID, o.FromDomain, o.Authenticated, o.Bounce = mail.queueID, mail.fromDomain, mail.authenticated, mail.nullSender
 	o.Rcpts, o.RcptsRejected, o.Trouble = mail.rcpts, mail.rejected, mail.trouble
 	s.server.Stats.Messages.Add(1)
 	s.server.malformed(mail.headers.Malformed, mail.headers.Unread)

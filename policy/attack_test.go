@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -137,5 +138,36 @@ func TestAttackNeighbours(t *testing.T) {
 		if offered != c.offered {
 			t.Errorf("want %v", c.offered)
 		}
+	}
+}
+
+// Bounces that a spammer has a server send to his mailbox, or sends himself, are no merit. What is
+// spam in them counts, or spam would be sent with the null sender.
+func TestAttackBounces(t *testing.T) {
+	const addr = "198.51.100.25"
+	bounce := func(m *mx, class policy.Class) {
+		m.judge.Learn(&policy.Message{Time: m.now, Client: policy.Client{Addr: netip.MustParseAddr(addr)}, Verdict: verdict(class), Mail: true, Bounce: true})
+	}
+	m, other := newMX(t), newMX(t)
+	for range 200 {
+		bounce(m, policy.Ham)
+	}
+	if got, want := m.buys(addr, time.Second), other.buys(addr, time.Second); got != want {
+		t.Errorf("200 bounces buy %d spam, none buy %d", got, want)
+	}
+	m = newMX(t)
+	for range 3 {
+		bounce(m, policy.Spam)
+	}
+	if m.offered(addr) {
+		t.Error("three spam with the null sender, and STARTTLS is offered")
+	}
+	// A filter's ham that a person takes back, or confirms, leaves what the person said.
+	m = newMX(t)
+	message := policy.Message{Time: m.now, Client: policy.Client{Addr: netip.MustParseAddr(addr)}, Mail: true, Bounce: true, Verdict: verdict(policy.Spam)}
+	message.Verdict.Source = policy.FromPerson
+	m.judge.Correct(&policy.Correction{Message: message, Was: verdict(policy.Ham)})
+	if d := m.judge.Decide(message.Client.Addr); d.Own.Spam != 1 || d.Own.Ham != 0 {
+		t.Errorf("%v", d.Own)
 	}
 }

@@ -93,6 +93,10 @@ type Message struct {
 	// Submission says that it came in at a service of the operator's own users, where the same
 	// holds.
 	Submission bool
+	// Bounce says that its sender was the null sender (RFC 5321 section 4.5.5). Anybody can have any
+	// server bounce to a mailbox of his own, so that its ham is no merit. Its spam counts as any
+	// does, or spam would be sent so.
+	Bounce bool
 	// Unfinished says that we stopped listening before the session ended.
 	Unfinished bool
 	// Trouble is what went wrong with TLS.
@@ -131,8 +135,17 @@ func (l Lesson) teaches() bool { return l.Spam != 0 || l.Ham != 0 }
 
 // Lesson is what the message's verdict teaches; ok is false when that is nothing.
 func (m *Message) Lesson() (l Lesson, ok bool) {
-	l = m.Verdict.lesson(m.Time)
+	l = m.lesson(m.Verdict)
 	return l, l.teaches() && m.teachable()
+}
+
+// lesson is what a verdict on the message teaches.
+func (m *Message) lesson(v Verdict) Lesson {
+	l := v.lesson(m.Time)
+	if m.Bounce && !v.Source.People() {
+		l.Ham = 0
+	}
+	return l
 }
 
 // teachable reports whether anything may be learnt of the client.
@@ -150,7 +163,7 @@ type Correction struct {
 
 // Lesson is the new verdict's less the old one's; ok is false when the difference is nothing.
 func (c *Correction) Lesson() (l Lesson, ok bool) {
-	from, to := c.Was.lesson(c.Time), c.Verdict.lesson(c.Time)
+	from, to := c.lesson(c.Was), c.lesson(c.Verdict)
 	l = Lesson{At: c.Time, Spam: to.Spam - from.Spam, Ham: to.Ham - from.Ham}
 	return l, l.teaches() && c.teachable()
 }

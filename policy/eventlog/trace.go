@@ -29,9 +29,9 @@ type Row struct {
 	Session string
 	// Mail says that there was a message, Authenticated that it was a logged-in client's or came in
 	// at a service of the operator's own users, TLS that the session used TLS or that the client
-	// would have.
-	Mail, Authenticated, TLS bool
-	Verdict                  policy.Verdict
+	// would have, Bounce that the sender was the null sender.
+	Mail, Authenticated, TLS, Bounce bool
+	Verdict                          policy.Verdict
 	// STARTTLS is what the client was told then, empty where the trace does not say.
 	STARTTLS policy.Answer
 	// CorrectionOf is the ID of the row whose verdict this one replaces, 0 when it replaces none.
@@ -61,6 +61,7 @@ type row struct {
 	Session       string           `json:"session"`
 	Authenticated bool             `json:"authenticated"`
 	Submission    bool             `json:"submission"`
+	Bounce        bool             `json:"bounce"`
 	TLS           *json.RawMessage `json:"tls"`
 	TLSCapable    bool             `json:"tls_capable"`
 	Verdict       *policy.Verdict  `json:"verdict"`
@@ -194,7 +195,7 @@ func parseRow(line []byte) (r Row, err error) {
 		return Row{}, err
 	}
 	r = Row{
-		Time: *v.Time, Session: v.Session, Authenticated: v.Authenticated || v.Submission, TLS: v.TLS != nil || v.TLSCapable,
+		Time: *v.Time, Session: v.Session, Authenticated: v.Authenticated || v.Submission, Bounce: v.Bounce, TLS: v.TLS != nil || v.TLSCapable,
 		Mail: v.Event == KindMessage || v.Event == "" && v.Verdict.Class != policy.None, STARTTLS: v.STARTTLS, CorrectionOf: v.CorrectionOf,
 		Verdict: *v.Verdict,
 	}

@@ -187,7 +187,7 @@ func (r *run) tick(at time.Time) {
 
 func (r *run) learn(row *eventlog.Row) {
 	m := policy.Message{
-		Time: row.Time, Client: policy.Client{Addr: row.Addr}, Authenticated: row.Authenticated, Verdict: row.Verdict, Mail: row.Mail,
+		Time: row.Time, Client: policy.Client{Addr: row.Addr}, Authenticated: row.Authenticated, Bounce: row.Bounce, Verdict: row.Verdict, Mail: row.Mail,
 	}
 	r.judge.Learn(&m)
 	if !row.Named {
@@ -218,7 +218,7 @@ func (r *run) corrected(row *eventlog.Row) {
 		r.summary.Orphans++
 		return
 	}
-	m := policy.Message{Time: row.Of, Client: policy.Client{Addr: row.Addr}, Authenticated: row.Authenticated, Verdict: row.Verdict}
+	m := policy.Message{Time: row.Of, Client: policy.Client{Addr: row.Addr}, Authenticated: row.Authenticated, Bounce: row.Bounce, Verdict: row.Verdict}
 	r.judge.Correct(&policy.Correction{Message: m, Was: row.Was})
 }
 

@@ -155,7 +155,7 @@ func (r *reader) row(row *eventlog.Row) {
 	if !row.Addr.IsValid() {
 		return
 	}
-	m := policy.Message{Time: row.Time, Client: policy.Client{Addr: row.Addr}, Authenticated: row.Authenticated, Verdict: row.Verdict, Mail: row.Mail}
+	m := policy.Message{Time: row.Time, Client: policy.Client{Addr: row.Addr}, Authenticated: row.Authenticated, Bounce: row.Bounce, Verdict: row.Verdict, Mail: row.Mail}
 	switch {
 	case row.Correction:
 		m.Time = row.Of
