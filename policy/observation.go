@@ -93,9 +93,9 @@ type Message struct {
 	// Submission says that it came in at a service of the operator's own users, where the same
 	// holds.
 	Submission bool
-	// Bounce says that its sender was the null sender (RFC 5321 section 4.5.5). Anybody can have any
-	// server bounce to a mailbox of his own, so that its ham is no merit. Its spam counts as any
-	// does, or spam would be sent so.
+	// Bounce says that its sender was the null sender (RFC 5321 section 4.5.5). Anybody can have
+	// any server bounce to a mailbox of their own, so its ham proves nothing. Its spam counts like
+	// any other, or spammers would use the null sender.
 	Bounce bool
 	// Unfinished says that we stopped listening before the session ended.
 	Unfinished bool

@@ -14,7 +14,6 @@ import (
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/replay"
 	"github.com/ehlogate/ehlogate/policy"
-	"github.com/ehlogate/ehlogate/policy/asn"
 )
 
 func replayCommand() *cli.Command {
@@ -23,7 +22,7 @@ func replayCommand() *cli.Command {
 		Description: "Nothing is asked of a running daemon and nothing is stored: the policy of the configuration starts with no evidence, judges\n" +
 			"every connection of the trace, and learns from each only afterwards. The operator's overrides are not applied.",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "trace", Usage: "`FILE` of events, one JSON object a line; - is standard input"},
+			traceFlag,
 			&cli.StringFlag{Name: "decisions", Usage: "`FILE` for one decision a connection; - is standard output"},
 			&cli.BoolFlag{Name: "against", Usage: "print what would change against what was decided then"},
 			jsonFlag,
@@ -66,13 +65,12 @@ func replayTrace(c *cli.Context) (err error) {
 		defer func() { err = errors.Join(err, f.Close()) }()
 		opts.Decisions = f
 	}
-	var systems asn.Database
-	if err := systems.Use(cfg.ASNDatabase); err != nil {
+	p, err := policyFor(cfg)
+	if err != nil {
 		return misused{err}
 	}
-	cfg.Policy.ASN = systems.Lookup
 	bar := progress(c.App.ErrWriter, "replay", size, progressbar.OptionShowBytes(true))
-	s, err := replay.Run(io.TeeReader(trace, bar), policy.New(cfg.Policy), opts)
+	s, err := replay.Run(io.TeeReader(trace, bar), p, opts)
 	bar.Close()
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)

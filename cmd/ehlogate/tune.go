@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,8 +16,6 @@ import (
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/tune"
-	"github.com/ehlogate/ehlogate/policy"
-	"github.com/ehlogate/ehlogate/policy/asn"
 )
 
 func tuneCommand() *cli.Command {
@@ -28,7 +25,7 @@ func tuneCommand() *cli.Command {
 			"those in force. What a message was is what was said of it last: a person's correction, where there is one, else the filter's\n" +
 			"verdict. Nothing is asked of a running daemon and nothing is changed.",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "trace", Usage: "`FILE` of events, one JSON object a line; - is standard input"},
+			traceFlag,
 			&cli.StringFlag{Name: "harm", Value: "0.3%", Usage: "the most `PERCENT` of the sessions with ham that may be denied STARTTLS"},
 			jsonFlag,
 		},
@@ -62,12 +59,10 @@ func tuneTrace(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	var systems asn.Database
-	if err := systems.Use(cfg.ASNDatabase); err != nil {
+	p, err := policyFor(cfg)
+	if err != nil {
 		return misused{err}
 	}
-	cfg.Policy.ASN = systems.Lookup
-	p := policy.New(cfg.Policy)
 	trace, size, err := openTrace(name)
 	if err != nil {
 		return misused{err}
@@ -99,21 +94,6 @@ func tuneTrace(c *cli.Context) error {
 	return err
 }
 
-// openTrace opens a trace, and tells its size, -1 where that is not known.
-func openTrace(name string) (io.ReadCloser, int64, error) {
-	if name == "-" {
-		return io.NopCloser(os.Stdin), -1, nil
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, 0, err
-	}
-	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
-		return f, info.Size(), nil
-	}
-	return f, -1, nil
-}
-
 // tried is a setting and what it would have done, as JSON: shares are between 0 and 1.
 type tried struct {
 	HalfLife        string  `json:"half_life"`
@@ -134,7 +114,8 @@ type tuned struct {
 	Sessions int       `json:"sessions"`
 	Spam     int       `json:"spam"`
 	Ham      int       `json:"ham"`
-	// Doubtful are sessions that a program took for ham, of hosts or networks that sent mostly spam.
+	// Doubtful are sessions that a program took for ham, of hosts or networks that sent mostly
+	// spam.
 	Doubtful  int   `json:"doubtful"`
 	Corrected int   `json:"corrected"`
 	InForce   tried `json:"in_force"`

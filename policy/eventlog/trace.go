@@ -42,6 +42,17 @@ type Row struct {
 	Was        policy.Verdict
 }
 
+// Message is what a row says of its message: of a correction, the message of the time Of.
+func (r *Row) Message() policy.Message {
+	m := policy.Message{
+		Time: r.Time, Client: policy.Client{Addr: r.Addr}, Authenticated: r.Authenticated, Bounce: r.Bounce, Verdict: r.Verdict, Mail: r.Mail,
+	}
+	if r.Correction {
+		m.Time = r.Of
+	}
+	return m
+}
+
 const (
 	// maxLine bounds a line in bytes.
 	maxLine = 1 << 20

@@ -34,15 +34,15 @@ const (
 	// forgiven is what the spam of a host with much ham on record can weigh at most. One message of
 	// ham after it is enough to leave tier bad.
 	forgiven = 2.4
-	// excused is how many spam messages one of ham makes up for in the same slice, beyond Cap: up to
-	// a quarter of an honest provider's mail of an hour may be spam, and a thousand messages of ham
-	// are no licence for as many of spam.
+	// excused is how many spam messages one of ham makes up for in the same slice, beyond Cap: up
+	// to a quarter of an honest provider's mail of an hour may be spam, and a thousand messages of
+	// ham are no licence for as many of spam.
 	excused = 1.0 / 3
 	// networkShrink is how many neighbours it takes to outweigh what was expected before.
 	networkShrink = 2.0
 	// missed is how much of the neighbours' ham is taken for spam that the filter missed, for each
-	// message of their spam: a filter that misses 60 % of a range's spam, which is what poor ones do,
-	// lets one and a half times as much pass as it catches.
+	// message of their spam: a filter that misses 60 % of a range's spam, as poor ones do, lets one
+	// and a half times as much pass as it catches.
 	missed = 2.0
 	// proof is the ham of its own at which a host answers for half of what spamming neighbours lead
 	// to expect.
@@ -90,8 +90,9 @@ type Expectation struct {
 // result is finite for every input.
 func Judge(host, network, as Evidence, now time.Time, p Params) Judgement {
 	at := float64(now.UnixMilli()) / 1000
+	slice := Slice(now)
 	for _, e := range []*Evidence{&host, &network, &as} {
-		e.forget(Slice(now))
+		e.forget(slice)
 	}
 	j := Judgement{Own: Own{Mass: host.Total()}}
 	j.Expected = expect(&host, &network, &as, j.Own.Ham, at, &p)

@@ -100,8 +100,8 @@ func TestScoreIsMonotone(t *testing.T) {
 	})
 }
 
-// Whatever a host sent before, and however much ham beside it in the same slice, spam beyond a third
-// of that ham and twice the cap turns its own evidence against it.
+// Whatever a host sent before, and however much ham beside it in the same slice, spam beyond a
+// third of that ham and twice the cap turns its own evidence against it.
 func TestHamBuysBoundedSpam(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		host := hostOf(updates(t, "host"))

@@ -35,7 +35,7 @@ func ParseDuration(s string) (time.Duration, error) {
 	return total + d, nil
 }
 
-// FormatDuration writes a duration as ParseDuration reads it, without units that are nought: 8h
+// FormatDuration writes a duration as ParseDuration reads it, without units that are zero: 8h
 // instead of 8h0m0s.
 func FormatDuration(d time.Duration) string {
 	s := d.String()

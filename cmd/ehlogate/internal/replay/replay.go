@@ -186,9 +186,7 @@ func (r *run) tick(at time.Time) {
 }
 
 func (r *run) learn(row *eventlog.Row) {
-	m := policy.Message{
-		Time: row.Time, Client: policy.Client{Addr: row.Addr}, Authenticated: row.Authenticated, Bounce: row.Bounce, Verdict: row.Verdict, Mail: row.Mail,
-	}
+	m := row.Message()
 	r.judge.Learn(&m)
 	if !row.Named {
 		return
@@ -218,8 +216,7 @@ func (r *run) corrected(row *eventlog.Row) {
 		r.summary.Orphans++
 		return
 	}
-	m := policy.Message{Time: row.Of, Client: policy.Client{Addr: row.Addr}, Authenticated: row.Authenticated, Bounce: row.Bounce, Verdict: row.Verdict}
-	r.judge.Correct(&policy.Correction{Message: m, Was: row.Was})
+	r.judge.Correct(&policy.Correction{Message: row.Message(), Was: row.Was})
 }
 
 func (r *run) replace(id int, v policy.Verdict) {

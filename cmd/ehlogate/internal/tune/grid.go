@@ -164,6 +164,9 @@ func (h *History) run(ctx context.Context, l line) []Result {
 			return nil
 		}
 		s := &h.steps[i]
+		if !s.decided && !s.taught {
+			continue
+		}
 		host, network, system := &hosts[s.host], &networks[s.network], new(reputation.Evidence)
 		if s.system >= 0 {
 			system = &systems[s.system]

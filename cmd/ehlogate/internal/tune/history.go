@@ -21,9 +21,10 @@ type History struct {
 	// First and Last are the times of the first row and the last.
 	First, Last time.Time
 	// Sessions counts those that were decided, Spam and Ham those of them whose first message was
-	// that. Doubtful counts what a program took for ham, of hosts that sent more spam than ham in all
-	// of the trace, or hardly anything in a network that did: it may be spam that the filter missed,
-	// and is not in Ham. Corrected counts verdicts that were corrected, by people as a rule.
+	// that. Doubtful counts what a program took for ham, of hosts that sent more spam than ham in
+	// all of the trace, or hardly anything in a network that did: it may be spam that the filter
+	// missed, and is not in Ham. Corrected counts verdicts that were corrected, by people as a
+	// rule.
 	Sessions, Spam, Ham, Doubtful, Corrected int
 }
 
@@ -155,10 +156,9 @@ func (r *reader) row(row *eventlog.Row) {
 	if !row.Addr.IsValid() {
 		return
 	}
-	m := policy.Message{Time: row.Time, Client: policy.Client{Addr: row.Addr}, Authenticated: row.Authenticated, Bounce: row.Bounce, Verdict: row.Verdict, Mail: row.Mail}
+	m := row.Message()
 	switch {
 	case row.Correction:
-		m.Time = row.Of
 		if i, ok := r.byTime[message{row.Addr, row.Of.UnixMilli()}]; ok {
 			r.correct(row, &policy.Correction{Message: m, Was: row.Was}, i)
 		}
