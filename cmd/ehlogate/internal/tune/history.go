@@ -78,6 +78,8 @@ type reader struct {
 	sessions map[string]struct{}
 	byID     map[int]learnt
 	byTime   map[message]int
+	// early are corrections that came before their rows.
+	early map[int]policy.Verdict
 }
 
 // learnt is a row that a later one may correct: its step, and its message as it stands.
@@ -90,7 +92,7 @@ type learnt struct {
 func Read(trace io.Reader, p *policy.Policy) (*History, error) {
 	r := &reader{
 		policy: p, host: map[netip.Prefix]int32{}, network: map[netip.Prefix]int32{}, system: map[uint32]int32{},
-		sessions: map[string]struct{}{}, byID: map[int]learnt{}, byTime: map[message]int{},
+		sessions: map[string]struct{}{}, byID: map[int]learnt{}, byTime: map[message]int{}, early: map[int]policy.Verdict{},
 	}
 	for row, err := range eventlog.Rows(trace) {
 		if err != nil {
@@ -158,17 +160,21 @@ func (r *reader) row(row *eventlog.Row) {
 	}
 	m := row.Message()
 	switch {
+	case row.Correction && row.Of.Before(r.First):
+		// What it corrects lies before the trace.
+		return
 	case row.Correction:
-		if i, ok := r.byTime[message{row.Addr, row.Of.UnixMilli()}]; ok {
-			r.correct(row, &policy.Correction{Message: m, Was: row.Was}, i)
+		i, known := r.byTime[message{row.Addr, row.Of.UnixMilli()}]
+		if !known {
+			i = notInTrace
 		}
+		r.correct(row, &policy.Correction{Message: m, Was: row.Was}, i)
 		return
 	case row.CorrectionOf != 0:
-		if old, ok := r.byID[row.CorrectionOf]; ok {
-			c := policy.Correction{Message: old.message, Was: old.message.Verdict}
-			c.Verdict = row.Verdict
-			r.byID[row.CorrectionOf] = learnt{old.step, c.Message}
-			r.correct(row, &c, old.step)
+		if _, ok := r.byID[row.CorrectionOf]; ok {
+			r.replace(row, row.CorrectionOf, row.Verdict)
+		} else {
+			r.early[row.CorrectionOf] = row.Verdict
 		}
 		return
 	}
@@ -186,20 +192,38 @@ func (r *reader) row(row *eventlog.Row) {
 		s.teach(l)
 	}
 	r.steps = append(r.steps, s)
-	if row.Named {
-		r.byID[row.ID] = learnt{len(r.steps) - 1, m}
-	} else {
+	if !row.Named {
 		r.byTime[message{row.Addr, row.Time.UnixMilli()}] = len(r.steps) - 1
+		return
+	}
+	r.byID[row.ID] = learnt{len(r.steps) - 1, m}
+	if v, ok := r.early[row.ID]; ok {
+		delete(r.early, row.ID)
+		r.replace(row, row.ID, v)
 	}
 }
 
+// replace gives the row of an ID another verdict, at the time of a row.
+func (r *reader) replace(at *eventlog.Row, id int, v policy.Verdict) {
+	old := r.byID[id]
+	c := policy.Correction{Message: old.message, Was: old.message.Verdict}
+	c.Verdict = v
+	r.byID[id] = learnt{old.step, c.Message}
+	r.correct(at, &c, old.step)
+}
+
+// notInTrace stands for the step of a message that is not in the trace.
+const notInTrace = -1
+
 // correct takes a verdict back when the correction came in. What the mail was is known from then
 // on, and judged by from the start.
-func (r *reader) correct(row *eventlog.Row, c *policy.Correction, i int) {
+func (r *reader) correct(at *eventlog.Row, c *policy.Correction, i int) {
 	r.Corrected++
-	r.steps[i].truth, r.steps[i].person = truthOf(c.Verdict.Class), c.Verdict.Source.People()
+	if i != notInTrace {
+		r.steps[i].truth, r.steps[i].person = truthOf(c.Verdict.Class), c.Verdict.Source.People()
+	}
 	if l, ok := c.Lesson(); ok {
-		s := r.step(row.Time, row.Addr)
+		s := r.step(at.Time, c.Client.Addr)
 		s.teach(l)
 		r.steps = append(r.steps, s)
 	}
