@@ -187,6 +187,20 @@ type Known struct {
 	Unavailable bool
 }
 
+// What makes a host one of long standing: as many messages of ham from before the last hours, and
+// no more spam with them than honest providers send, in messages for each of ham.
+const (
+	standingHam  = 5
+	standingSpam = 1.0 / 6
+)
+
+// OfLongStanding reports whether a host is known at a time, from before the last hours, for mail
+// that is nearly all ham. What it sent since does not matter.
+func (k *Known) OfLongStanding(now time.Time) bool {
+	m := k.Host.Settled(now)
+	return m.Ham >= standingHam && m.Spam <= m.Ham*standingSpam
+}
+
 // Record is the evidence of a host or a network, else of an autonomous system, as one store gives
 // it to another.
 type Record struct {

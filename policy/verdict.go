@@ -52,8 +52,21 @@ type Verdict struct {
 	Weight Messages `json:"weight,omitempty"`
 	// Source is empty for a verdict of class None that nobody gave.
 	Source Source `json:"source,omitempty"`
+	// Distrusted is what the source said while it was not believed; Class is none then.
+	Distrusted Class `json:"distrusted,omitempty"`
 	// Reason quotes the source.
 	Reason string `json:"reason,omitempty"`
+}
+
+// Said is the class that the source gave, whether it was believed or not.
+func (v Verdict) Said() Class { return cmp.Or(v.Distrusted, v.Class) }
+
+// Distrust is the verdict of a source that is not believed: it says nothing, and is recorded.
+func (v Verdict) Distrust() Verdict {
+	if v.Class == Spam || v.Class == Ham {
+		v.Distrusted, v.Class, v.Weight = v.Class, None, 0
+	}
+	return v
 }
 
 // UnmarshalJSON reads a verdict. One of spam or ham without a weight counts one message.
@@ -160,4 +173,15 @@ func (all Verdicts) With(v Verdict) Verdicts {
 		return all
 	}
 	return append(slices.Clip(all), v)
+}
+
+// Distrust returns the verdicts with a source's spam not believed, and whether there was any.
+func (all Verdicts) Distrust(source Source) (less Verdicts, some bool) {
+	i := slices.IndexFunc(all, func(v Verdict) bool { return v.Source == source && v.Class == Spam })
+	if i < 0 {
+		return all, false
+	}
+	less = slices.Clone(all)
+	less[i] = all[i].Distrust()
+	return less, true
 }

@@ -76,6 +76,40 @@ func (c *Correlator) Forgot(n netip.Prefix) {
 	}
 }
 
+// Distrust takes back what a source called spam of the messages since a time, and returns the
+// corrections of those that were observed.
+func (c *Correlator) Distrust(source policy.Source, since time.Time) (corrections []*policy.Correction) {
+	var told []*entry
+	c.mu.Lock()
+	for _, e := range c.order {
+		if _, some := e.Verdicts.Distrust(source); some && !e.Time.Before(since) {
+			told = append(told, e)
+		}
+	}
+	c.mu.Unlock()
+	for some := range slices.Chunk(told, atOnce) {
+		corrections = append(corrections, c.distrust(source, some)...)
+	}
+	return corrections
+}
+
+// distrust is a step of Distrust, which lets sessions in between.
+func (c *Correlator) distrust(source policy.Source, some []*entry) (corrections []*policy.Correction) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range some {
+		e.Verdicts, _ = e.Verdicts.Distrust(source)
+		if e.observation != nil {
+			continue
+		}
+		was := e.Verdict
+		if e.Verdict = e.Verdicts.Resolve(); e.Verdict != was {
+			corrections = append(corrections, &policy.Correction{Message: e.Message, Was: was})
+		}
+	}
+	return corrections
+}
+
 // enter remembers a message, and forgets what was entered too long ago, and what is too much.
 func (c *Correlator) enter(e *entry) {
 	e.entered = c.now()

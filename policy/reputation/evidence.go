@@ -265,6 +265,18 @@ func (e Evidence) Total() (m Mass) {
 	return m
 }
 
+// Settled is what the record knows at a time of the time before the recent slices, unfaded.
+func (e Evidence) Settled(now time.Time) (m Mass) {
+	e.advance(Slice(now))
+	newest := int64(e.Newest / SlicesPerPast)
+	for n := max(newest-Pasts+1, 0); n <= newest; n++ {
+		c := e.older(n)
+		m.Spam += messages(c.Spam)
+		m.Ham += messages(c.Ham)
+	}
+	return m
+}
+
 // CountOf is spam and ham, in messages, as a count.
 func CountOf(spam, ham float64) Count { return Count{units(spam), units(ham)} }
 

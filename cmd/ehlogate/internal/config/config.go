@@ -84,6 +84,9 @@ type Config struct {
 	Weights policy.Weights
 	// LogFile is the MTA's log: a path, Journal, Journal:DIRECTORY or Stdin; empty for none.
 	LogFile string
+	// Believed are the sources that are believed even when they call mail of hosts of long standing
+	// spam.
+	Believed []policy.Source
 	// Services are the names under which the mail exchanger's smtpd(8) logs; empty for all that are
 	// not known for those of the operator's own users.
 	Services []string

@@ -84,6 +84,7 @@ var settings = []Setting{
 	{"verdict.traps", "recipients that are spam traps: addresses, domains, and files with one of these a line", func(c *Config, v value) error { return c.setTraps(v) }},
 	{"verdict.log_file", "the MTA's log that is followed: a file, journal, journal:DIRECTORY, or - for standard input", func(c *Config, v value) error { return c.setLogFile(v) }},
 	{"verdict.services", "names under which the mail exchanger's smtpd logs, such as postfix or postfix/mx, where its users' services have others", func(c *Config, v value) error { return c.setServices(v) }},
+	{"verdict.believed", "sources that are believed even when they suddenly call the mail of hosts of long standing spam", func(c *Config, v value) error { return c.setBelieved(v) }},
 	{"verdict.rspamd_feed", "take verdicts at /feed/rspamd and /feed/verdict, with the token of http.feed_token_file or over a unix socket", boolean(func(c *Config) *bool { return &c.Feed })},
 	{"verdict.local_feed", "take them without a token from any program on this host", boolean(func(c *Config) *bool { return &c.LocalFeed })},
 	{ownNetworks, "relays inside, whose Received lines are believed: learn takes the first other host for the client; private addresses are never one", networks(func(c *Config) *[]netip.Prefix { return &c.OwnNetworks })},
@@ -253,6 +254,18 @@ func (c *Config) setServices(v value) (err error) {
 	c.Services, err = names(v, serviceName, "not a name under which smtpd logs; want what stands before /smtpd in the log, such as postfix or postfix/mx")
 	for i, n := range c.Services {
 		c.Services[i] = strings.TrimSuffix(n, "/smtpd")
+	}
+	return err
+}
+
+func (c *Config) setBelieved(v value) error {
+	list, err := v.strs()
+	c.Believed = nil
+	for _, s := range list {
+		if _, known := policy.DefaultWeights()[policy.Source(s)]; !known {
+			return fmt.Errorf("%q is not a source; want one of those of [verdict.weights], such as header", s)
+		}
+		c.Believed = append(c.Believed, policy.Source(s))
 	}
 	return err
 }

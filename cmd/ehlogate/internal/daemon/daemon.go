@@ -160,7 +160,7 @@ func userName() string {
 func (d *Daemon) newIntake(cfg *config.Config) error {
 	in := &intake.Intake{
 		Correlator: correlate.New(d.clock.Now), Judge: d.judge, EventLog: d.events, Store: d.store,
-		Clients: behaviour.NewClients(), Handshakes: behaviour.NewHandshakes(), Departures: behaviour.NewDepartures(),
+		Clients: behaviour.NewClients(), Handshakes: behaviour.NewHandshakes(), Departures: behaviour.NewDepartures(), Sources: behaviour.NewSources(),
 		Settings: d.intakeSettings, Now: d.clock.Now, Log: d.log,
 	}
 	d.intake = newInbox(in, &d.faults)
@@ -228,7 +228,7 @@ func usersOf(cfg *config.Config, found postfix.Users) func(daemon, port string) 
 
 func (d *Daemon) intakeSettings() intake.Settings {
 	c := d.cfg.Load()
-	return intake.Settings{Weights: c.Weights, Node: c.Log.Node, Events: c.Log.Events, Anonymize: c.Log.Anonymize}
+	return intake.Settings{Weights: c.Weights, Believed: c.Believed, Node: c.Log.Node, Events: c.Log.Events, Anonymize: c.Log.Anonymize}
 }
 
 func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {

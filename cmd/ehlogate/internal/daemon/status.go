@@ -114,6 +114,10 @@ func (d *Daemon) warnings() []string {
 	if say := d.intake.strangersSay(); say != "" {
 		all = append(all, say)
 	}
+	for _, t := range d.intake.Sources.Distrusted() {
+		all = append(all, fmt.Sprintf("nothing is learnt from %s since %s, when it called the last messages from %d networks of hosts of long standing spam (it usually does so with %.0f %% of them): look at the filter, or at the rule; if it is right, put it in verdict.believed",
+			t.Source, t.Since.Local().Format(time.DateTime), t.Networks, 100*t.Usual))
+	}
 	if err := d.unread.Load(); err != nil {
 		all = append(all, "the configuration was not taken at the last reload: "+(*err).Error())
 	}

@@ -41,6 +41,8 @@ type Store interface {
 // Settings are what the configuration says of intake.
 type Settings struct {
 	Weights policy.Weights
+	// Believed are the sources that are believed whatever they say.
+	Believed []policy.Source
 	// Node is this host's name in the event log, Events the event log's path.
 	Node, Events string
 	Anonymize    bool
@@ -60,6 +62,8 @@ type Stats struct {
 	// Reinjected counts messages that an after-queue filter has put back, ResolverRefused refusals
 	// by DNS block lists that are about our resolver.
 	Reinjected, ResolverRefused atomic.Uint64
+	// Distrusted counts verdicts that were not believed because their source was distrusted.
+	Distrusted atomic.Uint64
 	// Headers counts messages on which a verdict header said something; Observed what was observed
 	// of clients other than this host, Private those of private addresses.
 	Headers, Observed, Private atomic.Uint64
@@ -74,6 +78,7 @@ type Intake struct {
 	Clients    *behaviour.Clients
 	Handshakes *behaviour.Handshakes
 	Departures *behaviour.Departures
+	Sources    *behaviour.Sources
 	Settings   func() Settings
 	Now        func() time.Time
 	Log        *slog.Logger
@@ -85,6 +90,7 @@ type Intake struct {
 	several atomic.Bool
 
 	reinjections reinjections
+	distrusted   distrusted
 	// excepting bounds how many exceptions are made in a second.
 	begin                                  sync.Once
 	excepting                              *rate.Limiter
@@ -152,10 +158,9 @@ func (in *Intake) Observe(o *policy.Observation, assessments []policy.Assessment
 		in.putBack(o, assessments)
 		assessments = nil
 	}
-	weights := in.Settings().Weights
 	for _, a := range assessments {
 		in.hearResolver(a)
-		o.Verdicts = o.Verdicts.With(weights.Weigh(a))
+		o.Verdicts = o.Verdicts.With(in.weigh(a))
 	}
 	in.Correlator.Observe(&o.Message)
 	in.countClient(o)
@@ -255,16 +260,12 @@ func (in *Intake) Signal(s policy.Signal) *Receipt {
 		}
 		in.reinjections.Unlock()
 	}
-	c, _ := in.Correlator.Signal(s, in.weigh(&s))
+	c, _ := in.Correlator.Signal(s, in.weigh(s.Assessment))
 	if c == nil {
 		return nil
 	}
 	r := in.correct(c)
 	return &r
-}
-
-func (in *Intake) weigh(s *policy.Signal) policy.Verdict {
-	return in.Settings().Weights.Weigh(s.Assessment)
 }
 
 // UnknownUser takes an unknown user that a client asked for, as a log tells; see
@@ -277,7 +278,7 @@ func (in *Intake) UnknownUser(client netip.Addr, recipient string, at time.Time)
 // wait. A signal that does not name its client teaches nothing.
 func (in *Intake) Conclude(all bool) (receipts []Receipt) {
 	due, corrections := in.Correlator.Due(all)
-	for _, c := range corrections {
+	for _, c := range append(corrections, in.takeBack()...) {
 		receipts = append(receipts, in.correct(c))
 	}
 	for _, o := range due {
@@ -301,6 +302,7 @@ func (in *Intake) Forgot(n netip.Prefix) <-chan error {
 // record learns an observation and writes it down.
 func (in *Intake) record(o *policy.Observation) Receipt {
 	in.count(o.Verdict)
+	in.hearSources(o)
 	return in.receipt(&o.Message, in.Judge.Learn(&o.Message), eventlog.Of(o, in.Settings().Node))
 }
 
@@ -310,6 +312,7 @@ func (in *Intake) correct(c *policy.Correction) Receipt {
 	if c.Verdict.Class != c.Was.Class {
 		in.count(c.Verdict)
 	}
+	in.hearAgain(c)
 	return in.receipt(&c.Message, in.Judge.Correct(c), eventlog.OfCorrection(c, in.Now(), in.Settings().Node))
 }
 

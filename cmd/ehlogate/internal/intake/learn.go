@@ -94,7 +94,7 @@ func (in *Intake) learn(told Report) Learnt {
 	if told.Fingerprint != "" && !in.Correlator.Has(r.QueueID) && told.Trust != Claimed {
 		r.QueueID = told.Fingerprint
 	}
-	v := in.weigh(&r)
+	v := in.weigh(r.Assessment)
 	c, found := in.Correlator.Report(r, v)
 	switch {
 	case found == correlate.Repeated:
