@@ -183,7 +183,7 @@ func TestASessionOfTwoMessagesOverTLS(t *testing.T) {
 	for i, want := range []policy.Class{policy.Spam, policy.Ham} {
 		o := heard[i]
 		if !o.Mail || o.Verdict.Class != want || o.Outcome != policy.Accepted || o.QueueID != []string{"Q1", "Q2"}[i] || o.FromDomain != "sender.example" ||
-			o.Rcpts != 1 || o.TLS == nil || o.TLS.Version != "TLSv1.3" || o.TLS.Bits != 256 || o.STARTTLS != policy.Offered || o.Client.Addr.String() != "192.0.2.7" || o.Client.Port != 2525 {
+			o.Rcpts != 1 || len(o.To) != 1 || o.TLS == nil || o.TLS.Version != "TLSv1.3" || o.TLS.Bits != 256 || o.STARTTLS != policy.Offered || o.Client.Addr.String() != "192.0.2.7" || o.Client.Port != 2525 {
 			t.Errorf("message %d: %+v", i+1, o)
 		}
 	}

@@ -39,6 +39,9 @@ type session struct {
 	mail *message
 }
 
+// mostTo is how many recipients of a message are kept.
+const mostTo = 8
+
 // message is one MAIL transaction.
 type message struct {
 	began         time.Time
@@ -47,6 +50,7 @@ type message struct {
 	nullSender    bool
 	authenticated bool
 	rcpts         int
+	to            []string
 	rejected      int
 	rejections    verdict.Rejections
 	traps         []policy.Assessment
@@ -151,6 +155,8 @@ func (s *session) RcptTo(rcpt, _ string, m gomilter.Modifier) (*gomilter.Respons
 		}
 		if m.Get(gomilter.MacroRcptMailer) == verdict.RejectedMailer {
 			s.refused(verdict.Rejection{Status: m.Get(gomilter.MacroRcptHost), Text: m.Get(gomilter.MacroRcptAddr), NullSender: s.mail.nullSender}, rcpt)
+		} else if len(s.mail.to) < mostTo {
+			s.mail.to = append(s.mail.to, rcpt)
 		}
 	})
 }
@@ -270,7 +276,7 @@ func (s *session) finish(headers []policy.Assessment, outcome policy.Outcome) {
 	o := s.observation()
 	o.Began, o.Mail, o.Outcome, o.Decision, o.Auth = mail.began, true, outcome, mail.decision, mail.headers.Auth()
 	o.QueueID, o.FromDomain, o.Authenticated, o.Bounce = mail.queueID, mail.fromDomain, mail.authenticated, mail.nullSender
-	o.Rcpts, o.RcptsRejected, o.Trouble = mail.rcpts, mail.rejected, mail.trouble
+	o.Rcpts, o.RcptsRejected, o.To, o.Trouble = mail.rcpts, mail.rejected, mail.to, mail.trouble
 	s.server.Stats.Messages.Add(1)
 	s.server.malformed(mail.headers.Malformed, mail.headers.Unread)
 	if o.TLS != nil {

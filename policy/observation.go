@@ -95,8 +95,12 @@ type Message struct {
 	Submission bool
 	// Bounce says that its sender was the null sender (RFC 5321 section 4.5.5). Anybody can have
 	// any server bounce to a mailbox of their own, so its ham proves nothing. Its spam counts like
-	// any other, or spammers would use the null sender.
-	Bounce bool
+	// any other, or spammers would use the null sender; but for Backscatter, a bounce of a host of
+	// long standing, which bounces what others forged.
+	Bounce, Backscatter bool
+	// HamShare is the share of its weight that it counts if it is ham, 0 for all of it: a host sent
+	// much like it.
+	HamShare float64
 	// Unfinished says that we stopped listening before the session ended.
 	Unfinished bool
 	// Trouble is what went wrong with TLS.
@@ -115,8 +119,10 @@ type Observation struct {
 	TLS      *TLS
 	// FromDomain is the domain of the envelope sender, empty for the null sender.
 	FromDomain string
-	// Rcpts counts all recipients, RcptsRejected those of them that the MTA refused.
+	// Rcpts counts all recipients, RcptsRejected those of them that the MTA refused. To are some of
+	// the others, which are never written down.
 	Rcpts, RcptsRejected int
+	To                   []string
 	// Auth is what the MTA's own authentication found of the sender.
 	Auth Auth
 	// Decision is the judgement of the client before this message.
@@ -141,11 +147,14 @@ func (m *Message) Lesson() (l Lesson, ok bool) {
 
 // lesson is what a verdict on the message teaches.
 func (m *Message) lesson(v Verdict) Lesson {
-	l := v.lesson(m.Time)
-	if m.Bounce && !v.Source.People() {
-		l.Ham = 0
+	switch {
+	case v.Source.People():
+	case m.Backscatter, m.Bounce && v.Class == Ham:
+		v.Weight = 0
+	case m.HamShare > 0 && v.Class == Ham:
+		v.Weight *= Messages(m.HamShare)
 	}
-	return l
+	return v.lesson(m.Time)
 }
 
 // teachable reports whether anything may be learnt of the client.
@@ -188,7 +197,8 @@ type Known struct {
 }
 
 // What makes a host one of long standing: as many messages of ham from before the last hours, and
-// no more spam with them than honest providers send, in messages for each of ham.
+// no more spam with them than honest providers send, in messages for each of ham. In a network it
+// is as many hosts with ham, each of which has one voice.
 const (
 	standingHam  = 5
 	standingSpam = 1.0 / 6
@@ -197,9 +207,13 @@ const (
 // OfLongStanding reports whether a host is known at a time, from before the last hours, for mail
 // that is nearly all ham. What it sent since does not matter.
 func (k *Known) OfLongStanding(now time.Time) bool {
-	m := k.Host.Settled(now)
-	return m.Ham >= standingHam && m.Spam <= m.Ham*standingSpam
+	return standing(k.Host.Settled(now))
 }
+
+// InGoodCompany reports whether the hosts of a host's network are known for the same.
+func (k *Known) InGoodCompany(now time.Time) bool { return standing(k.Network.Settled(now)) }
+
+func standing(m reputation.Mass) bool { return m.Ham >= standingHam && m.Spam <= m.Ham*standingSpam }
 
 // Record is the evidence of a host or a network, else of an autonomous system, as one store gives
 // it to another.

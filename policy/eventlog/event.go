@@ -37,6 +37,8 @@ type Event struct {
 	Authenticated bool           `json:"authenticated,omitempty"`
 	Submission    bool           `json:"submission,omitempty"`
 	Bounce        bool           `json:"bounce,omitempty"`
+	Backscatter   bool           `json:"backscatter,omitempty"`
+	HamShare      float64        `json:"ham_share,omitempty"`
 	Verdict       policy.Verdict `json:"verdict"`
 	// Verdicts are there where more than one source gave one.
 	Verdicts   policy.Verdicts `json:"said,omitempty"`
@@ -139,7 +141,8 @@ func OfForget(n netip.Prefix, at time.Time, node string) *Event {
 // about is what events of both kinds say of a message.
 func about(m *policy.Message, node string) *Event {
 	e := &Event{
-		Node: node, Session: m.Session, QueueID: m.QueueID, Authenticated: m.Authenticated, Submission: m.Submission, Bounce: m.Bounce,
+		Node: node, Session: m.Session, QueueID: m.QueueID, Authenticated: m.Authenticated, Submission: m.Submission,
+		Bounce: m.Bounce, Backscatter: m.Backscatter, HamShare: m.HamShare,
 		Client:  Client{Port: m.Client.Port, Name: withoutLocalParts(m.Client.Name), PTR: withoutLocalParts(m.Client.PTR)},
 		Verdict: plainVerdict(m.Verdict), Trouble: m.Trouble, Unfinished: m.Unfinished,
 	}
@@ -179,7 +182,8 @@ func (e *Event) Anonymize() {
 func (e *Event) Message() (m policy.Message, ok bool) {
 	m = policy.Message{
 		Time: e.Time.Time, Session: e.Session, QueueID: e.QueueID, Mail: e.Kind != KindSession,
-		Authenticated: e.Authenticated, Submission: e.Submission, Bounce: e.Bounce, Unfinished: e.Unfinished, Trouble: e.Trouble,
+		Authenticated: e.Authenticated, Submission: e.Submission, Unfinished: e.Unfinished, Trouble: e.Trouble,
+		Bounce: e.Bounce, Backscatter: e.Backscatter, HamShare: e.HamShare,
 		Verdict: e.Verdict, Verdicts: e.Verdicts, Client: policy.Client{Port: e.Client.Port},
 	}
 	if e.Corrected != nil {

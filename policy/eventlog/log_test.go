@@ -235,9 +235,15 @@ func TestAMessageIsReadBackAsItWasWritten(t *testing.T) {
 		return o
 	}
 	for name, o := range map[string]*policy.Observation{
-		"a message":               with(func(*policy.Observation) {}),
-		"a session without one":   with(func(o *policy.Observation) { o.Mail, o.QueueID = false, "" }),
-		"of a logged-in client":   with(func(o *policy.Observation) { o.Authenticated = true }),
+		"a message":             with(func(*policy.Observation) {}),
+		"a session without one": with(func(o *policy.Observation) { o.Mail, o.QueueID = false, "" }),
+		"of a logged-in client": with(func(o *policy.Observation) { o.Authenticated = true }),
+		"a bounce":              with(func(o *policy.Observation) { o.Bounce, o.Backscatter = true, true }),
+		"much like others":      with(func(o *policy.Observation) { o.HamShare = 0.333 }),
+		"of a distrusted source": with(func(o *policy.Observation) {
+			o.Verdict = o.Verdict.Distrust()
+			o.Verdicts = policy.Verdicts{o.Verdict}
+		}),
 		"cut off by a stop":       with(func(o *policy.Observation) { o.Unfinished = true }),
 		"with a failed handshake": with(func(o *policy.Observation) { o.Trouble = policy.HandshakeFailed }),
 		"of an unknown client":    with(func(o *policy.Observation) { o.Client = policy.Client{} }),

@@ -29,9 +29,12 @@ type Row struct {
 	Session string
 	// Mail says that there was a message, Authenticated that it was a logged-in client's or came in
 	// at a service of the operator's own users, TLS that the session used TLS or that the client
-	// would have, Bounce that the sender was the null sender.
-	Mail, Authenticated, TLS, Bounce bool
-	Verdict                          policy.Verdict
+	// would have, Bounce that the sender was the null sender, Backscatter that the host was one of
+	// long standing, too.
+	Mail, Authenticated, TLS, Bounce, Backscatter bool
+	// HamShare is the share of its weight that it counts if it is ham, 0 for all of it.
+	HamShare float64
+	Verdict  policy.Verdict
 	// STARTTLS is what the client was told then, empty where the trace does not say.
 	STARTTLS policy.Answer
 	// CorrectionOf is the ID of the row whose verdict this one replaces, 0 when it replaces none.
@@ -45,7 +48,8 @@ type Row struct {
 // Message is what a row says of its message: of a correction, the message of the time Of.
 func (r *Row) Message() policy.Message {
 	m := policy.Message{
-		Time: r.Time, Client: policy.Client{Addr: r.Addr}, Authenticated: r.Authenticated, Bounce: r.Bounce, Verdict: r.Verdict, Mail: r.Mail,
+		Time: r.Time, Client: policy.Client{Addr: r.Addr}, Authenticated: r.Authenticated, Bounce: r.Bounce, Backscatter: r.Backscatter, HamShare: r.HamShare,
+		Verdict: r.Verdict, Mail: r.Mail,
 	}
 	if r.Correction {
 		m.Time = r.Of
@@ -73,6 +77,8 @@ type row struct {
 	Authenticated bool             `json:"authenticated"`
 	Submission    bool             `json:"submission"`
 	Bounce        bool             `json:"bounce"`
+	Backscatter   bool             `json:"backscatter"`
+	HamShare      float64          `json:"ham_share"`
 	TLS           *json.RawMessage `json:"tls"`
 	TLSCapable    bool             `json:"tls_capable"`
 	Verdict       *policy.Verdict  `json:"verdict"`
@@ -205,8 +211,11 @@ func parseRow(line []byte) (r Row, err error) {
 	if err := check("verdict", *v.Verdict); err != nil {
 		return Row{}, err
 	}
+	if !(v.HamShare >= 0 && v.HamShare <= 1) {
+		return Row{}, fmt.Errorf("ham_share is %g; want 0 to 1", v.HamShare)
+	}
 	r = Row{
-		Time: *v.Time, Session: v.Session, Authenticated: v.Authenticated || v.Submission, Bounce: v.Bounce, TLS: v.TLS != nil || v.TLSCapable,
+		Time: *v.Time, Session: v.Session, Authenticated: v.Authenticated || v.Submission, Bounce: v.Bounce, Backscatter: v.Backscatter, HamShare: v.HamShare, TLS: v.TLS != nil || v.TLSCapable,
 		Mail: v.Event == KindMessage || v.Event == "" && v.Verdict.Class != policy.None, STARTTLS: v.STARTTLS, CorrectionOf: v.CorrectionOf,
 		Verdict: *v.Verdict,
 	}

@@ -160,7 +160,7 @@ func userName() string {
 func (d *Daemon) newIntake(cfg *config.Config) error {
 	in := &intake.Intake{
 		Correlator: correlate.New(d.clock.Now), Judge: d.judge, EventLog: d.events, Store: d.store,
-		Clients: behaviour.NewClients(), Handshakes: behaviour.NewHandshakes(), Departures: behaviour.NewDepartures(), Sources: behaviour.NewSources(),
+		Clients: behaviour.NewClients(), Handshakes: behaviour.NewHandshakes(), Departures: behaviour.NewDepartures(), Sources: behaviour.NewSources(), Variety: behaviour.NewVariety(),
 		Settings: d.intakeSettings, Now: d.clock.Now, Log: d.log,
 	}
 	d.intake = newInbox(in, &d.faults)

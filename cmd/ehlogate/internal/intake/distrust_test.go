@@ -41,7 +41,7 @@ func (n *node) grow() {
 	for range 6 {
 		for i := range wellKnown {
 			n.observe(n.mail(i), policy.Assessment{Class: policy.Ham, Confidence: policy.Certain, Source: policy.FromHeader})
-			n.wait(time.Second)
+			n.wait(10 * time.Second)
 		}
 	}
 	n.until(start)

@@ -9,6 +9,7 @@ package intake
 import (
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"slices"
 	"sync"
@@ -79,6 +80,7 @@ type Intake struct {
 	Handshakes *behaviour.Handshakes
 	Departures *behaviour.Departures
 	Sources    *behaviour.Sources
+	Variety    *behaviour.Variety
 	Settings   func() Settings
 	Now        func() time.Time
 	Log        *slog.Logger
@@ -162,6 +164,7 @@ func (in *Intake) Observe(o *policy.Observation, assessments []policy.Assessment
 		in.hearResolver(a)
 		o.Verdicts = o.Verdicts.With(in.weigh(a))
 	}
+	in.compare(o)
 	in.Correlator.Observe(&o.Message)
 	in.countClient(o)
 	r := in.record(o)
@@ -173,6 +176,22 @@ func (in *Intake) Observe(o *policy.Observation, assessments []policy.Assessment
 		})
 	}
 	return r
+}
+
+// compare compares a message with what else its host sent: how much it proves if it is ham, and
+// whether it is a bounce that proves nothing.
+func (in *Intake) compare(o *policy.Observation) {
+	addr := o.Client.Addr
+	if !o.Mail || o.Outcome != policy.Accepted || o.Authenticated || o.Submission || !addr.IsValid() || policy.IsHere(addr) {
+		return
+	}
+	d, known := in.Judge.Explain(addr)
+	now := in.Now()
+	o.Backscatter = o.Bounce && known.OfLongStanding(now)
+	share := in.Variety.Share(d.Host, o.FromDomain, o.To, known.OfLongStanding(now) || known.InGoodCompany(now), o.Time)
+	if share < 1 {
+		o.HamShare = math.Round(share*1000) / 1000
+	}
 }
 
 // countClient counts an observation by what its client is.

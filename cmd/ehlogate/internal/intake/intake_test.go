@@ -55,7 +55,7 @@ func makeNode(t *testing.T, dir string) *node {
 	inForce := policy.NewInForce(policy.New(policy.Default()), n.now)
 	n.memory = store.NewMemory(inForce.Tier, n.now)
 	n.in = &Intake{
-		Judge: policy.NewJudge(inForce, n.memory), Store: n, Clients: behaviour.NewClients(), Handshakes: behaviour.NewHandshakes(), Departures: behaviour.NewDepartures(), Sources: behaviour.NewSources(),
+		Judge: policy.NewJudge(inForce, n.memory), Store: n, Clients: behaviour.NewClients(), Handshakes: behaviour.NewHandshakes(), Departures: behaviour.NewDepartures(), Sources: behaviour.NewSources(), Variety: behaviour.NewVariety(),
 		Settings: func() Settings { return n.settings }, Now: n.now, Log: slog.New(slog.NewTextHandler(&n.log, nil)),
 	}
 	n.boot()
