@@ -325,6 +325,9 @@ func (e *Evidence) advance(n uint32) {
 // forget clears what counts no more in slice now: what lies in a long slice that would have fallen
 // out of the ring had anything come in since.
 func (e *Evidence) forget(now uint32) {
+	if now/SlicesPerPast <= e.Newest/SlicesPerPast {
+		return
+	}
 	oldest := max(int64(now/SlicesPerPast)-Pasts+1, 0)
 	newest := int64(e.Newest / SlicesPerPast)
 	for m := max(newest-Pasts+1, 0); m <= newest && m < oldest; m++ {
