@@ -142,7 +142,7 @@ func (l Lesson) teaches() bool { return l.Spam != 0 || l.Ham != 0 }
 // Lesson is what the message's verdict teaches; ok is false when that is nothing.
 func (m *Message) Lesson() (l Lesson, ok bool) {
 	l = m.lesson(m.Verdict)
-	return l, l.teaches() && m.teachable()
+	return l, l.teaches() && m.Teachable()
 }
 
 // lesson is what a verdict on the message teaches.
@@ -157,8 +157,8 @@ func (m *Message) lesson(v Verdict) Lesson {
 	return v.lesson(m.Time)
 }
 
-// teachable reports whether anything may be learnt of the client.
-func (m *Message) teachable() bool {
+// Teachable reports whether anything may be learnt of the client.
+func (m *Message) Teachable() bool {
 	a := m.Client.Addr
 	return !m.Authenticated && !m.Submission && a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && !IsHere(a)
 }
@@ -174,7 +174,7 @@ type Correction struct {
 func (c *Correction) Lesson() (l Lesson, ok bool) {
 	from, to := c.lesson(c.Was), c.lesson(c.Verdict)
 	l = Lesson{At: c.Time, Spam: to.Spam - from.Spam, Ham: to.Ham - from.Ham}
-	return l, l.teaches() && c.teachable()
+	return l, l.teaches() && c.Teachable()
 }
 
 // Keys are the identities of a client's address: its host, its network, and its autonomous system,

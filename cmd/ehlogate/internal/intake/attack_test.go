@@ -109,8 +109,9 @@ func TestACorrectionTakesBackAsMuchAsCounted(t *testing.T) {
 	n.restart()
 	person := ham
 	person.Source = policy.FromPerson
-	_, err := n.in.Learn(told(policy.Signal{QueueID: last.QueueID, Mail: true, Assessment: person}))
+	learnt, err := n.in.Learn(told(policy.Signal{QueueID: last.QueueID, Mail: true, Assessment: person}))
 	n.must(err)
+	n.await(*learnt[0].Receipt)
 	if m := n.known(host(0)).Host.Total(); m.Ham != 2.5 || m.Spam != 0 {
 		t.Errorf("a person says that it is ham: %+v", m)
 	}

@@ -23,21 +23,11 @@ func (in *Intake) weigh(a policy.Assessment) policy.Verdict {
 	return v.Distrust()
 }
 
-// hearSources hears what the sources said of an observation: where its client is a host of long
-// standing, that tells of the sources, too.
-func (in *Intake) hearSources(o *policy.Observation) {
-	addr := o.Client.Addr
-	if !addr.IsValid() || o.Authenticated || o.Submission || policy.IsHere(addr) || !o.Mail && len(o.Verdicts) == 0 {
-		return
-	}
-	d, known := in.Judge.Explain(addr)
-	in.turn(in.Sources.Hear(&o.Message, d.Keys, known.OfLongStanding(in.Now()), in.Settings().Believed))
-}
-
-// hearAgain hears what the sources said later of a message.
-func (in *Intake) hearAgain(c *policy.Correction) {
-	if addr := c.Client.Addr; addr.IsValid() {
-		in.turn(in.Sources.Hear(&c.Message, in.Judge.Policy().Keys(addr), false, in.Settings().Believed))
+// hear hears what the sources said of a message. That of a host of long standing tells of the
+// sources, too, as does what they say of it later.
+func (in *Intake) hear(m *policy.Message, standing bool) {
+	if m.Teachable() {
+		in.turn(in.Sources.Hear(m, in.Judge.Policy().Keys(m.Client.Addr), standing, in.Settings().Believed))
 	}
 }
 

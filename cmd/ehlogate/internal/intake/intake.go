@@ -164,9 +164,10 @@ func (in *Intake) Observe(o *policy.Observation, assessments []policy.Assessment
 		in.hearResolver(a)
 		o.Verdicts = o.Verdicts.With(in.weigh(a))
 	}
-	in.compare(o)
+	standing := in.compare(o)
 	in.Correlator.Observe(&o.Message)
 	in.countClient(o)
+	in.hear(&o.Message, standing)
 	r := in.record(o)
 	in.notice(o)
 	if h := in.Heard(); h.OneSided() {
@@ -179,19 +180,23 @@ func (in *Intake) Observe(o *policy.Observation, assessments []policy.Assessment
 }
 
 // compare compares a message with what else its host sent: how much it proves if it is ham, and
-// whether it is a bounce that proves nothing.
-func (in *Intake) compare(o *policy.Observation) {
-	addr := o.Client.Addr
-	if !o.Mail || o.Outcome != policy.Accepted || o.Authenticated || o.Submission || !addr.IsValid() || policy.IsHere(addr) {
-		return
+// whether it is a bounce that proves nothing. It returns whether the host is one of long standing.
+func (in *Intake) compare(o *policy.Observation) (standing bool) {
+	if !o.Mail || !o.Teachable() {
+		return false
 	}
-	d, known := in.Judge.Explain(addr)
+	d, known := in.Judge.Explain(o.Client.Addr)
 	now := in.Now()
-	o.Backscatter = o.Bounce && known.OfLongStanding(now)
-	share := in.Variety.Share(d.Host, o.FromDomain, o.To, known.OfLongStanding(now) || known.InGoodCompany(now), o.Time)
+	standing = known.OfLongStanding(now)
+	o.Backscatter = o.Bounce && standing
+	if o.Outcome != policy.Accepted {
+		return standing
+	}
+	share := in.Variety.Share(d.Host, o.FromDomain, o.To, standing || known.InGoodCompany(now), o.Time)
 	if share < 1 {
 		o.HamShare = math.Round(share*1000) / 1000
 	}
+	return standing
 }
 
 // countClient counts an observation by what its client is.
@@ -305,7 +310,9 @@ func (in *Intake) Conclude(all bool) (receipts []Receipt) {
 			in.Stats.Orphaned.Add(1)
 			continue
 		}
-		o.Decision = in.Judge.Decide(o.Client.Addr)
+		var known policy.Known
+		o.Decision, known = in.Judge.Explain(o.Client.Addr)
+		in.hear(&o.Message, known.OfLongStanding(in.Now()))
 		receipts = append(receipts, in.record(o))
 	}
 	return receipts
@@ -321,7 +328,6 @@ func (in *Intake) Forgot(n netip.Prefix) <-chan error {
 // record learns an observation and writes it down.
 func (in *Intake) record(o *policy.Observation) Receipt {
 	in.count(o.Verdict)
-	in.hearSources(o)
 	return in.receipt(&o.Message, in.Judge.Learn(&o.Message), eventlog.Of(o, in.Settings().Node))
 }
 
@@ -331,7 +337,7 @@ func (in *Intake) correct(c *policy.Correction) Receipt {
 	if c.Verdict.Class != c.Was.Class {
 		in.count(c.Verdict)
 	}
-	in.hearAgain(c)
+	in.hear(&c.Message, false)
 	return in.receipt(&c.Message, in.Judge.Correct(c), eventlog.OfCorrection(c, in.Now(), in.Settings().Node))
 }
 
