@@ -95,8 +95,8 @@ type Message struct {
 	Submission bool
 	// Bounce says that its sender was the null sender (RFC 5321 section 4.5.5). Anybody can have
 	// any server bounce to a mailbox of their own, so its ham proves nothing. Its spam counts like
-	// any other, or spammers would use the null sender; but for Backscatter, a bounce of a host of
-	// long standing, which bounces what others forged.
+	// any other, or spammers would use the null sender; but for Backscatter, one of few bounces
+	// of a host of long standing, which bounces what others forged.
 	Bounce, Backscatter bool
 	// HamShare is the share of its weight that it counts if it is ham, 0 for all of it: a host sent
 	// much like it.
@@ -149,7 +149,7 @@ func (m *Message) Lesson() (l Lesson, ok bool) {
 func (m *Message) lesson(v Verdict) Lesson {
 	switch {
 	case v.Source.People():
-	case m.Backscatter, m.Bounce && v.Class == Ham:
+	case m.Backscatter && v.Source != FromTrap, m.Bounce && v.Class == Ham:
 		v.Weight = 0
 	case m.HamShare > 0 && v.Class == Ham:
 		v.Weight *= Messages(m.HamShare)

@@ -128,19 +128,22 @@ func (v Verdict) compare(w Verdict) int {
 	)
 }
 
-// authority ranks sources: whose verdict goes before whose. A verdict that says nothing has 0.
+// authority ranks sources: whose verdict goes before whose. A verdict that says nothing has 0, but
+// where a source spoke that is not believed, there was no silence.
 func (v Verdict) authority() int {
 	switch {
+	case v.Distrusted != "":
+		return 2
 	case v.Class == None:
 		return 0
 	case v.Source == FromSilence:
 		return 1
 	case v.Source == FromTrap:
-		return 3
-	case v.Source.People():
 		return 4
+	case v.Source.People():
+		return 5
 	}
-	return 2
+	return 3
 }
 
 // claim orders the verdicts of sources of the same authority.
@@ -159,13 +162,14 @@ func (v Verdict) claim() int {
 }
 
 // With returns the verdicts with one more. A source has one verdict on a message: of filters and
-// the MTA the graver one stays, of people the last.
+// the MTA the graver one stays, of people the last. One that was not believed is not believed when
+// it is told again.
 func (all Verdicts) With(v Verdict) Verdicts {
 	for i, old := range all {
 		if old.Source != v.Source && !(old.Source.People() && v.Source.People()) {
 			continue
 		}
-		if !v.Source.People() && v.compare(old) <= 0 {
+		if !v.Source.People() && (old.Distrusted != "" || v.compare(old) <= 0) {
 			return all
 		}
 		all = slices.Clone(all)
@@ -175,13 +179,18 @@ func (all Verdicts) With(v Verdict) Verdicts {
 	return append(slices.Clip(all), v)
 }
 
-// Distrust returns the verdicts with a source's spam not believed, and whether there was any.
-func (all Verdicts) Distrust(source Source) (less Verdicts, some bool) {
-	i := slices.IndexFunc(all, func(v Verdict) bool { return v.Source == source && v.Class == Spam })
-	if i < 0 {
-		return all, false
+// Accuses reports whether a source's verdict is spam, and believed.
+func (all Verdicts) Accuses(source Source) bool {
+	return slices.ContainsFunc(all, func(v Verdict) bool { return v.Source == source && v.Class == Spam })
+}
+
+// Distrust returns the verdicts with a source's not believed.
+func (all Verdicts) Distrust(source Source) Verdicts {
+	less := slices.Clone(all)
+	for i, v := range less {
+		if v.Source == source {
+			less[i] = v.Distrust()
+		}
 	}
-	less = slices.Clone(all)
-	less[i] = all[i].Distrust()
-	return less, true
+	return less
 }

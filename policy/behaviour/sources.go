@@ -13,39 +13,60 @@ import (
 
 const (
 	// mostWitnesses bounds the networks of hosts of long standing that are remembered, the last
-	// ones heard of.
+	// ones heard of; mostHeard the messages of one, of which one is looked at in heardEvery.
 	mostWitnesses = 32
-	// chance is how probable at most it may be that a source which is as it always was calls the
-	// last messages of so many networks spam: about once in some million messages.
-	chance = 2e-7
-	// usualSpam of usualSeen messages are what a source usually calls spam before anything is known
-	// of it; leastUsual is the least that is believed: no filter is without fault.
-	usualSpam, usualSeen = 1.0, 25.0
-	leastUsual           = 0.02
-	// usualOver is over how many messages the usual share goes. Of each network one counts in
-	// usualEvery, so that what a busy sender is called now does not pass for usual.
-	usualOver  = 1000
-	usualEvery = time.Hour
+	mostHeard     = 12
+	heardEvery    = time.Second
+	// mostRun is how many messages in a row of one network count, leastNetworks how many networks
+	// it takes.
+	mostRun       = 3
+	leastNetworks = 4
+	// chance is how probable it may be that a source calls as much spam as it did, were it as it
+	// always was, or twice as severe: for a wave of spam through honest providers it is.
+	chance = 1e-7
+	severe = 2
+	// usualSpam of usualSeen messages are what a source calls spam before anything is known; what it
+	// says of all networks counts as much as ofNetwork messages of each. leastUsual is the least that
+	// is believed. One message of a network counts for what is usual in usualEvery, so that an hour
+	// changes little, and usualOver are remembered, a week.
+	usualSpam, usualSeen = 2.5, 50.0
+	ofNetwork            = 10.0
+	leastUsual           = 0.1
+	usualEvery           = 5 * time.Minute
+	usualOver            = 2000
 	// settled is how old a message is when all sources have spoken of it that will, as a rule.
 	settled = 10 * time.Second
 	// witnessFor is how long a network is a witness after it was last heard of.
 	witnessFor = 24 * time.Hour
+	// distrustLeast is how long a source is distrusted at least; each time that it happens again
+	// within relapseWithin, four times as long, up to distrustRelapsed. distrustMost is how long it
+	// is distrusted without new evidence. After acquitAfter fewer networks are enough.
+	distrustLeast    = settled
+	distrustRelapsed = 6 * time.Hour
+	distrustMost     = 24 * time.Hour
+	relapseWithin    = 24 * time.Hour
+	acquitAfter      = time.Hour
+	acquitLeast      = 3
 )
 
 // Sources watches the sources of verdicts for one that has gone mad: a filter whose rules are
 // broken and that calls all mail spam, or a block list that suddenly lists every address.
 //
-// Hosts of long standing bear witness. Each network of theirs, or autonomous system where that is
-// known, has one voice, which is its last message, so that one sender that was broken into is no
-// crowd. A source is distrusted when it called the last messages of so many of them spam that this
-// cannot be by chance, given how often it usually does. It is trusted again when it has called none
-// of the last messages of as many networks spam.
+// Hosts of long standing bear witness, by the last messages of each network of theirs, or of each
+// autonomous system where that is known: no more than three messages each, so that one sender that
+// was broken into is no crowd. A source is distrusted when it called so many of them spam that this
+// cannot be by chance, given how often it usually calls the mail of those networks so. It is trusted
+// again when it calls no more than a quarter of them spam, or after a day; if it is still mad then,
+// that shows within a few messages.
 type Sources struct {
 	mu sync.Mutex
 	// witnesses are in the order in which they were last heard of, the last one first.
-	witnesses  []*witness
-	usual      map[policy.Source]*share
+	witnesses []*witness
+	// known are the sources that ever called anything spam, with what is usual of all networks.
+	known      map[policy.Source]*share
 	distrusted map[policy.Source]Turn
+	// last is when each source was last distrusted.
+	last map[policy.Source]Turn
 }
 
 // Turn is that a source is distrusted, or no longer.
@@ -53,35 +74,57 @@ type Turn struct {
 	Source     policy.Source
 	Distrusted bool
 	// Since is the time of the first message of those for which it is distrusted; Networks is how
-	// many networks they came from, and Usual the share of such hosts' messages that it usually
-	// calls spam.
+	// many networks they came from, and Usual the share of their messages that it usually calls
+	// spam. Relapse counts how often it was distrusted within a day before.
 	Since    time.Time
 	Networks int
 	Usual    float64
-	// decided is the time of the message that decided it.
+	Relapse  int
+	// accused are since when it called the mail of those networks spam; decided is the time of the
+	// message that decided it.
+	accused map[voice]time.Time
 	decided time.Time
+}
+
+// From is the time from which on what the source said of a client is taken back: of those for which
+// it is distrusted, all that it said in a row.
+func (t Turn) From(k policy.Keys) time.Time {
+	if since, ok := t.accused[voiceOf(k)]; ok {
+		return since
+	}
+	return t.Since
 }
 
 // share counts messages.
 type share struct{ spam, seen float64 }
 
-// witness is a network of hosts of long standing, with its last message.
+// witness is a network of hosts of long standing.
 type witness struct {
-	by      voice
-	message messageID
-	at      time.Time
-	// counted is the time of the last message that was counted for what is usual.
-	counted time.Time
-	// spam is for each source that called the last message spam, the time of the first of its
-	// messages in a row that it called so; before is the same as it was at the message before, which
-	// holds until the sources have spoken of the last one.
-	spam, before map[policy.Source]time.Time
+	by voice
+	// messages are its last ones, the last one first.
+	messages []*heard
+	usual    map[policy.Source]*share
+	counted  time.Time
+}
+
+// heard is a message, and what each source said of it.
+type heard struct {
+	id   messageID
+	at   time.Time
+	said map[policy.Source]policy.Class
 }
 
 // voice is who has a voice: an autonomous system, or a network where that is not known.
 type voice struct {
 	asn     uint32
 	network netip.Prefix
+}
+
+func voiceOf(k policy.Keys) voice {
+	if k.ASN != 0 {
+		return voice{asn: k.ASN}
+	}
+	return voice{network: k.Network}
 }
 
 // messageID tells a message from others.
@@ -93,7 +136,7 @@ type messageID struct {
 
 // NewSources returns a watch that distrusts nobody.
 func NewSources() *Sources {
-	return &Sources{usual: map[policy.Source]*share{}, distrusted: map[policy.Source]Turn{}}
+	return &Sources{known: map[policy.Source]*share{}, distrusted: map[policy.Source]Turn{}, last: map[policy.Source]Turn{}}
 }
 
 // watched reports whether a source is one that may be distrusted: people are not, nor traps, which
@@ -125,36 +168,29 @@ func (s *Sources) Distrusted() (all []Turn) {
 // standing; a message that is heard again, for a later verdict, is known without it. What is
 // believed in any case is never distrusted.
 func (s *Sources) Hear(m *policy.Message, k policy.Keys, standing bool, believed []policy.Source) (turns []Turn) {
-	by := voice{network: k.Network}
-	if k.ASN != 0 {
-		by = voice{asn: k.ASN}
-	}
-	id := messageID{m.Session, m.Client.Addr, m.Time.UnixNano()}
+	by, id := voiceOf(k), messageID{m.Session, m.Client.Addr, m.Time.UnixNano()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w := s.witness(by)
+	h := w.find(id)
 	switch {
-	case w != nil && w.message == id:
-	case !standing:
+	case h != nil:
+	case !standing, w != nil && within(m.Time, w.messages[0].at, heardEvery):
 		return nil
 	default:
-		w = s.step(w, by, m.Time)
-		w.message = id
+		h = s.step(w, by, &heard{id: id, at: m.Time, said: map[policy.Source]policy.Class{}})
 	}
 	for _, v := range m.Verdicts {
-		if !watched(v.Source) || v.Said() != policy.Spam {
-			continue
-		}
-		if s.usual[v.Source] == nil {
-			s.usual[v.Source] = &share{usualSpam, usualSeen}
-		}
-		if _, known := w.spam[v.Source]; !known {
-			w.call(v.Source, m.Time)
+		if said := v.Said(); watched(v.Source) && said != policy.None {
+			h.said[v.Source] = said
+			if said == policy.Spam && s.known[v.Source] == nil {
+				s.known[v.Source] = &share{usualSpam, usualSeen}
+			}
 		}
 	}
-	for source := range s.usual {
+	for source := range s.known {
 		if slices.Contains(believed, source) {
-			s.trust(source)
+			delete(s.distrusted, source)
 		} else if t, turned := s.judge(source, m.Time); turned {
 			turns = append(turns, t)
 		}
@@ -171,90 +207,157 @@ func (s *Sources) witness(by voice) *witness {
 	return nil
 }
 
-// step makes a network the last one heard of, with a new message. The one before it is counted.
-func (s *Sources) step(w *witness, by voice, at time.Time) *witness {
+func (w *witness) find(id messageID) *heard {
 	if w == nil {
-		w = &witness{by: by}
-		if len(s.witnesses) == mostWitnesses {
-			s.count(s.witnesses[mostWitnesses-1])
-			s.witnesses = s.witnesses[:mostWitnesses-1]
+		return nil
+	}
+	for _, h := range w.messages {
+		if h.id == id {
+			return h
 		}
+	}
+	return nil
+}
+
+// step makes a network the last one heard of, with a new message.
+func (s *Sources) step(w *witness, by voice, h *heard) *heard {
+	if w == nil {
+		w = &witness{by: by, usual: map[policy.Source]*share{}}
+		s.witnesses = s.witnesses[:min(len(s.witnesses), mostWitnesses-1)]
 	} else {
-		s.count(w)
 		s.witnesses = slices.DeleteFunc(s.witnesses, func(o *witness) bool { return o == w })
 	}
 	s.witnesses = slices.Insert(s.witnesses, 0, w)
-	w.before, w.spam, w.at = w.spam, nil, at
-	return w
+	s.count(w, h.at)
+	w.messages = slices.Insert(w.messages[:min(len(w.messages), mostHeard-1)], 0, h)
+	return h
 }
 
-// call takes note that a source called the last message spam.
-func (w *witness) call(source policy.Source, at time.Time) {
-	if w.spam == nil {
-		w.spam = map[policy.Source]time.Time{}
-	}
-	w.spam[source] = at
-	if before, ok := w.before[source]; ok && before.Before(at) {
-		w.spam[source] = before
-	}
-}
-
-// count counts the last message of a network into what the sources usually do.
-func (s *Sources) count(w *witness) {
-	if within(w.at, w.counted, usualEvery) {
+// count counts a message of a network into what the sources usually say of it: the last one of
+// which all have spoken.
+func (s *Sources) count(w *witness, at time.Time) {
+	i := slices.IndexFunc(w.messages, func(h *heard) bool { return at.Sub(h.at) >= settled })
+	if i < 0 || within(at, w.counted, usualEvery) {
 		return
 	}
-	w.counted = w.at
-	for source, u := range s.usual {
+	w.counted = at
+	for source, all := range s.known {
 		if s.distrusted[source].Distrusted {
+			// What it says now is not what it usually says.
 			continue
 		}
-		u.seen++
-		if _, spam := w.spam[source]; spam {
-			u.spam++
+		if w.usual[source] == nil {
+			w.usual[source] = &share{}
 		}
-		if u.seen > usualOver {
-			u.seen, u.spam = u.seen/2, u.spam/2
-		}
+		spam := w.messages[i].said[source] == policy.Spam
+		all.add(spam)
+		w.usual[source].add(spam)
 	}
 }
 
-// calls reports whether a source calls the last message of a network spam at a time, and since when
-// it has called its messages so. As long as it may not have spoken, what it said before holds.
-func (w *witness) calls(source policy.Source, at time.Time) (since time.Time, ok bool) {
-	if since, ok = w.spam[source]; !ok && at.Sub(w.at) < settled {
-		since, ok = w.before[source]
+func (u *share) add(spam bool) {
+	u.seen++
+	if spam {
+		u.spam++
 	}
-	return since, ok
+	if u.seen > usualOver {
+		u.seen, u.spam = u.seen/2, u.spam/2
+	}
+}
+
+// usually is the share of a network's messages that a source usually calls spam, by what it says of
+// all networks and of this one.
+func (s *Sources) usually(w *witness, source policy.Source) float64 {
+	all := s.known[source].spam / s.known[source].seen
+	u := w.usual[source]
+	if u == nil {
+		return all
+	}
+	return (ofNetwork*all + u.spam) / (ofNetwork + u.seen)
+}
+
+// calls reports how many of a network's last messages a source calls spam at a time, one after the
+// other, and of how many. Of a new message of which the source has not spoken nothing is known; the
+// last one that is settled stands for it then.
+func (w *witness) calls(source policy.Source, at time.Time) (run, of int) {
+	messages := w.messages
+	if h := messages[0]; h.said[source] == "" && at.Sub(h.at) < settled {
+		i := slices.IndexFunc(messages, func(h *heard) bool { return at.Sub(h.at) >= settled })
+		if i < 0 {
+			return 0, 0
+		}
+		messages = messages[i:]
+	}
+	for _, h := range messages {
+		if h.said[source] == policy.Spam {
+			if run++; run == mostRun {
+				break
+			}
+		} else if h.said[source] != "" || at.Sub(h.at) >= settled {
+			break
+		}
+	}
+	return run, max(run, 1)
+}
+
+// since is the time of the first message in a row that a source called spam, of those remembered,
+// and of the last of them.
+func (w *witness) since(source policy.Source) (first, last time.Time) {
+	for _, h := range w.messages {
+		switch {
+		case h.said[source] == policy.Spam:
+			if first = h.at; last.IsZero() {
+				last = h.at
+			}
+		case !last.IsZero() && h.said[source] != "":
+			return first, last
+		}
+	}
+	return first, last
 }
 
 // judge finds whether a source turns.
 func (s *Sources) judge(source policy.Source, at time.Time) (t Turn, turned bool) {
 	t, distrusted := s.distrusted[source]
 	if distrusted {
-		if turned = s.acquitted(source, t, at); turned {
+		if t.decided.After(at) {
+			// The clock was ahead.
+			t.decided = at
+			s.distrusted[source] = t
+		}
+		if turned = s.acquitted(&t, at); turned {
 			t.Distrusted = false
-			s.trust(source)
+			delete(s.distrusted, source)
+			t.decided = at
+			s.last[source] = t
 		}
 		return t, turned
 	}
-	usual := s.usual[source].spam / s.usual[source].seen
-	t = Turn{Source: source, Distrusted: true, Usual: usual, Since: at, decided: at}
-	seen := 0
+	t = Turn{Source: source, Distrusted: true, Since: at, decided: at, accused: map[voice]time.Time{}}
+	spam, seen, usual, expected := 0, 0, 0.0, 0.0
 	for _, w := range s.witnesses {
-		if at.Sub(w.at) > witnessFor {
+		if at.Sub(w.messages[0].at) > witnessFor {
 			break
 		}
-		seen++
-		since, spam := w.calls(source, at)
-		if !spam {
+		run, of := w.calls(source, at)
+		usually := s.usually(w, source) * float64(of)
+		seen, usual = seen+of, usual+usually
+		expected += max(severe*usually, leastUsual*float64(of))
+		if run == 0 {
 			continue
 		}
+		spam += run
 		t.Networks++
-		if since.Before(t.Since) {
-			t.Since = since
+		first, last := w.since(source)
+		t.accused[w.by] = first
+		if last.Before(t.Since) {
+			t.Since = last
 		}
-		if unlikely(t.Networks, seen, max(usual, leastUsual)) {
+		if t.Networks >= leastNetworks && unlikely(spam, seen, expected/float64(seen)) {
+			t.Usual = usual / float64(seen)
+			if last, ok := s.last[source]; ok && within(at, last.decided, relapseWithin) {
+				t.Relapse = last.Relapse + 1
+			}
 			s.distrusted[source] = t
 			return t, true
 		}
@@ -262,29 +365,36 @@ func (s *Sources) judge(source policy.Source, at time.Time) (t Turn, turned bool
 	return t, false
 }
 
-// trust trusts a source again, and forgets what it called spam until then.
-func (s *Sources) trust(source policy.Source) {
-	delete(s.distrusted, source)
-	for _, w := range s.witnesses {
-		delete(w.spam, source)
-		delete(w.before, source)
+// acquitted reports whether a source is no longer distrusted.
+func (s *Sources) acquitted(t *Turn, at time.Time) bool {
+	age := at.Sub(t.decided)
+	least := distrustRelapsed
+	if t.Relapse < 6 {
+		least = min(distrustLeast<<(2*t.Relapse), distrustRelapsed)
 	}
+	if age < least || age > distrustMost {
+		return age > distrustMost
+	}
+	seen, spam := 0, 0
+	for _, w := range s.witnesses {
+		if seen == t.Networks || !w.messages[0].at.After(t.decided) {
+			break
+		}
+		switch run, of := w.calls(t.Source, at); {
+		case run > 0:
+			seen, spam = seen+1, spam+1
+		case of > 0 && !w.refused():
+			seen++
+		}
+	}
+	return (seen == t.Networks || seen >= acquitLeast && age >= acquitAfter) && 4*spam <= seen
 }
 
-// acquitted reports whether as many networks as a source is distrusted for were heard of since, and
-// it called none of their last messages spam.
-func (s *Sources) acquitted(source policy.Source, t Turn, at time.Time) bool {
-	seen := 0
-	for _, w := range s.witnesses {
-		if _, spam := w.spam[source]; spam || !w.at.After(t.decided) {
-			return false
-		}
-		if _, spam := w.calls(source, at); spam || len(w.spam) > 0 {
-			// It may not have spoken yet, or had nothing to speak of: another source refused the
-			// message.
-			continue
-		}
-		if seen++; seen == t.Networks {
+// refused reports whether any source called a network's last message spam: it may have been refused
+// then, and the others had nothing to speak of.
+func (w *witness) refused() bool {
+	for _, said := range w.messages[0].said {
+		if said == policy.Spam {
 			return true
 		}
 	}

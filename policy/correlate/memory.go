@@ -76,13 +76,13 @@ func (c *Correlator) Forgot(n netip.Prefix) {
 	}
 }
 
-// Distrust takes back what a source called spam of the messages since a time, and returns the
-// corrections of those that were observed.
-func (c *Correlator) Distrust(source policy.Source, since time.Time) (corrections []*policy.Correction) {
+// Distrust takes back what a source called spam of each client's messages from a time on, and
+// returns the corrections of those that were observed.
+func (c *Correlator) Distrust(source policy.Source, from func(client netip.Addr) time.Time) (corrections []*policy.Correction) {
 	var told []*entry
 	c.mu.Lock()
 	for _, e := range c.order {
-		if _, some := e.Verdicts.Distrust(source); some && !e.Time.Before(since) {
+		if e.Client.Addr.IsValid() && e.Verdicts.Accuses(source) && !e.Time.Before(from(e.Client.Addr)) {
 			told = append(told, e)
 		}
 	}
@@ -98,12 +98,10 @@ func (c *Correlator) distrust(source policy.Source, some []*entry) (corrections 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range some {
-		e.Verdicts, _ = e.Verdicts.Distrust(source)
-		if e.observation != nil {
-			continue
-		}
-		was := e.Verdict
-		if e.Verdict = e.Verdicts.Resolve(); e.Verdict != was {
+		e.Verdicts = e.Verdicts.Distrust(source)
+		// Where another verdict counts, or what was learnt has been forgotten, nothing changes.
+		if was := e.Verdict; e.observation == nil && was.Source == source {
+			e.Verdict = e.Verdicts.Resolve()
 			corrections = append(corrections, &policy.Correction{Message: e.Message, Was: was})
 		}
 	}

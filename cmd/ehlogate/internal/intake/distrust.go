@@ -1,7 +1,13 @@
 package intake
 
 import (
+	"context"
+	"log/slog"
+	"math"
+	"net/netip"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/behaviour"
@@ -16,7 +22,7 @@ type distrusted struct {
 // weigh makes a verdict of an assessment. That of a source that is distrusted says nothing.
 func (in *Intake) weigh(a policy.Assessment) policy.Verdict {
 	v := in.Settings().Weights.Weigh(a)
-	if v.Class == policy.None || !in.Sources.Distrusts(v.Source) {
+	if v.Class == policy.None || !in.Sources.Distrusts(v.Source) || slices.Contains(in.Settings().Believed, v.Source) {
 		return v
 	}
 	in.Stats.Distrusted.Add(1)
@@ -31,6 +37,23 @@ func (in *Intake) hear(m *policy.Message, standing bool) {
 	}
 }
 
+// restoredMost is how many messages of before a restart are heard again.
+const restoredMost = 1000
+
+// hearRestored hears messages of the event log again, so that a source that is mad is known sooner.
+func (in *Intake) hearRestored(messages []*policy.Message) {
+	for _, m := range messages {
+		if !m.Teachable() {
+			continue
+		}
+		_, known := in.Judge.Explain(m.Client.Addr)
+		if known.Unavailable {
+			return
+		}
+		in.hear(m, known.OfLongStanding(in.Now()))
+	}
+}
+
 // turn says that sources are distrusted, or trusted again, and has what they said taken back.
 func (in *Intake) turn(turns []behaviour.Turn) {
 	for _, t := range turns {
@@ -38,8 +61,12 @@ func (in *Intake) turn(turns []behaviour.Turn) {
 			in.Log.Info("a source of verdicts is as it was before, and is learnt from again", "source", t.Source)
 			continue
 		}
-		in.Log.Error("a source of verdicts calls the mail of hosts of long standing spam: nothing is learnt from it until that is over, and what it called spam since then is taken back; look at the filter, or at the rule",
-			"source", t.Source, "networks", t.Networks, "usual", t.Usual, "since", t.Since)
+		level := slog.LevelError
+		if t.Relapse > 0 {
+			level = slog.LevelInfo
+		}
+		in.Log.Log(context.Background(), level, "a source of verdicts calls mail of hosts with a long good record spam: nothing is learnt from it until that is over, and what it said since it began is taken back; look at the filter, or at the rule",
+			"source", t.Source, "networks", t.Networks, "usual_percent", math.Round(100*t.Usual), "since", t.Since)
 		in.distrusted.Lock()
 		in.distrusted.turns = append(in.distrusted.turns, t)
 		in.distrusted.Unlock()
@@ -54,7 +81,8 @@ func (in *Intake) takeBack() (corrections []*policy.Correction) {
 	in.distrusted.turns = nil
 	in.distrusted.Unlock()
 	for _, t := range turns {
-		corrections = append(corrections, in.Correlator.Distrust(t.Source, t.Since)...)
+		from := func(client netip.Addr) time.Time { return t.From(in.Judge.Policy().Keys(client)) }
+		corrections = append(corrections, in.Correlator.Distrust(t.Source, from)...)
 	}
 	return corrections
 }

@@ -188,8 +188,8 @@ func TestAMadFilterSurvivesNoRestart(t *testing.T) {
 	n.grow()
 	for i := range 80 {
 		if i == 40 {
-			n.restart()
 			n.in.Sources = behaviour.NewSources()
+			n.restart()
 		}
 		n.observe(n.mail(i%wellKnown), spam(policy.FromHeader))
 		n.wait(10 * time.Second)
@@ -247,5 +247,138 @@ func TestReplaysAndFloodsOfOneSource(t *testing.T) {
 		if m := n.known(host(100 + i)).Host.Total(); m.Spam != 0 {
 			t.Errorf("%v spam was learnt of %s", m.Spam, host(100+i))
 		}
+	}
+}
+
+// A restart before it is noticed leaves nothing of the last hours: the messages of before are heard
+// again.
+func TestAMadFilterThatARestartFallsInto(t *testing.T) {
+	n := newNode(t, t.TempDir())
+	n.grow()
+	for i := range 4 {
+		for range 2 {
+			n.observe(n.mail(i), spam(policy.FromHeader))
+			n.wait(10 * time.Second)
+		}
+	}
+	noticed := len(n.in.Sources.Distrusted())
+	n.in.Sources = behaviour.NewSources()
+	n.restart()
+	for i := range 40 {
+		n.observe(n.mail(i%wellKnown), spam(policy.FromHeader))
+		n.wait(10 * time.Second)
+	}
+	if denied := n.denied(); len(denied) > 0 || n.spamOf() != 0 {
+		t.Errorf("noticed before: %d; %v are denied, %v spam is on record", noticed, denied, n.spamOf())
+	}
+}
+
+// What is noticed at the stop is taken back at the stop.
+func TestAMadFilterThatIsNoticedAtTheStop(t *testing.T) {
+	n := newNode(t, t.TempDir())
+	n.grow()
+	for i := range wellKnown {
+		n.signal(policy.Signal{Time: n.clock, Addr: host(i), Mail: true, Assessment: spam(policy.FromFeed)})
+	}
+	n.restart()
+	if n.spamOf() != 0 || len(n.in.Sources.Distrusted()) != 1 {
+		t.Errorf("%v spam is on record", n.spamOf())
+	}
+}
+
+// Messages that accuse a source cost its convictions of before nothing, nor can one host that was
+// broken into keep it distrusted.
+func TestAttackByAccusingTheFilter(t *testing.T) {
+	n := newNode(t, t.TempDir())
+	n.grow()
+	withheld := func() (n1 int) {
+		for d := 100; d < 104; d++ {
+			if n.in.Judge.Decide(host(d)).Withhold {
+				n1++
+			}
+		}
+		return n1
+	}
+	round := func() {
+		n.observe(n.mail(0), spam(policy.FromHeader))
+		for d := 100; d < 104; d++ {
+			n.observe(n.mail(d), spam(policy.FromHeader))
+		}
+		for i := 1; i < wellKnown; i++ {
+			n.observe(n.mail(i), ham)
+		}
+		n.wait(10 * time.Minute)
+	}
+	for range 9 {
+		round()
+	}
+	for k := 0; k < 40 && len(n.in.Sources.Distrusted()) == 0; k++ {
+		n.observe(n.mail(k%wellKnown), spam(policy.FromHeader))
+		n.wait(time.Second)
+	}
+	n.wait(time.Second)
+	if len(n.in.Sources.Distrusted()) != 1 || withheld() != 4 {
+		t.Errorf("%+v; %d of 4 drones are denied STARTTLS", n.in.Sources.Distrusted(), withheld())
+	}
+	for range 12 {
+		round()
+	}
+	if len(n.in.Sources.Distrusted()) != 0 || !n.in.Judge.Decide(host(0)).Withhold {
+		t.Error("one host keeps the filter distrusted")
+	}
+}
+
+// Where silence means ham, a source that is not believed was not silent.
+func TestWhatIsNotBelievedIsNoSilence(t *testing.T) {
+	n := newNode(t, t.TempDir())
+	n.grow()
+	silence := ham
+	silence.Source = policy.FromSilence
+	for i := range 40 {
+		for _, h := range []int{i % wellKnown, 100} {
+			o := n.mail(h)
+			n.observe(o, silence)
+			n.wait(time.Second)
+			n.signal(policy.Signal{Time: o.Time, Addr: o.Client.Addr, QueueID: o.QueueID, Mail: true, Assessment: spam(policy.FromRspamd)})
+		}
+		n.wait(20 * time.Second)
+	}
+	if m := n.known(host(100)).Host.Total(); m.Ham != 0 || len(n.in.Sources.Distrusted()) != 1 {
+		t.Errorf("all of it was called spam by a source that is distrusted: %+v", m)
+	}
+}
+
+// What was forgotten, or was not believed once, does not come back.
+func TestWhatIsTakenBackDoesNotComeBack(t *testing.T) {
+	n := newNode(t, t.TempDir())
+	n.grow()
+	for range 5 {
+		n.observe(n.mail(100), spam(policy.FromHeader), spam(policy.FromMilterReject))
+		n.wait(time.Second)
+	}
+	n.in.Forgot(netip.PrefixFrom(host(100), 24).Masked())
+	n.must(<-n.memory.Learn(n.in.Judge.Policy().Keys(host(100)), policy.Lesson{At: n.clock, Spam: -5}))
+	var sent []*policy.Observation
+	for range 3 {
+		for i := range wellKnown {
+			o := n.mail(i)
+			n.observe(o, spam(policy.FromHeader))
+			sent = append(sent, o)
+			n.wait(10 * time.Second)
+		}
+	}
+	if spam := n.known(host(100)).Host.Total().Spam; spam != 0 || n.spamOf() != 0 || len(n.in.Sources.Distrusted()) != 1 {
+		t.Errorf("%v spam of a host that was forgotten, %v of others", spam, n.spamOf())
+	}
+	n.settings.Believed = []policy.Source{policy.FromHeader}
+	for _, o := range sent {
+		n.signal(policy.Signal{Time: o.Time, Addr: o.Client.Addr, QueueID: o.QueueID, Mail: true, Assessment: spam(policy.FromHeader)})
+	}
+	if n.spamOf() != 0 {
+		t.Errorf("told again: %v spam", n.spamOf())
+	}
+	n.observe(n.mail(101), spam(policy.FromHeader))
+	if m := n.known(host(101)).Host.Total(); m.Spam != 1 {
+		t.Error("who is believed is not believed at once")
 	}
 }

@@ -128,6 +128,7 @@ func (in *Intake) Restore() error {
 	for _, m := range known {
 		in.restore(m)
 	}
+	in.hearRestored(known[max(0, len(known)-restoredMost):])
 	return err
 }
 
@@ -188,7 +189,8 @@ func (in *Intake) compare(o *policy.Observation) (standing bool) {
 	d, known := in.Judge.Explain(o.Client.Addr)
 	now := in.Now()
 	standing = known.OfLongStanding(now)
-	o.Backscatter = o.Bounce && standing
+	few := in.Variety.FewBounces(d.Host, o.Bounce, o.Time)
+	o.Backscatter = o.Bounce && standing && few
 	if o.Outcome != policy.Accepted {
 		return standing
 	}
@@ -302,7 +304,7 @@ func (in *Intake) UnknownUser(client netip.Addr, recipient string, at time.Time)
 // wait. A signal that does not name its client teaches nothing.
 func (in *Intake) Conclude(all bool) (receipts []Receipt) {
 	due, corrections := in.Correlator.Due(all)
-	for _, c := range append(corrections, in.takeBack()...) {
+	for _, c := range corrections {
 		receipts = append(receipts, in.correct(c))
 	}
 	for _, o := range due {
@@ -314,6 +316,9 @@ func (in *Intake) Conclude(all bool) (receipts []Receipt) {
 		o.Decision, known = in.Judge.Explain(o.Client.Addr)
 		in.hear(&o.Message, known.OfLongStanding(in.Now()))
 		receipts = append(receipts, in.record(o))
+	}
+	for _, c := range in.takeBack() {
+		receipts = append(receipts, in.correct(c))
 	}
 	return receipts
 }

@@ -126,7 +126,7 @@ func (r *reader) settle() {
 	}
 	doubtful := func(s *step) bool {
 		h, n := hosts[s.host], networks[s.network]
-		return !s.person && (h.spam > h.ham || h.ham <= fewHam && n.spam > n.ham)
+		return !s.person && (h.spam > 0 && h.spam >= h.ham || h.ham <= fewHam && n.spam > n.ham)
 	}
 	seen := 0
 	for i := range r.steps {
@@ -155,9 +155,6 @@ func (r *reader) row(row *eventlog.Row) {
 	if row.Time.After(r.Last) {
 		r.Last = row.Time
 	}
-	if !row.Addr.IsValid() {
-		return
-	}
 	m := row.Message()
 	switch {
 	case row.Correction && row.Of.Before(r.First):
@@ -178,15 +175,19 @@ func (r *reader) row(row *eventlog.Row) {
 		}
 		return
 	}
+	_, again := r.sessions[row.Session]
+	if row.Session != "" {
+		r.sessions[row.Session] = struct{}{}
+	}
+	if !row.Addr.IsValid() {
+		return
+	}
 	s := r.step(row.Time, row.Addr)
 	s.truth, s.person = truthOf(row.Verdict.Class), row.Verdict.Source.People()
 	s.tls = row.TLS || row.STARTTLS == policy.Withheld
-	if _, again := r.sessions[row.Session]; !again || row.Session == "" {
+	if !again {
 		s.decided = true
 		r.Sessions++
-		if row.Session != "" {
-			r.sessions[row.Session] = struct{}{}
-		}
 	}
 	if l, ok := m.Lesson(); ok {
 		s.teach(l)
