@@ -74,7 +74,7 @@ func sumsEqualTheLogs(t testing.TB, daemons ...*mx.Daemon) {
 			at, err := time.Parse(time.RFC3339Nano, e.Time)
 			must(t, err)
 			judge.Learn(&policy.Message{
-				Time: at, Client: policy.Client{Addr: netip.MustParseAddr(e.Client.Addr)}, Mail: e.Event == "message",
+				Time: at, Client: policy.Client{Addr: netip.MustParseAddr(e.Client.Addr)}, Mail: e.Event == "message", HamShare: e.HamShare,
 				Verdict: policy.Verdict{Class: policy.Class(e.Verdict.Class), Weight: 1},
 			})
 			messages++

@@ -63,7 +63,9 @@ type Sources struct {
 	// witnesses are in the order in which they were last heard of, the last one first.
 	witnesses []*witness
 	// known are the sources that ever called anything spam, with what is usual of all networks.
-	known      map[policy.Source]*share
+	known map[policy.Source]*share
+	// counted are the messages that were counted for what is usual.
+	counted    float64
 	distrusted map[policy.Source]Turn
 	// last is when each source was last distrusted.
 	last map[policy.Source]Turn
@@ -104,7 +106,9 @@ type witness struct {
 	// messages are its last ones, the last one first.
 	messages []*heard
 	usual    map[policy.Source]*share
-	counted  time.Time
+	// counted are its messages that were counted for what is usual, last is when.
+	counted float64
+	last    time.Time
 }
 
 // heard is a message, and what each source said of it.
@@ -184,7 +188,7 @@ func (s *Sources) Hear(m *policy.Message, k policy.Keys, standing bool, believed
 		if said := v.Said(); watched(v.Source) && said != policy.None {
 			h.said[v.Source] = said
 			if said == policy.Spam && s.known[v.Source] == nil {
-				s.known[v.Source] = &share{usualSpam, usualSeen}
+				s.known[v.Source] = &share{usualSpam, min(usualSeen+s.counted, usualOver)}
 			}
 		}
 	}
@@ -237,17 +241,18 @@ func (s *Sources) step(w *witness, by voice, h *heard) *heard {
 // which all have spoken.
 func (s *Sources) count(w *witness, at time.Time) {
 	i := slices.IndexFunc(w.messages, func(h *heard) bool { return at.Sub(h.at) >= settled })
-	if i < 0 || within(at, w.counted, usualEvery) {
+	if i < 0 || within(at, w.last, usualEvery) {
 		return
 	}
-	w.counted = at
+	w.last = at
+	defer func() { w.counted, s.counted = min(w.counted+1, usualOver), min(s.counted+1, usualOver) }()
 	for source, all := range s.known {
 		if s.distrusted[source].Distrusted {
 			// What it says now is not what it usually says.
 			continue
 		}
 		if w.usual[source] == nil {
-			w.usual[source] = &share{}
+			w.usual[source] = &share{seen: w.counted}
 		}
 		spam := w.messages[i].said[source] == policy.Spam
 		all.add(spam)

@@ -240,7 +240,7 @@ func TestWhatAnotherSourceRefusedAcquitsNobody(t *testing.T) {
 func TestASourceIsNotDistrustedForEver(t *testing.T) {
 	mad := func() *senders {
 		s := newSenders()
-		s.sane(8, 20)
+		s.sane(8, 200)
 		for i := range 40 {
 			s.send(i%8, policy.Spam)
 		}

@@ -197,7 +197,8 @@ type Event struct {
 	}
 	FromDomain    string `json:"from_domain"`
 	Rcpts         int
-	RcptsRejected int `json:"rcpts_rejected"`
+	RcptsRejected int     `json:"rcpts_rejected"`
+	HamShare      float64 `json:"ham_share"`
 	Verdict       Verdict
 	// Said is what each source said, where there were several; Was what a correction's verdict was
 	// before.
