@@ -1,6 +1,9 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
 	"io"
 	"os"
 
@@ -12,21 +15,37 @@ import (
 )
 
 // traceFlag names the trace that a command reads.
-var traceFlag = &cli.StringFlag{Name: "trace", Usage: "`FILE` of events, one JSON object a line; - is standard input"}
+var traceFlag = &cli.StringFlag{Name: "trace", Usage: "`FILE` of events, one JSON object a line, compressed with gzip or not; - is standard input"}
 
-// openTrace opens a trace, and tells its size, -1 where that is not known.
+// trace is a trace to read, and what to close.
+type trace struct {
+	io.Reader
+	io.Closer
+}
+
+// openTrace opens a trace, compressed with gzip or not, and tells its size, -1 where that is not
+// known.
 func openTrace(name string) (io.ReadCloser, int64, error) {
-	if name == "-" {
-		return io.NopCloser(os.Stdin), -1, nil
+	f, size := os.Stdin, int64(-1)
+	if name != "-" {
+		var err error
+		if f, err = os.Open(name); err != nil {
+			return nil, 0, err
+		}
+		if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
+			size = info.Size()
+		}
 	}
-	f, err := os.Open(name)
+	plain := bufio.NewReader(f)
+	if magic, _ := plain.Peek(2); !bytes.Equal(magic, []byte{0x1f, 0x8b}) {
+		return trace{plain, f}, size, nil
+	}
+	unpacked, err := gzip.NewReader(plain)
 	if err != nil {
+		f.Close()
 		return nil, 0, err
 	}
-	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
-		return f, info.Size(), nil
-	}
-	return f, -1, nil
+	return trace{unpacked, f}, -1, nil
 }
 
 // policyFor is the policy of a configuration for a trace, with the autonomous systems as they are

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -127,7 +128,7 @@ type tuned struct {
 func triedOf(r tune.Result) tried {
 	return tried{
 		HalfLife: config.FormatDuration(r.Params.HalfLife), NetworkHalfLife: config.FormatDuration(r.Params.NetworkHalfLife), Prior: r.Params.Prior,
-		Enter: r.Bad.Enter, Leave: r.Bad.Leave, Avoided: r.Whole.Avoided(), SpamWithheld: r.Whole.SpamShare(), Harmed: r.Whole.Harm(), HarmedLate: r.Late.Harm(),
+		Enter: r.Bad.Enter, Leave: math.Round(100*r.Bad.Leave) / 100, Avoided: r.Whole.Avoided(), SpamWithheld: r.Whole.SpamShare(), Harmed: r.Whole.Harm(), HarmedLate: r.Late.Harm(),
 	}
 }
 
@@ -166,8 +167,12 @@ func tunedText(h *tune.History, results []tune.Result, harm float64, chosen tune
 		row(chosen, "chosen")
 	}
 	w.Flush()
-	fmt.Fprintf(&b, "\nSpam avoided: the share of the spam over TLS that would not have been offered it. Ham harmed: the share of the\n"+
-		"sessions with ham that would have been denied STARTTLS.")
+	of := "spam over TLS"
+	if results[0].Whole.TLS == 0 {
+		of = "spam, none of which was over TLS,"
+	}
+	fmt.Fprintf(&b, "\nSpam avoided: the share of the %s that would not have been offered it. Ham harmed: the share of the\n"+
+		"sessions with ham that would have been denied STARTTLS.", of)
 	if h.Doubtful > 0 {
 		fmt.Fprintf(&b, " Left out of it: %s taken for ham of hosts or networks\n"+
 			"that sent mostly spam, which may be spam that the filter missed; \"ehlogate learn ham\" settles it.", plural(h.Doubtful, "session"))
@@ -181,7 +186,11 @@ func tunedText(h *tune.History, results []tune.Result, harm float64, chosen tune
 		fmt.Fprintf(&b, "Nothing avoids more at %.4g %% of harm than the setting in force.\n", 100*harm)
 		return b.String()
 	}
-	fmt.Fprintf(&b, "For %.4g %% of harm or less, which is %s of ham here:\n\n%s", 100*harm, plural(int(harm*float64(h.Ham)), "session"), chosenTOML(chosen))
+	fmt.Fprintf(&b, "For %.4g %% of harm or less, which is %s of ham here, put this in the place of what the configuration says:\n\n%s",
+		100*harm, plural(int(harm*float64(h.Ham)), "session"), chosenTOML(results[0], chosen))
+	if h.Spam < enoughToTune || h.Ham < enoughToTune {
+		fmt.Fprintf(&b, "\nThis is chosen by %s of spam and %d of ham, which is too few: wait for more.\n", plural(h.Spam, "session"), h.Ham)
+	}
 	return b.String()
 }
 
@@ -201,10 +210,29 @@ func thinned(best []tune.Result, most float64) (some []tune.Result) {
 	return some
 }
 
-func chosenTOML(r tune.Result) string {
-	t := triedOf(r)
-	return fmt.Sprintf("[[policy.tier]]\nname = \"bad\"\nenter = %g\nleave = %.4g\n\n[reputation]\nhalf_life = %q\nnetwork_half_life = %q\nprior = %g\n",
-		t.Enter, t.Leave, t.HalfLife, t.NetworkHalfLife, t.Prior)
+// enoughToTune is how many sessions of spam, and of ham, it takes to choose by them.
+const enoughToTune = 1000
+
+// chosenTOML is what a setting changes in the configuration.
+func chosenTOML(inForce, chosen tune.Result) string {
+	var b strings.Builder
+	was, is := triedOf(inForce), triedOf(chosen)
+	if is.Enter != was.Enter {
+		fmt.Fprintf(&b, "[[policy.tier]]\nname = \"bad\"\nenter = %g\nleave = %.4g\n\n", is.Enter, is.Leave)
+	}
+	if chosen.Params != inForce.Params {
+		fmt.Fprintln(&b, "[reputation]")
+	}
+	if is.HalfLife != was.HalfLife {
+		fmt.Fprintf(&b, "half_life = %q\n", is.HalfLife)
+	}
+	if is.NetworkHalfLife != was.NetworkHalfLife {
+		fmt.Fprintf(&b, "network_half_life = %q\n", is.NetworkHalfLife)
+	}
+	if is.Prior != was.Prior {
+		fmt.Fprintf(&b, "prior = %g\n", is.Prior)
+	}
+	return b.String()
 }
 
 // tradeOff draws the most spam that is avoided at each share of harm.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,6 +13,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/tune"
+	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
 // tunes runs tune over a trace, and returns what it printed.
@@ -149,6 +153,42 @@ func TestTuneDecidesAsReplayDoes(t *testing.T) {
 		if got := withheld(decisions, truth); math.Abs(got-r.SpamWithheld) > 1e-9 {
 			t.Errorf("%+v; by replay %v", r, got)
 		}
+	}
+}
+
+// A trace that was rotated and compressed is read like another.
+func TestATraceCanBeCompressed(t *testing.T) {
+	plain := someMail(2000)
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	w.Write([]byte(plain))
+	w.Close()
+	if a, b := tunedFrom(t, plain), tunedFrom(t, packed.String()); a.InForce != b.InForce || a.Sessions != b.Sessions {
+		t.Errorf("%+v, compressed %+v", a.InForce, b.InForce)
+	}
+	if decisions, _ := replayed(t, packed.String()); strings.Count(decisions, "starttls") != 2000 {
+		t.Error("replay does not read it")
+	}
+	if status, _, stderr := tunes(t, packed.String()[:packed.Len()/2]); status != wanting || !strings.Contains(stderr, "trace: line ") {
+		t.Errorf("cut short: status %d, %s", status, stderr)
+	}
+}
+
+// What is to be changed is printed, and no more, and a choice by few sessions says so.
+func TestTunePrintsWhatChanges(t *testing.T) {
+	inForce := tune.Result{Setting: tune.Setting{Params: reputation.DefaultParams, Bad: reputation.DefaultThresholds.Bad}}
+	chosen := inForce
+	chosen.Params.HalfLife = time.Hour
+	if got := chosenTOML(inForce, chosen); got != "[reputation]\nhalf_life = \"1h\"\n" {
+		t.Errorf("%q", got)
+	}
+	chosen = inForce
+	chosen.Bad = reputation.Threshold{Enter: 2.6, Leave: 2.4000000000000004}
+	if got := chosenTOML(inForce, chosen); got != "[[policy.tier]]\nname = \"bad\"\nenter = 2.6\nleave = 2.4\n\n" {
+		t.Errorf("%q", got)
+	}
+	if _, stdout, _ := tunes(t, someMail(100), "--harm", "100%"); !strings.Contains(stdout, "too few") && !strings.Contains(stdout, "Nothing avoids more") {
+		t.Error(stdout)
 	}
 }
 

@@ -114,7 +114,7 @@ func TestRspamdGoesMad(t *testing.T) {
 	}
 	status := x.command("status")
 	for _, source := range []string{"header", "rspamd", "milter-reject"} {
-		if !strings.Contains(status, "nothing is learnt from "+source) || strings.Count(x.daemon.Log(), "source="+source+" networks") != 1 {
+		if !strings.Contains(status, source+" has called mail of hosts with a long good record spam") || strings.Count(x.daemon.Log(), "source="+source+" networks") != 1 {
 			t.Errorf("%s is not said to be mad, or more than once:\n%s", source, status)
 		}
 	}

@@ -219,7 +219,7 @@ func parseRow(line []byte) (r Row, err error) {
 		Mail: v.Event == KindMessage || v.Event == "" && v.Verdict.Class != policy.None, STARTTLS: v.STARTTLS, CorrectionOf: v.CorrectionOf,
 		Verdict: *v.Verdict,
 	}
-	if v.Event == KindCorrection {
+	if v.Event == KindCorrection && v.CorrectionOf == 0 {
 		if err := r.readCorrection(line); err != nil {
 			return Row{}, err
 		}

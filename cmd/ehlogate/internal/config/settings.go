@@ -84,7 +84,7 @@ var settings = []Setting{
 	{"verdict.traps", "recipients that are spam traps: addresses, domains, and files with one of these a line", func(c *Config, v value) error { return c.setTraps(v) }},
 	{"verdict.log_file", "the MTA's log that is followed: a file, journal, journal:DIRECTORY, or - for standard input", func(c *Config, v value) error { return c.setLogFile(v) }},
 	{"verdict.services", "names under which the mail exchanger's smtpd logs, such as postfix or postfix/mx, where its users' services have others", func(c *Config, v value) error { return c.setServices(v) }},
-	{"verdict.believed", "sources that are believed even when they suddenly call the mail of hosts of long standing spam", func(c *Config, v value) error { return c.setBelieved(v) }},
+	{"verdict.believed", "sources that are believed even when they suddenly call mail of hosts with a long good record spam", func(c *Config, v value) error { return c.setBelieved(v) }},
 	{"verdict.rspamd_feed", "take verdicts at /feed/rspamd and /feed/verdict, with the token of http.feed_token_file or over a unix socket", boolean(func(c *Config) *bool { return &c.Feed })},
 	{"verdict.local_feed", "take them without a token from any program on this host", boolean(func(c *Config) *bool { return &c.LocalFeed })},
 	{ownNetworks, "relays inside, whose Received lines are believed: learn takes the first other host for the client; private addresses are never one", networks(func(c *Config) *[]netip.Prefix { return &c.OwnNetworks })},

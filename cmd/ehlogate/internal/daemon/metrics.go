@@ -51,7 +51,7 @@ func (d *Daemon) register(r prometheus.Registerer) {
 	counter("signals_orphaned_total", "Signals about an unknown message that did not name its client.", "", "", &in.Orphaned)
 	counter("messages_reinjected_total", "Messages that an after-queue filter has put back, as the MTA's log tells.", "", "", &in.Reinjected)
 	counter("dnsbl_resolver_refused_total", "Refusals by DNS block lists that are about our resolver: the MTA refuses all mail.", "", "", &in.ResolverRefused)
-	counter("verdicts_distrusted_total", "Verdicts that were not believed, because their source called the mail of hosts of long standing spam.", "", "", &in.Distrusted)
+	counter("verdicts_distrusted_total", "Verdicts that came while their source was distrusted.", "", "", &in.Distrusted)
 	gauge(r, "sources_distrusted", "Sources of verdicts that are not believed.", func() float64 { return float64(len(d.intake.Sources.Distrusted())) })
 	counter("headers_malformed_total", "Verdict headers and Authentication-Results that could not be read.", "", "", &m.MalformedHeaders)
 	counter("feed_refused_total", "Posts of other programs that could not be read.", "", "", &d.intake.Refused)

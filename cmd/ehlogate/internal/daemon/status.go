@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -115,8 +116,10 @@ func (d *Daemon) warnings() []string {
 		all = append(all, say)
 	}
 	for _, t := range d.intake.Sources.Distrusted() {
-		all = append(all, fmt.Sprintf("nothing is learnt from %s since %s, when it called the last messages from %d networks of hosts of long standing spam (it usually does so with %.0f %% of them): look at the filter, or at the rule; if it is right, put it in verdict.believed",
-			t.Source, t.Since.Local().Format(time.DateTime), t.Networks, 100*t.Usual))
+		if !slices.Contains(d.Config().Believed, t.Source) {
+			all = append(all, fmt.Sprintf("%s has called mail of hosts with a long good record spam since %s, from %d networks (usually %.0f %% of it), and nothing has been learnt from it since: look at the filter, or at the rule; if it is right, put it in verdict.believed",
+				t.Source, t.Since.UTC().Format("2006-01-02 15:04:05Z"), t.Networks, 100*t.Usual))
+		}
 	}
 	if err := d.unread.Load(); err != nil {
 		all = append(all, "the configuration was not taken at the last reload: "+(*err).Error())
