@@ -14,8 +14,8 @@ import (
 	"github.com/ehlogate/ehlogate/contrib/e2e/redisd"
 )
 
-// broken is a rule of rspamd that hits every message with the score that is in a file, 0 where there
-// is none: what a bad map or a slip of the pen does.
+// broken is a rule of rspamd that hits every message with the score that is in a file, 0 where
+// there is none: what a bad map or a slip of the pen does.
 const broken = `
 rspamd_config.BROKEN = {
   callback = function(task)

@@ -25,10 +25,10 @@ const (
 	// always was, or twice as severe: for a wave of spam through honest providers it is.
 	chance = 1e-7
 	severe = 2
-	// usualSpam of usualSeen messages are what a source calls spam before anything is known; what it
-	// says of all networks counts as much as ofNetwork messages of each. leastUsual is the least that
-	// is believed. One message of a network counts for what is usual in usualEvery, so that an hour
-	// changes little, and usualOver are remembered, a week.
+	// usualSpam of usualSeen messages are what a source calls spam before anything is known; what
+	// it says of all networks counts as much as ofNetwork messages of each. leastUsual is the least
+	// that is believed. One message of a network counts for what is usual in usualEvery, so that an
+	// hour changes little, and usualOver are remembered, a week.
 	usualSpam, usualSeen = 2.5, 50.0
 	ofNetwork            = 10.0
 	leastUsual           = 0.1
@@ -55,9 +55,9 @@ const (
 // Hosts of long standing bear witness, by the last messages of each network of theirs, or of each
 // autonomous system where that is known: no more than three messages each, so that one sender that
 // was broken into is no crowd. A source is distrusted when it called so many of them spam that this
-// cannot be by chance, given how often it usually calls the mail of those networks so. It is trusted
-// again when it calls no more than a quarter of them spam, or after a day; if it is still mad then,
-// that shows within a few messages.
+// cannot be by chance, given how often it usually calls the mail of those networks so. It is
+// trusted again when it calls no more than a quarter of them spam, or after a day; if it is still
+// mad then, that shows within a few messages.
 type Sources struct {
 	mu sync.Mutex
 	// witnesses are in the order in which they were last heard of, the last one first.
@@ -245,7 +245,6 @@ func (s *Sources) count(w *witness, at time.Time) {
 		return
 	}
 	w.last = at
-	defer func() { w.counted, s.counted = min(w.counted+1, usualOver), min(s.counted+1, usualOver) }()
 	for source, all := range s.known {
 		if s.distrusted[source].Distrusted {
 			// What it says now is not what it usually says.
@@ -258,6 +257,7 @@ func (s *Sources) count(w *witness, at time.Time) {
 		all.add(spam)
 		w.usual[source].add(spam)
 	}
+	w.counted, s.counted = min(w.counted+1, usualOver), min(s.counted+1, usualOver)
 }
 
 func (u *share) add(spam bool) {

@@ -54,10 +54,10 @@ func NewVariety() *Variety {
 // accepted, and returns the share of its weight that it counts if it is ham, above 0 and up to 1.
 //
 // Four messages to a recipient within an hour count whole, the kth counts 4/k; if there are several
-// recipients, the one that got least decides. The kth of an envelope domain within an hour, or of a minute, counts
-// 1/k^(1/4): more of them may be the burst of an honest bulk sender, of which the filter flags a
-// few. A host of standing has shown in days that it is honest: its kth message to a recipient counts
-// (4/k)^(1/2), and others whole.
+// recipients, the one that got least decides. The kth of an envelope domain within an hour, or of a
+// minute, counts 1/k^(1/4): more of them may be the burst of an honest bulk sender, of which the
+// filter flags a few. A host of standing has shown in days that it is honest: its kth message to a
+// recipient counts (4/k)^(1/2), and others whole.
 func (v *Variety) Share(host netip.Prefix, domain string, to []string, standing bool, at time.Time) float64 {
 	s, _ := v.hosts.SetIfAbsent(host, &sender{})
 	s.Lock()
@@ -109,8 +109,8 @@ func (v *Variety) hash(s string) uint64 {
 	return maphash.String(v.seed, strings.ToLower(strings.Trim(s, "<>")))
 }
 
-// withoutExtension is a recipient without the extension of its local part (RFC 5233), which makes as
-// many addresses of one mailbox as one likes.
+// withoutExtension is a recipient without the extension of its local part (RFC 5233), which makes
+// as many addresses of one mailbox as one likes.
 func withoutExtension(rcpt string) string {
 	at := strings.LastIndexByte(rcpt, '@')
 	if plus := strings.IndexByte(rcpt, '+'); plus > 0 && plus < at {

@@ -121,8 +121,8 @@ func TestACorrectionTakesBackAsMuchAsCounted(t *testing.T) {
 	n.relearn(t)
 }
 
-// A host of long standing bounces what others forged: that the filter calls the bounces spam teaches
-// nothing. A stranger that uses the null sender is judged like any other.
+// A host of long standing bounces what others forged: that the filter calls the bounces spam
+// teaches nothing. A stranger that uses the null sender is judged like any other.
 func TestBackscatterWeighsNothing(t *testing.T) {
 	n := newNode(t, t.TempDir())
 	n.grow()

@@ -64,8 +64,9 @@ func (n *node) denied() (denied []netip.Addr) {
 	return denied
 }
 
-// A filter that goes mad for an hour costs no host of long standing anything that lasts: by headers,
-// by a feed that speaks after the message, by refusals of which the log tells, and by a block list.
+// A filter that goes mad for an hour costs no host of long standing anything that lasts: by
+// headers, by a feed that speaks after the message, by refusals of which the log tells, and by a
+// block list.
 func TestAMadFilterTeachesNothing(t *testing.T) {
 	for _, source := range []policy.Source{policy.FromHeader, policy.FromRspamd, policy.FromMilterReject, policy.FromDNSBL} {
 		t.Run(string(source), func(t *testing.T) {
