@@ -194,7 +194,7 @@ func (s *Sources) Hear(m *policy.Message, k policy.Keys, standing bool, believed
 	}
 	for source := range s.known {
 		if slices.Contains(believed, source) {
-			delete(s.distrusted, source)
+			s.trust(source)
 		} else if t, turned := s.judge(source, m.Time); turned {
 			turns = append(turns, t)
 		}
@@ -332,9 +332,9 @@ func (s *Sources) judge(source policy.Source, at time.Time) (t Turn, turned bool
 		}
 		if turned = s.acquitted(&t, at); turned {
 			t.Distrusted = false
-			delete(s.distrusted, source)
 			t.decided = at
 			s.last[source] = t
+			s.trust(source)
 		}
 		return t, turned
 	}
@@ -368,6 +368,21 @@ func (s *Sources) judge(source policy.Source, at time.Time) (t Turn, turned bool
 		}
 	}
 	return t, false
+}
+
+// trust trusts a source, and forgets what it called spam until then.
+func (s *Sources) trust(source policy.Source) {
+	if _, distrusted := s.distrusted[source]; !distrusted {
+		return
+	}
+	delete(s.distrusted, source)
+	for _, w := range s.witnesses {
+		for _, h := range w.messages {
+			if h.said[source] == policy.Spam {
+				delete(h.said, source)
+			}
+		}
+	}
 }
 
 // acquitted reports whether a source is no longer distrusted.
