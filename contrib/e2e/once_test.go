@@ -174,8 +174,8 @@ func TestAMessageCountsOnceHoweverSlowItsClient(t *testing.T) {
 				s.say(250, "RSET")
 			}
 			s.say(221, "QUIT")
-			// The second within a minute counts 1/2^(1/4), in eighths.
-		}, 2, 1.875, 4},
+			// The second within a minute counts 1/2^(1/4): 1 + 7/8.
+		}, 2, 1.88, 4},
 		{"ham and at once a refused message", func(x *exchanger, client string) {
 			s := x.slowClient(client)
 			s.deliver(250, "hello")
