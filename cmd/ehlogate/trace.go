@@ -1,15 +1,13 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
-	"compress/gzip"
 	"io"
 	"os"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/milter/verdict/report"
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/asn"
 )
@@ -36,16 +34,15 @@ func openTrace(name string) (io.ReadCloser, int64, error) {
 			size = info.Size()
 		}
 	}
-	plain := bufio.NewReader(f)
-	if magic, _ := plain.Peek(2); !bytes.Equal(magic, []byte{0x1f, 0x8b}) {
-		return trace{plain, f}, size, nil
-	}
-	unpacked, err := gzip.NewReader(plain)
+	in, zipped, err := report.Unzip(f)
 	if err != nil {
 		f.Close()
 		return nil, 0, err
 	}
-	return trace{unpacked, f}, -1, nil
+	if zipped {
+		size = -1
+	}
+	return trace{in, f}, size, nil
 }
 
 // policyFor is the policy of a configuration for a trace, with the autonomous systems as they are

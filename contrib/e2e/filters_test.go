@@ -213,9 +213,10 @@ func common(filter string) []kind {
 	}
 }
 
-// TestRspamd puts a real rspamd before the daemon: it adds headers, greylists and rejects, and
-// exports what it found.
-func TestRspamd(t *testing.T) {
+// withRspamd puts a real rspamd, configured as contrib/rspamd says and with further files, before the
+// daemon, which follows Postfix's log.
+func withRspamd(t *testing.T, more map[string]string) *exchanger {
+	t.Helper()
 	redis, err := redisd.New(tempDir(t))
 	must(t, err)
 	must(t, redis.Start())
@@ -223,7 +224,6 @@ func TestRspamd(t *testing.T) {
 	x := withLog(t, "")
 	token, err := x.daemon.FeedToken()
 	must(t, err)
-	more := map[string]string{}
 	for _, name := range []string{"metadata_exporter.conf", "milter_headers.conf"} {
 		text, err := os.ReadFile(filepath.Join("../rspamd", name))
 		must(t, err)
@@ -233,6 +233,13 @@ func TestRspamd(t *testing.T) {
 	must(t, err)
 	t.Cleanup(r.Stop)
 	behind(x, r.Milter())
+	return x
+}
+
+// TestRspamd puts a real rspamd before the daemon: it adds headers, greylists and rejects, and
+// exports what it found.
+func TestRspamd(t *testing.T) {
+	x := withRspamd(t, map[string]string{})
 	newChain(x, "rspamd").sendAll(t, append([]kind{
 		{"clean", letter{subject: "hello"}, "header rspamd", "ham", 1, "accepted"},
 		{"middling", letter{subject: "score3"}, "header rspamd", "ham", 0.8066, "accepted"},

@@ -9,9 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ehlogate/ehlogate/contrib/e2e/filters"
 	"github.com/ehlogate/ehlogate/contrib/e2e/mx"
-	"github.com/ehlogate/ehlogate/contrib/e2e/redisd"
 )
 
 // broken is a rule of rspamd that hits every message with the score that is in a file, 0 where
@@ -32,26 +30,11 @@ rspamd_config.BROKEN = {
 // TestRspamdGoesMad breaks the scores of a real rspamd: for as many messages as a well-known sender
 // has in an hour it calls all mail spam, first by headers, then by refusing it.
 func TestRspamdGoesMad(t *testing.T) {
-	redis, err := redisd.New(tempDir(t))
-	must(t, err)
-	must(t, redis.Start())
-	t.Cleanup(redis.Stop)
-	x := withLog(t, "")
+	score := filepath.Join(tempDir(t), "score")
+	// Greylisting would keep the mail from being called anything.
+	x := withRspamd(t, map[string]string{"rspamd.local.lua": fmt.Sprintf(broken, score), "local.d/greylist.conf": "enabled = false;\n"})
 	token, err := x.daemon.FeedToken()
 	must(t, err)
-	dir := tempDir(t)
-	score := filepath.Join(dir, "score")
-	// Greylisting would keep the mail from being called anything.
-	more := map[string]string{"rspamd.local.lua": fmt.Sprintf(broken, score), "local.d/greylist.conf": "enabled = false;\n"}
-	for _, name := range []string{"metadata_exporter.conf", "milter_headers.conf"} {
-		text, err := os.ReadFile(filepath.Join("../rspamd", name))
-		must(t, err)
-		more["local.d/"+name] = strings.NewReplacer("127.0.0.1:8896", fmt.Sprint("127.0.0.1:", x.daemon.HTTP), "PUT THE TOKEN HERE", token).Replace(string(text))
-	}
-	r, err := filters.StartRspamd(tempDir(t), redis.Port, more)
-	must(t, err)
-	t.Cleanup(r.Stop)
-	behind(x, r.Milter())
 
 	// Well-known senders, each in a network of its own: ham of hours ago.
 	var known []string

@@ -338,7 +338,7 @@ func (s *Sources) judge(source policy.Source, at time.Time) (t Turn, turned bool
 		}
 		return t, turned
 	}
-	t = Turn{Source: source, Distrusted: true, Since: at, decided: at, accused: map[voice]time.Time{}}
+	t = Turn{Source: source, Distrusted: true, Since: at, decided: at}
 	spam, seen, usual, expected := 0, 0, 0.0, 0.0
 	for _, w := range s.witnesses {
 		if at.Sub(w.messages[0].at) > witnessFor {
@@ -354,6 +354,9 @@ func (s *Sources) judge(source policy.Source, at time.Time) (t Turn, turned bool
 		spam += run
 		t.Networks++
 		first, last := w.since(source)
+		if t.accused == nil {
+			t.accused = map[voice]time.Time{}
+		}
 		t.accused[w.by] = first
 		if last.Before(t.Since) {
 			t.Since = last

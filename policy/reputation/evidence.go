@@ -259,10 +259,14 @@ type Mass struct{ Spam, Ham float64 }
 // Total is all that the record knows, unfaded: the long slices, which hold the recent ones.
 func (e Evidence) Total() (m Mass) {
 	for _, c := range e.Past {
-		m.Spam += messages(c.Spam)
-		m.Ham += messages(c.Ham)
+		m.add(c)
 	}
 	return m
+}
+
+func (m *Mass) add(c Count) {
+	m.Spam += messages(c.Spam)
+	m.Ham += messages(c.Ham)
 }
 
 // Settled is what the record knows at a time of the time before the recent slices, unfaded.
@@ -270,9 +274,7 @@ func (e Evidence) Settled(now time.Time) (m Mass) {
 	e.advance(Slice(now))
 	newest := int64(e.Newest / SlicesPerPast)
 	for n := max(newest-Pasts+1, 0); n <= newest; n++ {
-		c := e.older(n)
-		m.Spam += messages(c.Spam)
-		m.Ham += messages(c.Ham)
+		m.add(e.older(n))
 	}
 	return m
 }

@@ -37,17 +37,26 @@ var undated = regexp.MustCompile(`^From(?: ?| -? ?| [^ ]{1,320} ?)$`)
 // fieldLine is the first line of a header.
 var fieldLine = regexp.MustCompile(`^>?[!-9;-~]+[ \t]*:|^>?From `)
 
+// Unzip reads what may be compressed with gzip, and reports whether it is.
+func Unzip(r io.Reader) (in *bufio.Reader, zipped bool, err error) {
+	in = bufio.NewReaderSize(r, 64<<10)
+	if start, _ := in.Peek(2); !bytes.Equal(start, []byte{0x1f, 0x8b}) {
+		return in, false, nil
+	}
+	unzipped, err := gzip.NewReader(in)
+	if err != nil {
+		return nil, true, fmt.Errorf("gzip: %w", err)
+	}
+	return bufio.NewReaderSize(unzipped, 64<<10), true, nil
+}
+
 // Each calls f for each message of a stream: an mbox (RFC 4155) if it begins with "From ", else one
 // message; compressed with gzip or not. What is beyond MaxMessage of a message is not looked at. It
 // ends with the stream, or with the first error of f.
 func Each(r io.Reader, f func(raw []byte) error) error {
-	in := bufio.NewReaderSize(r, 64<<10)
-	if start, _ := in.Peek(2); bytes.Equal(start, []byte{0x1f, 0x8b}) {
-		unzipped, err := gzip.NewReader(in)
-		if err != nil {
-			return fmt.Errorf("report: gzip: %w", err)
-		}
-		in = bufio.NewReaderSize(unzipped, 64<<10)
+	in, _, err := Unzip(r)
+	if err != nil {
+		return fmt.Errorf("report: %w", err)
 	}
 	start, _ := in.Peek(in.Size())
 	switch {

@@ -21,8 +21,9 @@ type distrusted struct {
 
 // weigh makes a verdict of an assessment. That of a source that is distrusted says nothing.
 func (in *Intake) weigh(a policy.Assessment) policy.Verdict {
-	v := in.Settings().Weights.Weigh(a)
-	if v.Class == policy.None || !in.Sources.Distrusts(v.Source) || slices.Contains(in.Settings().Believed, v.Source) {
+	set := in.Settings()
+	v := set.Weights.Weigh(a)
+	if v.Class == policy.None || !in.Sources.Distrusts(v.Source) || slices.Contains(set.Believed, v.Source) {
 		return v
 	}
 	in.Stats.Distrusted.Add(1)

@@ -79,24 +79,22 @@ type Options struct {
 }
 
 type run struct {
-	opts     Options
-	summary  Summary
-	now      time.Time
-	judge    *policy.Judge
-	store    *store.Memory
-	expired  time.Time
-	out      *bufio.Writer
-	sessions map[string]struct{}
-	// learnt are the messages of earlier rows, for their corrections.
-	learnt  map[int]policy.Message
-	early   map[int]policy.Verdict
-	clients map[netip.Addr]*Client
+	opts        Options
+	summary     Summary
+	now         time.Time
+	judge       *policy.Judge
+	store       *store.Memory
+	expired     time.Time
+	out         *bufio.Writer
+	sessions    map[string]struct{}
+	corrections *eventlog.Corrections
+	clients     map[netip.Addr]*Client
 }
 
 // Run replays a trace under a policy.
 func Run(trace io.Reader, p *policy.Policy, opts Options) (*Summary, error) {
 	r := &run{
-		opts: opts, sessions: map[string]struct{}{}, learnt: map[int]policy.Message{}, early: map[int]policy.Verdict{},
+		opts: opts, sessions: map[string]struct{}{}, corrections: eventlog.NewCorrections(),
 		clients: map[netip.Addr]*Client{}, summary: Summary{Mode: p.Mode, Verdicts: map[policy.Class]Change{}},
 	}
 	inForce := policy.NewInForce(p, func() time.Time { return r.now })
@@ -114,7 +112,7 @@ func Run(trace io.Reader, p *policy.Policy, opts Options) (*Summary, error) {
 			return nil, fmt.Errorf("line %d: %w", row.Line, err)
 		}
 	}
-	r.summary.Orphans += len(r.early)
+	r.summary.Orphans += r.corrections.Waiting()
 	r.summary.Clients = r.changed()
 	if r.out != nil {
 		if err := r.out.Flush(); err != nil {
@@ -188,23 +186,16 @@ func (r *run) tick(at time.Time) {
 func (r *run) learn(row *eventlog.Row) {
 	m := row.Message()
 	r.judge.Learn(&m)
-	if !row.Named {
-		return
-	}
-	r.learnt[row.ID] = m
-	if v, ok := r.early[row.ID]; ok {
-		delete(r.early, row.ID)
-		r.replace(row.ID, v)
+	if c, ok := r.corrections.Row(row); ok {
+		r.judge.Correct(&c)
 	}
 }
 
 // correct takes an earlier row's verdict back; one that comes before its row waits for it.
 func (r *run) correct(row *eventlog.Row) {
 	r.summary.Corrections++
-	if _, ok := r.learnt[row.CorrectionOf]; ok {
-		r.replace(row.CorrectionOf, row.Verdict)
-	} else {
-		r.early[row.CorrectionOf] = row.Verdict
+	if c, ok := r.corrections.Correct(row); ok {
+		r.judge.Correct(&c)
 	}
 }
 
@@ -217,13 +208,6 @@ func (r *run) corrected(row *eventlog.Row) {
 		return
 	}
 	r.judge.Correct(&policy.Correction{Message: row.Message(), Was: row.Was})
-}
-
-func (r *run) replace(id int, v policy.Verdict) {
-	c := policy.Correction{Message: r.learnt[id], Was: r.learnt[id].Verdict}
-	c.Verdict = v
-	r.judge.Correct(&c)
-	r.learnt[id] = c.Message
 }
 
 // count counts a connection by what it is told now and, with Against, by what that changes.

@@ -76,23 +76,17 @@ type reader struct {
 	network  map[netip.Prefix]int32
 	system   map[uint32]int32
 	sessions map[string]struct{}
-	byID     map[int]learnt
-	byTime   map[message]int
-	// early are corrections that came before their rows.
-	early map[int]policy.Verdict
-}
-
-// learnt is a row that a later one may correct: its step, and its message as it stands.
-type learnt struct {
-	step    int
-	message policy.Message
+	// byID and byTime have the steps of the rows that a later one may correct.
+	byID        map[int]int
+	byTime      map[message]int
+	corrections *eventlog.Corrections
 }
 
 // Read reads a trace as the policy cuts addresses and exempts them.
 func Read(trace io.Reader, p *policy.Policy) (*History, error) {
 	r := &reader{
 		policy: p, host: map[netip.Prefix]int32{}, network: map[netip.Prefix]int32{}, system: map[uint32]int32{},
-		sessions: map[string]struct{}{}, byID: map[int]learnt{}, byTime: map[message]int{}, early: map[int]policy.Verdict{},
+		sessions: map[string]struct{}{}, byID: map[int]int{}, byTime: map[message]int{}, corrections: eventlog.NewCorrections(),
 	}
 	for row, err := range eventlog.Rows(trace) {
 		if err != nil {
@@ -168,10 +162,8 @@ func (r *reader) row(row *eventlog.Row) {
 		r.correct(row, &policy.Correction{Message: m, Was: row.Was}, i)
 		return
 	case row.CorrectionOf != 0:
-		if _, ok := r.byID[row.CorrectionOf]; ok {
-			r.replace(row, row.CorrectionOf, row.Verdict)
-		} else {
-			r.early[row.CorrectionOf] = row.Verdict
+		if c, ok := r.corrections.Correct(row); ok {
+			r.correct(row, &c, r.byID[row.CorrectionOf])
 		}
 		return
 	}
@@ -197,20 +189,10 @@ func (r *reader) row(row *eventlog.Row) {
 		r.byTime[message{row.Addr, row.Time.UnixMilli()}] = len(r.steps) - 1
 		return
 	}
-	r.byID[row.ID] = learnt{len(r.steps) - 1, m}
-	if v, ok := r.early[row.ID]; ok {
-		delete(r.early, row.ID)
-		r.replace(row, row.ID, v)
+	r.byID[row.ID] = len(r.steps) - 1
+	if c, ok := r.corrections.Row(row); ok {
+		r.correct(row, &c, r.byID[row.ID])
 	}
-}
-
-// replace gives the row of an ID another verdict, at the time of a row.
-func (r *reader) replace(at *eventlog.Row, id int, v policy.Verdict) {
-	old := r.byID[id]
-	c := policy.Correction{Message: old.message, Was: old.message.Verdict}
-	c.Verdict = v
-	r.byID[id] = learnt{old.step, c.Message}
-	r.correct(at, &c, old.step)
 }
 
 // notInTrace stands for the step of a message that is not in the trace.
