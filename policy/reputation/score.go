@@ -99,7 +99,7 @@ func Judge(host, network, as Evidence, now time.Time, p Params) Judgement {
 	hamless, most := 1/((1+j.Own.Ham)*(1+j.Own.Ham)), min(forgiven, p.Cap)
 	j.Own.SpamHalfLife = time.Duration(float64(p.HalfLife) * (1 + patience*hamless))
 	p.HalfLife = j.Own.SpamHalfLife
-	j.Own.LogOdds = host.logOdds(at, most+(p.Cap-most)*hamless, &p)
+	j.Own.LogOdds = host.logOdds(at, p.Cap-(p.Cap-most)*(1-hamless), &p)
 	j.Score = j.Own.LogOdds + j.Expected.LogOdds
 	return j
 }

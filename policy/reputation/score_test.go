@@ -50,6 +50,13 @@ func TestScoreIsFiniteAndBoundedForEveryInput(t *testing.T) {
 			t.Fatalf("%+v", j)
 		}
 	})
+	// A host without ham reaches the cap itself, and rounding must not carry it over.
+	for p, limit := DefaultParams, 6.4; limit < 6.4+1e-13; limit = math.Nextafter(limit, 7) {
+		p.Cap = limit
+		if j := Judge(sent(50, 0), Evidence{}, Evidence{}, epoch, p); j.Own.LogOdds != limit {
+			t.Errorf("50 spam under a cap of %v weigh %v", limit, j.Own.LogOdds)
+		}
+	}
 	for _, now := range []time.Time{{}, time.Unix(0, 0), time.Unix(1<<40, 0), time.Unix(-1<<40, 0)} {
 		if j := Judge(sent(3, 1), neighbours(3, 1), Evidence{}, now, DefaultParams); math.IsNaN(j.Score) || math.Abs(j.Score) > 2*DefaultParams.Cap {
 			t.Errorf("at %v: %+v", now, j)
