@@ -125,7 +125,9 @@ func (s *Server) init() {
 			return newSession(s, actions, protocol)
 		}),
 		gomilter.WithNegotiationCallback(s.negotiate),
-		gomilter.WithReadTimeout(mailIdle),
+		// checkedConn has deadlines of its own.
+		gomilter.WithReadTimeout(0),
+		gomilter.WithWriteTimeout(0),
 		gomilter.WithMacroRequest(gomilter.StageConnect, []string{gomilter.MacroMTAFQDN, gomilter.MacroClientAddr, gomilter.MacroClientPort, gomilter.MacroClientName, gomilter.MacroClientPTR, gomilter.MacroDaemonName, gomilter.MacroDaemonPort}),
 		gomilter.WithMacroRequest(gomilter.StageHelo, tlsMacros),
 		gomilter.WithMacroRequest(gomilter.StageMail, append([]string{gomilter.MacroQueueId, gomilter.MacroAuthAuthen}, tlsMacros...)),

@@ -71,21 +71,28 @@ func (j *Judge) Explain(addr netip.Addr) (Decision, Known) {
 
 // Learn teaches the store the verdict on a message. The channel yields once, as Store.Learn's does;
 // it is nil when there was nothing to learn.
-func (j *Judge) Learn(m *Message) <-chan error {
+func (j *Judge) Learn(m *Message) <-chan error { return j.LearnLogged(m, nil) }
+
+// LearnLogged is Learn of a message whose line of the event log is to be written after it.
+func (j *Judge) LearnLogged(m *Message, line []byte) <-chan error {
 	lesson, ok := m.Lesson()
-	return j.learn(m.Client.Addr, lesson, ok)
+	return j.learn(m.Client.Addr, lesson, ok, line)
 }
 
 // Correct teaches the store a correction; the channel is as Learn's.
-func (j *Judge) Correct(c *Correction) <-chan error {
+func (j *Judge) Correct(c *Correction) <-chan error { return j.CorrectLogged(c, nil) }
+
+// CorrectLogged is Correct of one whose line of the event log is to be written after it.
+func (j *Judge) CorrectLogged(c *Correction, line []byte) <-chan error {
 	lesson, ok := c.Lesson()
-	return j.learn(c.Client.Addr, lesson, ok)
+	return j.learn(c.Client.Addr, lesson, ok, line)
 }
 
-func (j *Judge) learn(addr netip.Addr, l Lesson, ok bool) <-chan error {
+func (j *Judge) learn(addr netip.Addr, l Lesson, ok bool, line []byte) <-chan error {
 	if !ok {
 		return nil
 	}
+	l.Line = line
 	return j.store.Learn(j.Policy().Keys(addr), l)
 }
 

@@ -135,6 +135,9 @@ type Observation struct {
 type Lesson struct {
 	At        time.Time
 	Spam, Ham float64
+	// Line is the line of the event log that goes with it, for a store that keeps a journal; nil
+	// where there is none.
+	Line []byte
 }
 
 func (l Lesson) teaches() bool { return l.Spam != 0 || l.Ham != 0 }

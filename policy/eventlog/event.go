@@ -5,6 +5,7 @@ import (
 	"math"
 	"net/netip"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/ehlogate/ehlogate/policy"
@@ -204,7 +205,8 @@ func (e *Event) Message() (m policy.Message, ok bool) {
 	return m, err == nil
 }
 
-func (e *Event) line() ([]byte, error) { return json.Marshal(e) }
+// Line is the event as a line of the event log, without its end.
+func (e *Event) Line() ([]byte, error) { return json.Marshal(e) }
 
 func plainVerdict(v policy.Verdict) policy.Verdict {
 	v.Reason = withoutLocalParts(v.Reason)
@@ -239,5 +241,8 @@ var bareParts = regexp.MustCompile(`<[^\s<>@.:\[\]]+>`)
 
 // withoutLocalParts hides the local part of whatever looks like a mail address.
 func withoutLocalParts(s string) string {
+	if !strings.ContainsAny(s, "@<") {
+		return s
+	}
 	return bareParts.ReplaceAllString(localParts.ReplaceAllString(s, "...@"), "<...>")
 }

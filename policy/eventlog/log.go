@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -88,13 +89,24 @@ func Open(path string, retain time.Duration, now func() time.Time, log *slog.Log
 
 // Append queues an event. The channel yields once: nil when its line is in the file.
 func (l *Log) Append(e *Event) <-chan error {
-	written := make(chan error, 1)
-	text, err := e.line()
+	text, err := e.Line()
 	if err != nil {
-		l.Stats.Dropped.Add(1)
-		written <- fmt.Errorf("%w: %w", ErrDropped, err)
-		return written
+		return l.Drop(err)
 	}
+	return l.AppendLine(text)
+}
+
+// Drop counts an event that has no line, and why.
+func (l *Log) Drop(why error) <-chan error {
+	l.Stats.Dropped.Add(1)
+	dropped := make(chan error, 1)
+	dropped <- fmt.Errorf("%w: %w", ErrDropped, why)
+	return dropped
+}
+
+// AppendLine queues the line of an event, as Append does.
+func (l *Log) AppendLine(text []byte) <-chan error {
+	written := make(chan error, 1)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.closed {
@@ -178,7 +190,7 @@ func (l *Log) write(first line) {
 	l.lookAfter()
 	l.rotate()
 	batch := []line{first}
-	text := append(first.text, '\n')
+	text := append(slices.Clone(first.text), '\n')
 	for range len(l.lines) {
 		next := <-l.lines
 		batch = append(batch, next)

@@ -166,7 +166,7 @@ func lineOf(t *testing.T, o *policy.Observation, anonymize bool) string {
 	if anonymize {
 		e.Anonymize()
 	}
-	b, err := e.line()
+	b, err := e.Line()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +198,7 @@ func TestWhatIsPrivateIsHidden(t *testing.T) {
 	o.TLS.CertSubject = "carol@client.example"
 	correction := OfCorrection(&policy.Correction{Message: o.Message, Was: o.Verdict}, now, "mx1")
 	plain := lineOf(t, o, false)
-	corrected, _ := correction.line()
+	corrected, _ := correction.Line()
 	for _, local := range []string{"alice", "bob", "carol", "a b", "dave"} {
 		if strings.Contains(plain+string(corrected), local) {
 			t.Errorf("%s is in %s or %s", local, plain, corrected)
@@ -206,7 +206,7 @@ func TestWhatIsPrivateIsHidden(t *testing.T) {
 	}
 	hidden := lineOf(t, o, true)
 	correction.Anonymize()
-	corrected, _ = correction.line()
+	corrected, _ = correction.Line()
 	for _, s := range []string{"192.0.2.7", "58433", "client.example", "2001:db8::7"} {
 		if strings.Contains(hidden+string(corrected), s) {
 			t.Errorf("%s is in the anonymized %s or %s", s, hidden, corrected)
@@ -262,7 +262,7 @@ func TestAMessageIsReadBackAsItWasWritten(t *testing.T) {
 				t.Errorf("read back as\n     %+v\nwant %+v", m, o.Message)
 			}
 			c := &policy.Correction{Message: o.Message, Was: policy.Verdict{Class: policy.None}}
-			line, _ := OfCorrection(c, o.Time.Add(time.Hour), "mx1").line()
+			line, _ := OfCorrection(c, o.Time.Add(time.Hour), "mx1").Line()
 			var corrected Event
 			if err := json.Unmarshal(line, &corrected); err != nil {
 				t.Fatal(err)

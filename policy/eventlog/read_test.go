@@ -20,7 +20,7 @@ func written(t *testing.T, o *policy.Observation, was *policy.Verdict) string {
 	if was != nil {
 		e = OfCorrection(&policy.Correction{Message: o.Message, Was: *was}, o.Time.Add(time.Minute), "mx1")
 	}
-	b, err := e.line()
+	b, err := e.Line()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func TestRecentLooksInTheLastArchive(t *testing.T) {
 // TestWhatWasForgottenIsReadBackSo has the evidence of a network dropped between two messages.
 func TestWhatWasForgottenIsReadBackSo(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "events.ndjson")
-	forget, err := OfForget(netip.MustParsePrefix("192.0.2.0/24"), now, "mx1").line()
+	forget, err := OfForget(netip.MustParsePrefix("192.0.2.0/24"), now, "mx1").Line()
 	if err != nil {
 		t.Fatal(err)
 	}

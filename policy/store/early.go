@@ -20,6 +20,8 @@ type early struct {
 	over    atomic.Bool
 	ready   chan struct{}
 	lessons []earlyLesson
+	// journalled are those of the journal.
+	journalled []earlyLesson
 }
 
 type earlyLesson struct {
@@ -41,6 +43,8 @@ func (e *Embedded) wait(k policy.Keys, l policy.Lesson, committed chan<- error) 
 	case len(e.early.lessons) == mostEarly:
 		committed <- ErrStarting
 	default:
+		// Many lines would take much memory.
+		l.Line = nil
 		e.early.lessons = append(e.early.lessons, earlyLesson{k, l, committed})
 	}
 	return true
@@ -50,11 +54,15 @@ func (e *Embedded) wait(k policy.Keys, l policy.Lesson, committed chan<- error) 
 func (e *Embedded) start() {
 	e.early.Lock()
 	defer e.early.Unlock()
-	for _, l := range e.early.lessons {
+	for _, l := range e.early.journalled {
+		// The file has them with the next commit. Until then their part of the journal stays.
 		e.Memory.Learn(l.Keys, l.Lesson)
-		e.enqueue(l.committed, keysOf(l.Keys)...)
+		e.queue.note(keysOf(l.Keys))
 	}
-	e.early.lessons = nil
+	for _, l := range e.early.lessons {
+		e.learn(l.Keys, l.Lesson, l.committed)
+	}
+	e.early.journalled, e.early.lessons = nil, nil
 	e.early.over.Store(true)
 	close(e.early.ready)
 }

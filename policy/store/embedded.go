@@ -1,9 +1,9 @@
 // Package store keeps evidence and the operator's overrides.
 //
 // Embedded is the store of a single host: everything in memory, so that a lookup never waits, and
-// durable in one bbolt file. Changes are committed in groups: a lesson that comes while a commit is
-// under way is in the next one. Because memory has all of it, a file that turns out to be damaged,
-// or is gone, is replaced by a new one.
+// durable in one bbolt file and a journal. A lesson is appended to the journal, and the file follows
+// once a minute; every other change is committed to the file at once, in groups. Because memory has
+// all of it, a file that turns out to be damaged, or is gone, is replaced by a new one.
 package store
 
 import (
@@ -11,14 +11,17 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/time/rate"
 
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/fault"
@@ -53,6 +56,8 @@ type Stats struct {
 	// Commits and Failed count commits that reached the disk and those that did not; what failed is
 	// tried again.
 	Commits, Failed atomic.Uint64
+	// Journalled counts lessons that were written to the journal, JournalFailed writes that failed.
+	Journalled, JournalFailed atomic.Uint64
 	// Learnt counts lessons, Expired records removed because nothing in them counts any more,
 	// Crowded those removed because there were too many.
 	Learnt, Expired, Crowded atomic.Uint64
@@ -86,6 +91,17 @@ type Embedded struct {
 	found  findings
 	copied bool
 
+	// gate is held, for reading, by a lesson on its way into memory and into the journal, so that
+	// whoever holds it for writing finds both to have the same lessons.
+	gate    sync.RWMutex
+	journal *journal
+	// from is the number of the first part of the journal that is not in the file, next that of the
+	// next part to begin; committing guards them. put off are lessons that wait while a new file is
+	// written; gate guards them.
+	from, next uint64
+	putOff     *postponed
+	lines      [][]byte
+
 	queue   queue
 	early   early
 	faults  fault.Guard
@@ -113,6 +129,8 @@ type Options struct {
 	Now  func() time.Time
 	// Most is how many records are kept at most, 0 for DefaultMostRecords.
 	Most int
+	// Always says that a lesson waits until it is on disk, and not only written.
+	Always bool
 	// Log is told what is wrong with the file; nil for nobody.
 	Log *slog.Logger
 }
@@ -135,10 +153,14 @@ func Open(dir string, o Options) (*Embedded, error) {
 		e.lock.Close()
 		return nil, err
 	}
+	e.readJournal()
 	e.done.Go(func() {
 		e.faults.Do("reading the store", func() { e.read(source) })
 		e.lookAfterCopy()
+		e.beginJournal()
 		e.start()
+		e.done.Go(func() { e.faults.Keep(e.running, "writing the journal", e.journal.run) })
+		e.done.Go(func() { e.faults.Keep(e.running, "bringing the journal to disk", e.syncLoop) })
 		e.done.Go(func() { e.faults.Keep(e.running, "committing", e.commitLoop) })
 		e.done.Go(func() { e.faults.Keep(e.running, "sweeping", e.sweepLoop) })
 	})
@@ -161,6 +183,7 @@ func newEmbedded(path string, o Options) *Embedded {
 	e.running, e.stop = context.WithCancel(context.Background())
 	e.queue.dirty, e.queue.loaded, e.queue.wake = map[key]struct{}{}, map[string]uint64{}, make(chan struct{}, 1)
 	e.early.ready = make(chan struct{})
+	e.journal = &journal{dir: filepath.Dir(path), always: o.Always, log: e.log, stats: &e.Stats, failed: e.commitFor, failing: rate.Sometimes{First: 1, Interval: time.Minute}, wake: make(chan struct{}, 1)}
 	if e.most = o.Most; e.most == 0 {
 		e.most = DefaultMostRecords
 	}
@@ -185,6 +208,7 @@ func (e *Embedded) Close() error {
 	e.queue.Unlock()
 	e.stop()
 	e.done.Wait()
+	e.journal.flush()
 	e.committing.Lock()
 	// This is the last time.
 	e.found.renewed = time.Time{}
@@ -192,6 +216,10 @@ func (e *Embedded) Close() error {
 	err := e.commit()
 	e.committing.Lock()
 	defer e.committing.Unlock()
+	if err == nil && e.db != nil {
+		// Both heads have all of it, so that no journal is needed.
+		err = e.write(func(tx *bolt.Tx) error { return putFrom(tx, e.from) })
+	}
 	if left := e.leaveWhole(); left == nil {
 		// What could not be committed is in a new file.
 		err = nil
@@ -199,6 +227,7 @@ func (e *Embedded) Close() error {
 		err = errors.Join(err, left)
 	}
 	e.writeCopy()
+	e.journal.end(err == nil)
 	if e.db != nil {
 		err = errors.Join(err, guard(e.path, e.db.Close))
 		e.db = nil
@@ -236,9 +265,29 @@ func (e *Embedded) Learn(k policy.Keys, l policy.Lesson) <-chan error {
 	if !e.early.over.Load() && e.wait(k, l, committed) {
 		return committed
 	}
-	e.Memory.Learn(k, l)
-	e.enqueue(committed, keysOf(k)...)
+	e.learn(k, l, committed)
 	return committed
+}
+
+// learn takes a lesson into memory and into the journal, or where that cannot be written into the
+// file.
+func (e *Embedded) learn(k policy.Keys, l policy.Lesson, committed chan<- error) {
+	keys := keysOf(k)
+	e.gate.RLock()
+	defer e.gate.RUnlock()
+	if !e.putOff.add(k, l) {
+		e.Memory.Learn(k, l)
+	}
+	if !e.queue.note(keys) {
+		committed <- ErrClosed
+		return
+	}
+	ok, long := e.journal.append(k, l, committed)
+	if !ok {
+		e.commitFor([]chan<- error{committed})
+	} else if long {
+		e.commitFor(nil)
+	}
 }
 
 // Forget removes the evidence of every host and network inside a network, takes the hosts' parts
@@ -301,17 +350,32 @@ func (e *Embedded) changed(keys ...key) <-chan error {
 }
 
 func (e *Embedded) enqueue(committed chan<- error, keys ...key) {
-	q := &e.queue
+	if !e.queue.note(keys) {
+		committed <- ErrClosed
+		return
+	}
+	e.commitFor([]chan<- error{committed})
+}
+
+// note notes what the next commit has to write, and reports whether there will be one.
+func (q *queue) note(keys []key) bool {
 	q.Lock()
 	defer q.Unlock()
 	if q.closed {
-		committed <- ErrClosed
-		return
+		return false
 	}
 	for _, k := range keys {
 		q.dirty[k] = struct{}{}
 	}
-	q.waiting = append(q.waiting, committed)
+	return true
+}
+
+// commitFor has what is dirty committed, and those told who wait for it.
+func (e *Embedded) commitFor(waiting []chan<- error) {
+	q := &e.queue
+	q.Lock()
+	q.waiting = append(q.waiting, waiting...)
+	q.Unlock()
 	select {
 	case q.wake <- struct{}{}:
 	default:
@@ -319,11 +383,14 @@ func (e *Embedded) enqueue(committed chan<- error, keys ...key) {
 }
 
 func (e *Embedded) commitLoop(ctx context.Context) {
+	step := time.NewTicker(stepEvery)
+	defer step.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-e.queue.wake:
+		case <-step.C:
 		}
 		if e.commit() == nil {
 			continue
@@ -332,12 +399,37 @@ func (e *Embedded) commitLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-time.After(retryAfter):
-			select {
-			case e.queue.wake <- struct{}{}:
-			default:
-			}
+			e.commitFor(nil)
 		}
 	}
+}
+
+// step is what a commit writes: what was dirty at one moment, and the first part of the journal
+// that has only what came after it.
+type step struct {
+	values  map[key]reputation.Evidence
+	loaded  map[string]uint64
+	waiting []chan<- error
+	from    uint64
+}
+
+// take takes what is dirty. committing is held.
+func (e *Embedded) take() (s step) {
+	next := e.nextPart()
+	q := &e.queue
+	e.gate.Lock()
+	defer e.gate.Unlock()
+	q.Lock()
+	dirty := q.dirty
+	s.loaded, s.waiting = q.loaded, q.waiting
+	q.dirty, q.loaded, q.waiting = map[key]struct{}{}, map[string]uint64{}, nil
+	q.Unlock()
+	s.values = make(map[key]reputation.Evidence, len(dirty))
+	for k := range dirty {
+		s.values[k] = e.get(k)
+	}
+	s.from = e.turn(next)
+	return s
 }
 
 // commit writes what is dirty in one transaction and tells those who wait. After a failure the keys
@@ -347,36 +439,45 @@ func (e *Embedded) commit() error {
 	defer e.committing.Unlock()
 	q := &e.queue
 	q.Lock()
-	dirty, loaded, waiting := q.dirty, q.loaded, q.waiting
-	q.dirty, q.loaded, q.waiting = map[key]struct{}{}, map[string]uint64{}, nil
+	idle := len(q.dirty) == 0 && len(q.waiting) == 0
 	q.Unlock()
-	if len(dirty) == 0 && len(waiting) == 0 {
+	if idle {
 		return nil
 	}
+	s := e.take()
+	renewed := e.Stats.Renewed.Load()
 	err := e.write(func(tx *bolt.Tx) error {
-		for k := range dirty {
-			if err := putEvidence(tx, k, e.get(k)); err != nil {
+		if e.Stats.Renewed.Load() != renewed {
+			// A new file has all that is in memory, and more than this.
+			return nil
+		}
+		for _, k := range slices.SortedFunc(maps.Keys(s.values), key.compare) {
+			if err := putEvidence(tx, k, s.values[k]); err != nil {
 				return err
 			}
 		}
-		return putLoaded(tx, loaded)
+		return errors.Join(putLoaded(tx, s.loaded), putFrom(tx, s.from))
 	})
 	if err != nil {
-		err = fmt.Errorf("store: commit %d records: %w", len(dirty), err)
+		err = fmt.Errorf("store: commit %d records: %w", len(s.values), err)
 		e.Stats.Failed.Add(1)
 		q.Lock()
-		for k := range dirty {
+		for k := range s.values {
 			q.dirty[k] = struct{}{}
 		}
-		for dump, chunk := range loaded {
+		for dump, chunk := range s.loaded {
 			q.loaded[dump] = max(q.loaded[dump], chunk)
 		}
 		q.Unlock()
 	} else {
 		e.Stats.Commits.Add(1)
+		// If the newer one of the file's two heads is damaged, bbolt goes on from the one before: what
+		// that one has not stays in the journal.
+		e.journal.removeParts(e.from)
+		e.from = max(e.from, s.from)
 	}
 	e.found.commit(e.log, e.path, err)
-	for _, w := range waiting {
+	for _, w := range s.waiting {
 		w <- err
 	}
 	return err

@@ -22,8 +22,8 @@ import (
 	"github.com/ehlogate/ehlogate/policy/store/bolted"
 )
 
-// The file's buckets. Meta has the format, the layout, the store's own name, and how far each dump
-// was loaded. An evidence key is the network's address and one byte of prefix length, or "SA" and
+// The file's buckets. Meta has the format, the layout, the store's own name, how far each dump was
+// loaded, and the number of the first part of the journal that is not in the file. An evidence key is the network's address and one byte of prefix length, or "SA" and
 // the number of an autonomous system; its value is the record of package reputation and a CRC-32C
 // over key and record, because bbolt checks its own pages but not what is in them.
 var (
@@ -33,6 +33,7 @@ var (
 	keyFormat       = []byte("format")
 	keyLayout       = []byte("layout")
 	keyID           = []byte("id")
+	keyFrom         = []byte("journal")
 	prefixLoaded    = []byte("loaded ")
 	castagnoli      = crc32.MakeTable(crc32.Castagnoli)
 )
@@ -159,6 +160,9 @@ func (e *Embedded) readHead(tx *bolt.Tx) error {
 		return fmt.Errorf("store: %s holds evidence of another layout (%s) than this configuration's (%s); set reputation.ipv4_network, ipv6_host and ipv6_network as they were, or move the file away to start with nothing", e.path, got, e.layout)
 	}
 	e.id = string(meta.Get(keyID))
+	if from := meta.Get(keyFrom); len(from) == 8 {
+		e.from = binary.BigEndian.Uint64(from)
+	}
 	cursor := meta.Cursor()
 	for k, v := cursor.Seek(prefixLoaded); bytes.HasPrefix(k, prefixLoaded) && len(v) == 8; k, v = cursor.Next() {
 		e.loaded[string(k[len(prefixLoaded):])] = binary.BigEndian.Uint64(v)
@@ -388,6 +392,11 @@ func putLoaded(tx *bolt.Tx, loaded map[string]uint64) error {
 		}
 	}
 	return nil
+}
+
+// putFrom writes which part of the journal is the first that is not in the file.
+func putFrom(tx *bolt.Tx, from uint64) error {
+	return tx.Bucket(bucketMeta).Put(keyFrom, binary.BigEndian.AppendUint64(nil, from))
 }
 
 func checksum(key, record []byte) uint32 {

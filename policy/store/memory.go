@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"hash/maphash"
@@ -71,6 +72,11 @@ func (k *key) UnmarshalBinary(b []byte) error {
 		return nil
 	}
 	return k.network.UnmarshalBinary(b)
+}
+
+// compare is an order near that of the stored keys, so that a commit goes through the file once.
+func (k key) compare(other key) int {
+	return cmp.Or(cmp.Compare(k.asn, other.asn), k.network.Compare(other.network))
 }
 
 func keysOf(k policy.Keys) []key {

@@ -160,12 +160,14 @@ func (e *Embedded) renew() error {
 		return fmt.Errorf("store: %w", err)
 	}
 	defer os.Remove(part)
+	from, learnOn := e.putOffLessons()
+	defer learnOn()
 	var db *bolt.DB
 	err = guard(part, func() (err error) {
 		if db, err = bolt.Open(part, fileMode, bolted.Options()); err != nil {
 			return explain(part, err)
 		}
-		return e.fillWith(db)
+		return e.fillWith(db, from)
 	})
 	if err != nil {
 		if db != nil {
@@ -185,6 +187,7 @@ func (e *Embedded) renew() error {
 	}
 	e.Stats.Renewed.Add(1)
 	e.found.note(e.log, "a new store file was written", "file", e.path, "records", e.Len(), "moved_aside", aside)
+	e.from = from
 	return e.use(db)
 }
 
@@ -208,15 +211,16 @@ func (e *Embedded) relock() error {
 	return nil
 }
 
-// fillWith writes all that is in memory to a new file.
-func (e *Embedded) fillWith(db *bolt.DB) error {
+// fillWith writes all that is in memory to a new file, and which part of the journal is the first
+// that is not in it.
+func (e *Embedded) fillWith(db *bolt.DB, from uint64) error {
 	db.NoSync = true
 	defer func() { db.NoSync = false }()
 	err := db.Update(func(tx *bolt.Tx) error {
 		if err := e.fill(tx); err != nil {
 			return err
 		}
-		if err := putLoaded(tx, e.loaded); err != nil {
+		if err := errors.Join(putLoaded(tx, e.loaded), putFrom(tx, from)); err != nil {
 			return err
 		}
 		overrides := tx.Bucket(bucketOverrides)

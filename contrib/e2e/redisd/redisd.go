@@ -145,6 +145,9 @@ func (s *Server) Do(args ...any) (any, error) {
 	return c.Do(ctx, args...).Result()
 }
 
+// Pid is its process id.
+func (s *Server) Pid() int { return s.cmd.Process.Pid }
+
 // Kill kills it with SIGKILL.
 func (s *Server) Kill() { s.signal(syscall.SIGKILL, true) }
 

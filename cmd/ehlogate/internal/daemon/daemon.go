@@ -118,6 +118,13 @@ func (d *Daemon) open(cfg *config.Config) (err error) {
 	if d.events, err = eventlog.Open(cfg.Log.Events, cfg.Log.Retain, d.clock.Now, d.log); err != nil {
 		return atStart("log.events", err)
 	}
+	if e, ok := d.store.(*evidence.Embedded); ok {
+		if n, err := d.events.Complete(e.Lines()); err != nil {
+			d.log.Error("events that the last process had no time to write may be missing from the event log", "file", cfg.Log.Events, "error", err)
+		} else if n > 0 {
+			d.log.Info("events that the last process had no time to write were added to the event log", "file", cfg.Log.Events, "events", n)
+		}
+	}
 	if d.guards, err = d.listeners.listen(cfg, d.Config, d.log); err != nil {
 		return err
 	}
@@ -310,6 +317,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	answer(d.listeners.Memcache, table.Memcache)
 	watching, unwatch := context.WithCancel(ctx)
 	defer unwatch()
+	go d.faults.Keep(watching, "following the load", adapt)
 	go d.faults.Keep(watching, "counting days", d.turn)
 	go d.faults.Keep(watching, "watching sockets and tokens", func(ctx context.Context) { d.listeners.watch(ctx, d.tokens, d.log) })
 	go d.faults.Keep(watching, "watching autonomous systems", func(ctx context.Context) { d.systems.Watch(ctx, asn.Every, d.log) })

@@ -89,29 +89,55 @@ func (b *inbox) observe(o *policy.Observation, assessments []policy.Assessment) 
 func (b *inbox) await(r intake.Receipt) {
 	deadline := time.NewTimer(recordWait)
 	defer deadline.Stop()
-	learnt, written := r.Learnt, r.Written
-	for learnt != nil || written != nil {
-		var err error
+	if r.Learnt != nil {
 		select {
-		case err = <-learnt:
-			learnt = nil
-		case err = <-written:
-			written = nil
+		case err := <-r.Learnt:
+			b.missed(&r, err)
 		case <-deadline.C:
 			b.Late.Add(1)
+			b.writeLater(r)
 			return
 		}
-		if err != nil {
-			b.Late.Add(1)
-			b.throttled.Do(func() {
-				what := "an observation is not durable yet"
-				if errors.Is(err, eventlog.ErrDropped) {
-					what = "an observation is missing from the event log"
-				}
-				b.Log.Error(what, "session", r.Message.Session, "client", r.Message.Client.Addr, "error", err)
-			})
-		}
 	}
+	select {
+	case err := <-r.Write():
+		b.missed(&r, err)
+	case <-deadline.C:
+		b.Late.Add(1)
+	}
+}
+
+// missed takes note that a message is not learnt, or not written, where there is an error.
+func (b *inbox) missed(r *intake.Receipt, err error) {
+	if err == nil {
+		return
+	}
+	b.Late.Add(1)
+	b.throttled.Do(func() {
+		what := "an observation is not durable yet"
+		if errors.Is(err, eventlog.ErrDropped) {
+			what = "an observation is missing from the event log"
+		}
+		b.Log.Error(what, "session", r.Message.Session, "client", r.Message.Client.Addr, "error", err)
+	})
+}
+
+// writeLater writes a message when it is learnt, while nobody waits. When too much is under way, it
+// writes at once.
+func (b *inbox) writeLater(r intake.Receipt) {
+	select {
+	case b.underWay <- struct{}{}:
+	default:
+		r.Write()
+		return
+	}
+	go func() {
+		defer func() { <-b.underWay }()
+		b.faults.Do("waiting", func() {
+			b.missed(&r, <-r.Learnt)
+			b.missed(&r, <-r.Write())
+		})
+	}()
 }
 
 // awaitLater waits where nobody else does, so that what goes wrong is counted. When too much is

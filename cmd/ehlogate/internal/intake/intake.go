@@ -111,10 +111,14 @@ func (t *throttle) every(interval time.Duration, say func()) {
 	t.Do(say)
 }
 
-// Receipt is what to wait for until something is durable: each channel yields once, or is nil.
+// Receipt is what to wait for until something is durable: first for Learnt, which yields once or is
+// nil, then for what Write returns, which yields once. In this order nothing counts twice: what is
+// in the event log is known at the next start, and what a store has learnt and is not there, its
+// journal tells.
 type Receipt struct {
-	Message         *policy.Message
-	Learnt, Written <-chan error
+	Message *policy.Message
+	Learnt  <-chan error
+	Write   func() <-chan error
 }
 
 // Restore takes the last hours of the event log into the correlator, so that what is told again, or
@@ -333,7 +337,9 @@ func (in *Intake) Forgot(n netip.Prefix) <-chan error {
 // record learns an observation and writes it down.
 func (in *Intake) record(o *policy.Observation) Receipt {
 	in.count(o.Verdict)
-	return in.receipt(&o.Message, in.Judge.Learn(&o.Message), eventlog.Of(o, in.Settings().Node))
+	return in.receipt(&o.Message, eventlog.Of(o, in.Settings().Node), func(line []byte) <-chan error {
+		return in.Judge.LearnLogged(&o.Message, line)
+	})
 }
 
 // correct learns a correction and writes it down.
@@ -343,14 +349,21 @@ func (in *Intake) correct(c *policy.Correction) Receipt {
 		in.count(c.Verdict)
 	}
 	in.hear(&c.Message, false)
-	return in.receipt(&c.Message, in.Judge.Correct(c), eventlog.OfCorrection(c, in.Now(), in.Settings().Node))
+	return in.receipt(&c.Message, eventlog.OfCorrection(c, in.Now(), in.Settings().Node), func(line []byte) <-chan error {
+		return in.Judge.CorrectLogged(c, line)
+	})
 }
 
-func (in *Intake) receipt(m *policy.Message, learnt <-chan error, e *eventlog.Event) Receipt {
+func (in *Intake) receipt(m *policy.Message, e *eventlog.Event, learn func(line []byte) <-chan error) Receipt {
 	if in.Settings().Anonymize {
 		e.Anonymize()
 	}
-	return Receipt{Message: m, Learnt: learnt, Written: in.EventLog.Append(e)}
+	line, err := e.Line()
+	write := func() <-chan error { return in.EventLog.AppendLine(line) }
+	if err != nil {
+		write = func() <-chan error { return in.EventLog.Drop(err) }
+	}
+	return Receipt{Message: m, Learnt: learn(line), Write: write}
 }
 
 func (in *Intake) count(v policy.Verdict) {

@@ -113,11 +113,10 @@ func (n *node) restart() {
 // await waits until something is learnt and written.
 func (n *node) await(r Receipt) {
 	n.t.Helper()
-	for _, c := range []<-chan error{r.Learnt, r.Written} {
-		if c != nil {
-			n.must(<-c)
-		}
+	if r.Learnt != nil {
+		n.must(<-r.Learnt)
 	}
+	n.must(<-r.Write())
 }
 
 func (n *node) signal(s policy.Signal) {
