@@ -49,7 +49,7 @@ type part struct {
 }
 
 var parts = []part{
-	{"sessions", func(s *stand, rounds int) ([]figure, error) { return s.costOfSessions(rounds, 1500) }},
+	{"sessions", func(s *stand, rounds int) ([]figure, error) { return s.costOfSessions(rounds, 300) }},
 	{"postfix", func(s *stand, rounds int) ([]figure, error) { return s.throughPostfix(rounds, 4000) }},
 	{"protocol", func(s *stand, rounds int) ([]figure, error) { return s.overTheProtocol(rounds, 3*time.Second) }},
 	{"lookups", func(s *stand, rounds int) ([]figure, error) { return s.lookups(rounds, 3*time.Second) }},

@@ -224,6 +224,9 @@ type conn struct {
 	mute *list.Element
 }
 
+// NetConn is the connection that is guarded.
+func (c *conn) NetConn() net.Conn { return c.Conn }
+
 // silence is how long nothing has gone either way.
 func (c *conn) silence() time.Duration { return time.Duration(time.Now().UnixNano() - c.last.Load()) }
 
