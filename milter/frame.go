@@ -10,6 +10,8 @@ import (
 	"net"
 	"syscall"
 	"time"
+
+	"github.com/ehlogate/ehlogate/policy/deadline"
 )
 
 const (
@@ -78,9 +80,8 @@ type checkedConn struct {
 	out     []byte
 	replied bool
 	// acknowledge has what came acknowledged at once.
-	acknowledge func()
-	// readUntil and writeUntil are the deadlines in force.
-	readUntil, writeUntil time.Time
+	acknowledge      func()
+	reading, writing deadline.Lazy
 }
 
 func (c *checkedConn) Read(p []byte) (int, error) {
@@ -132,9 +133,8 @@ func (c *checkedConn) Write(p []byte) (int, error) {
 	if len(c.out) < 4 || len(c.out)-4 < int(binary.BigEndian.Uint32(c.out)) {
 		return len(p), nil
 	}
-	if now := time.Now(); c.writeUntil.Sub(now) < replyWait {
-		c.writeUntil = now.Add(2 * replyWait)
-		c.SetWriteDeadline(c.writeUntil)
+	if until, set := c.writing.Move(time.Now(), replyWait); set {
+		c.SetWriteDeadline(until)
 	}
 	c.replied = true
 	_, err := c.Conn.Write(c.out)
@@ -213,25 +213,21 @@ func (c *checkedConn) peek(n int) ([]byte, error) {
 	return b, err
 }
 
-// expect sees to it that the peer has so long to send something, or somewhat longer: a deadline
-// that is set costs more than one that is passed by. Before the negotiation, the library's own
-// holds.
+// expect sees to it that the peer has so long to send something, or somewhat longer. Before the
+// negotiation, the library's own deadline holds.
 func (c *checkedConn) expect(wait time.Duration) {
 	if !c.negotiated {
 		return
 	}
-	now := time.Now()
-	if left := c.readUntil.Sub(now); left < wait || left > 2*wait {
-		c.readUntil = now.Add(wait + wait/4)
-		c.SetReadDeadline(c.readUntil)
+	if until, set := c.reading.Move(time.Now(), wait); set {
+		c.SetReadDeadline(until)
 	}
 }
 
 // expectRest sees to it that the peer has frameWait for the rest of a packet.
 func (c *checkedConn) expectRest() {
 	if c.negotiated {
-		c.readUntil = time.Now().Add(frameWait)
-		c.SetReadDeadline(c.readUntil)
+		c.SetReadDeadline(c.reading.Set(time.Now(), frameWait))
 	}
 }
 

@@ -235,9 +235,12 @@ func (d *Decision) withhold(would bool) {
 	// Mode observe puts the judgement on trial. An operator's deny is not part of that, and holds.
 	d.Withhold = would && (d.Mode != Observe || d.Rule == RuleOverride)
 	if d.Withhold {
-		d.Discard = []string{STARTTLS}
+		d.Discard = onlySTARTTLS
 	}
 }
+
+// onlySTARTTLS is what is left out in most cases. It is full: who appends to it makes a copy.
+var onlySTARTTLS = slices.Clip([]string{STARTTLS})
 
 // Answer is what the MTA is told of STARTTLS.
 func (d Decision) Answer() Answer {
@@ -263,8 +266,11 @@ func verb(withhold bool) string {
 // Keywords is the reply of the MTA's table, such as "starttls, silent-discard", or "" when nothing
 // is left out.
 func (d Decision) Keywords() string {
-	if len(d.Discard) == 0 {
+	switch {
+	case len(d.Discard) == 0:
 		return ""
+	case len(d.Discard) == 1 && d.Discard[0] == STARTTLS:
+		return STARTTLS + ", " + SilentDiscard
 	}
 	return strings.Join(append(slices.Clone(d.Discard), SilentDiscard), ", ")
 }

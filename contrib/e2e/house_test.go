@@ -33,11 +33,12 @@ func TestImportsPointDown(t *testing.T) {
 		"policy":              {"policy/reputation"},
 		"policy/behaviour":    {"policy", "policy/reputation"},
 		"policy/correlate":    {"policy", "policy/reputation"},
+		"policy/deadline":     {},
 		"policy/fault":        {},
 		"policy/regular":      {},
 		"policy/eventlog":     {"policy", "policy/reputation", "policy/fault", "policy/regular"},
 		"policy/asn":          {},
-		"policy/table":        {"policy", "policy/reputation"},
+		"policy/table":        {"policy", "policy/deadline", "policy/reputation"},
 		"policy/store/bolted": {},
 		"policy/store":        {"policy", "policy/reputation", "policy/fault", "policy/regular", "policy/store/bolted"},
 		// One store knows nothing of the other.
@@ -48,7 +49,7 @@ func TestImportsPointDown(t *testing.T) {
 		// The log needs to know what a refusal means; reports need nothing of the rest.
 		"milter/verdict/maillog": {"milter/verdict", "policy", "policy/reputation", "policy/regular"},
 		"milter/verdict/report":  {"policy", "policy/reputation"},
-		"milter":                 {"milter/verdict", "policy/behaviour", "policy", "policy/reputation"},
+		"milter":                 {"milter/verdict", "policy/behaviour", "policy", "policy/deadline", "policy/reputation"},
 		// What is heard meets here, and knows neither sockets nor the MTA.
 		"cmd/ehlogate/internal/intake": {"policy/behaviour", "policy/correlate", "policy/eventlog", "policy/fault", "policy/regular", "policy", "policy/reputation"},
 	}

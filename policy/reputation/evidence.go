@@ -397,7 +397,7 @@ func (e Evidence) AppendBinary(b []byte) ([]byte, error) {
 // with ErrRecord.
 func (e *Evidence) UnmarshalBinary(b []byte) error {
 	if len(b) == 0 || b[0]>>4 != RecordVersion {
-		return fmt.Errorf("%w: it starts with %x", ErrRecord, b[:min(1, len(b))])
+		return fmt.Errorf("%w: it starts with %x", ErrRecord, string(b[:min(1, len(b))]))
 	}
 	if len(b) != RecordSize || Tier(b[0]&15) > Bad {
 		return fmt.Errorf("%w: %d bytes, tier %d", ErrRecord, len(b), b[0]&15)

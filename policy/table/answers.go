@@ -2,9 +2,8 @@ package table
 
 import (
 	"net/netip"
+	"sync"
 	"time"
-
-	"github.com/maypok86/otter/v2"
 
 	"github.com/ehlogate/ehlogate/policy"
 )
@@ -22,41 +21,66 @@ const (
 // what the client was offered. Each answer is of one session: another one of the same client, at a
 // service that does not ask the table, finds none.
 type Answers struct {
-	cache *otter.Cache[netip.Addr, pending]
+	now func() time.Time
+
+	mu sync.Mutex
+	// young has the answers since begun, old those of the time before, which is as long. So no
+	// answer has to be removed by itself.
+	young, old map[netip.Addr]pending
+	begun      time.Time
 }
 
 // pending is the last answer about an address, and how many sessions have not taken theirs.
 type pending struct {
 	answer policy.Answer
 	count  int
+	at     time.Time
 }
 
 // NewAnswers returns an empty memory.
 func NewAnswers() *Answers {
-	return &Answers{otter.Must(&otter.Options[netip.Addr, pending]{
-		MaximumSize:      rememberMost,
-		ExpiryCalculator: otter.ExpiryWriting[netip.Addr, pending](remember),
-	})}
+	return &Answers{now: time.Now, young: map[netip.Addr]pending{}, old: map[netip.Addr]pending{}}
 }
 
 // Put notes an answer.
 func (m *Answers) Put(addr netip.Addr, a policy.Answer) {
-	m.cache.Compute(addr, func(p pending, _ bool) (pending, otter.ComputeOp) {
-		return pending{a, p.count + 1}, otter.WriteOp
-	})
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.now()
+	if now.Sub(m.begun) >= remember || len(m.young) >= rememberMost/2 {
+		m.young, m.old = m.old, m.young
+		clear(m.young)
+		m.begun = now
+	}
+	count := 1
+	if p, ok := m.find(addr, now); ok {
+		count += p.count
+	}
+	m.young[addr] = pending{a, count, now}
 }
 
 // Take returns the last answer about an address for a session that begins, or Unasked where each
 // has been taken.
 func (m *Answers) Take(addr netip.Addr) policy.Answer {
-	answer := policy.Unasked
-	m.cache.ComputeIfPresent(addr, func(p pending) (pending, otter.ComputeOp) {
-		answer = p.answer
-		if p.count <= 1 {
-			return p, otter.InvalidateOp
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p, ok := m.find(addr, m.now())
+	if !ok {
+		return policy.Unasked
+	}
+	if p.count--; p.count > 0 {
+		m.young[addr] = p
+	}
+	return p.answer
+}
+
+// find takes out what is remembered of an address.
+func (m *Answers) find(addr netip.Addr, now time.Time) (p pending, ok bool) {
+	for _, some := range []map[netip.Addr]pending{m.young, m.old} {
+		if p, ok = some[addr]; ok {
+			delete(some, addr)
+			return p, now.Sub(p.at) < remember
 		}
-		p.count--
-		return p, otter.WriteOp
-	})
-	return answer
+	}
+	return pending{}, false
 }

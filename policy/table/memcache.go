@@ -6,9 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"strconv"
 	"strings"
+
+	"github.com/ehlogate/ehlogate/policy"
 )
 
 // maxValue is how long a value that a peer wants to store may be; it is read and thrown away.
@@ -17,7 +18,7 @@ const maxValue = 1 << 16
 // Memcache speaks the part of memcached's text protocol that Postfix's memcache_table(5) uses: get
 // answers, set and add are read and ignored. A key is "starttls:ADDRESS", "tier:ADDRESS" or a bare
 // address.
-func Memcache(s *Server, c net.Conn) error {
+func Memcache(s *Server, c *peer) error {
 	r := bufio.NewReaderSize(c, MaxRequest)
 	w := bufio.NewWriter(c)
 	for {
@@ -30,7 +31,13 @@ func Memcache(s *Server, c net.Conn) error {
 		} else if err != nil {
 			return err
 		}
-		if err := s.command(strings.Fields(string(bytes.TrimRight(line, "\r\n"))), r, w); err != nil {
+		if key, ok := bytes.CutPrefix(bytes.TrimRight(line, "\r\n"), []byte("get ")); ok && !bytes.ContainsAny(key, " \t") {
+			// What Postfix asks.
+			err = s.get(key, w)
+		} else {
+			err = s.command(strings.Fields(string(line)), r, w)
+		}
+		if err != nil {
 			return err
 		}
 		if err := w.Flush(); err != nil {
@@ -46,9 +53,7 @@ func (s *Server) command(words []string, r *bufio.Reader, w *bufio.Writer) error
 	switch verb := words[0]; verb {
 	case "get", "gets":
 		for _, key := range words[1:] {
-			if value, ok := s.keyed(key); ok {
-				fmt.Fprintf(w, "VALUE %s 0 %d\r\n%s\r\n", key, len(value), value)
-			}
+			s.value([]byte(key), w)
 		}
 		_, err := w.WriteString("END\r\n")
 		return err
@@ -64,20 +69,32 @@ func (s *Server) command(words []string, r *bufio.Reader, w *bufio.Writer) error
 	}
 }
 
-// keyed answers a memcache key. An offer is "silent-discard", which leaves nothing out, so that the
-// backup table is not asked.
-func (s *Server) keyed(key string) (string, bool) {
-	name, addr := starttls, key
-	for _, known := range []string{starttls, ehlogate, tier} {
-		if rest, ok := strings.CutPrefix(key, known+":"); ok {
-			name, addr = known, rest
+// get answers a get of one key.
+func (s *Server) get(key []byte, w *bufio.Writer) error {
+	s.value(key, w)
+	_, err := w.WriteString("END\r\n")
+	return err
+}
+
+// value answers a memcache key, if it is one. An offer is "silent-discard", which leaves nothing
+// out, so that the backup table is not asked.
+func (s *Server) value(key []byte, w *bufio.Writer) {
+	name, addr := []byte(starttls), key
+	for _, known := range tables {
+		if rest, ok := bytes.CutPrefix(key, known); ok && len(rest) > 0 && rest[0] == ':' {
+			name, addr = known, rest[1:]
 		}
 	}
 	value, ok := s.lookup(name, addr)
-	if ok && value == "" {
-		value = "silent-discard"
+	if !ok {
+		return
 	}
-	return value, ok
+	if value == "" {
+		value = policy.SilentDiscard
+	}
+	out := append(append(append(w.AvailableBuffer(), "VALUE "...), key...), " 0 "...)
+	out = append(strconv.AppendInt(out, int64(len(value)), 10), "\r\n"...)
+	w.Write(append(append(out, value...), "\r\n"...))
 }
 
 // discard reads the data of "set key flags exptime bytes [noreply]" and answers as if it were kept.

@@ -2,10 +2,10 @@ package table
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
-	"net"
-	"strings"
+	"strconv"
 )
 
 // maxDigits is how many digits of a netstring's length are read before the peer is given up.
@@ -14,9 +14,10 @@ const maxDigits = 5
 // Socketmap speaks Sendmail's socket map, which is Postfix's socketmap: netstrings, "name SP key"
 // asked, "OK SP value" or "NOTFOUND SP" answered. The space after NOTFOUND is required by Postfix,
 // and a bare OK would kill Sendmail's child.
-func Socketmap(s *Server, c net.Conn) error {
+func Socketmap(s *Server, c *peer) error {
 	r := bufio.NewReaderSize(c, MaxRequest)
 	buf := make([]byte, MaxRequest)
+	var out []byte
 	for {
 		if err := s.wait(c); err != nil {
 			return err
@@ -25,12 +26,17 @@ func Socketmap(s *Server, c net.Conn) error {
 		if err != nil {
 			return err
 		}
-		answer := "NOTFOUND "
-		name, key, _ := strings.Cut(string(request), " ")
-		if value, ok := s.lookup(name, key); ok && value != "" {
-			answer = "OK " + value
+		status := "NOTFOUND "
+		name, key, _ := bytes.Cut(request, []byte(" "))
+		value, ok := s.lookup(name, key)
+		if ok && value != "" {
+			status = "OK "
+		} else {
+			value = ""
 		}
-		if _, err := fmt.Fprintf(c, "%d:%s,", len(answer), answer); err != nil {
+		out = strconv.AppendInt(out[:0], int64(len(status)+len(value)), 10)
+		out = append(append(append(append(out, ':'), status...), value...), ',')
+		if _, err := c.Write(out); err != nil {
 			return err
 		}
 	}

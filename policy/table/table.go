@@ -18,8 +18,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/deadline"
 )
 
 const (
@@ -55,12 +57,12 @@ type Server struct {
 	mu      sync.Mutex
 	logged  time.Time // when complain last logged something
 	conns   map[net.Conn]struct{}
-	stopped bool
+	stopped atomic.Bool
 	running sync.WaitGroup
 }
 
 // Protocol is how requests and answers look on the wire.
-type Protocol func(*Server, net.Conn) error
+type Protocol func(*Server, *peer) error
 
 // errMalformed ends a connection whose peer does not speak the protocol.
 var errMalformed = errors.New("malformed request")
@@ -101,17 +103,22 @@ func (s *Server) serve(c net.Conn, speak Protocol) {
 		s.mu.Unlock()
 		c.Close()
 	}()
-	if err := speak(s, prompt{c}); errors.Is(err, errMalformed) {
+	if err := speak(s, &peer{Conn: c}); errors.Is(err, errMalformed) {
 		s.Stats.Malformed.Add(1)
 		s.complain("table: malformed request, connection closed", "peer", c.RemoteAddr().String(), "error", err)
 	}
 }
 
-// prompt is a connection whose peer has to read what it asked for.
-type prompt struct{ net.Conn }
+// peer is a connection whose peer has to ask now and then, and to read what it asked for.
+type peer struct {
+	net.Conn
+	reading, writing deadline.Lazy
+}
 
-func (p prompt) Write(b []byte) (int, error) {
-	p.SetWriteDeadline(time.Now().Add(answerWait))
+func (p *peer) Write(b []byte) (int, error) {
+	if until, set := p.writing.Move(time.Now(), answerWait); set {
+		p.SetWriteDeadline(until)
+	}
 	return p.Conn.Write(b)
 }
 
@@ -121,7 +128,7 @@ func (s *Server) track(c net.Conn) bool {
 	if s.conns == nil {
 		s.conns = map[net.Conn]struct{}{}
 	}
-	if s.stopped {
+	if s.stopped.Load() {
 		return false
 	}
 	s.conns[c] = struct{}{}
@@ -133,20 +140,24 @@ func (s *Server) track(c net.Conn) bool {
 func (s *Server) closeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stopped = true
+	s.stopped.Store(true)
 	for c := range s.conns {
 		c.SetReadDeadline(time.Now())
 	}
 }
 
 // wait sets how long a peer may take for its next request, unless the server is stopping.
-func (s *Server) wait(c net.Conn) error {
+func (s *Server) wait(p *peer) error {
+	until, set := p.reading.Move(time.Now(), idle)
+	if !set && !s.stopped.Load() {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopped {
+	if s.stopped.Load() {
 		return net.ErrClosed
 	}
-	return c.SetReadDeadline(time.Now().Add(idle))
+	return p.SetReadDeadline(until)
 }
 
 // The tables by name.
@@ -156,17 +167,21 @@ const (
 	tier     = "tier"     // the tier's name
 )
 
+// tables are all of them.
+var tables = [][]byte{[]byte(starttls), []byte(ehlogate), []byte(tier)}
+
 // lookup answers a key of a table; ok is false when the table is unknown or the key is not an
 // address. value is "" where nothing is left out of the EHLO reply.
-func (s *Server) lookup(name, key string) (value string, ok bool) {
-	addr, err := policy.ParseAddr(key)
-	if err != nil || name != starttls && name != ehlogate && name != tier {
+func (s *Server) lookup(name, key []byte) (value string, ok bool) {
+	// The text is read and not kept, so that a string of it would be made for nothing.
+	addr, err := policy.ParseAddr(unsafe.String(unsafe.SliceData(key), len(key)))
+	if err != nil || string(name) != starttls && string(name) != ehlogate && string(name) != tier {
 		s.Stats.Unknown.Add(1)
-		s.complain("table: unknown table or malformed key, answered with not found", "table", clip(name), "key", clip(key))
+		s.complain("table: unknown table or malformed key, answered with not found", "table", clip(string(name)), "key", clip(string(key)))
 		return "", false
 	}
 	d, ok := s.decide(addr)
-	if name == tier {
+	if string(name) == tier {
 		return d.Tier.String(), ok
 	}
 	answer := d.Answer()

@@ -231,7 +231,7 @@ func echoes(t *testing.T) time.Duration {
 func TestALateAnswerIsAnOffer(t *testing.T) {
 	s := newServer()
 	s.Decide = func(a netip.Addr) policy.Decision { time.Sleep(Deadline + 5*time.Millisecond); return decide(a) }
-	if value, ok := s.lookup(starttls, "192.0.2.7"); ok || value != "" || s.Stats.Late.Load() != 1 {
+	if value, ok := s.lookup([]byte(starttls), []byte("192.0.2.7")); ok || value != "" || s.Stats.Late.Load() != 1 {
 		t.Errorf("a late answer: %q, %v", value, ok)
 	}
 }
@@ -302,5 +302,30 @@ func TestAnAnswerIsOfOneSession(t *testing.T) {
 		if got := answers.Take(addr); got != want {
 			t.Errorf("session %d was told %s, want %s", i+1, got, want)
 		}
+	}
+}
+
+func TestAnswersAreForgotten(t *testing.T) {
+	answers, now := NewAnswers(), time.Unix(1_000_000, 0)
+	answers.now = func() time.Time { return now }
+	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, byte(18 + i>>16), byte(i >> 8), byte(i)}) }
+	answers.Put(addr(0), policy.Withheld)
+	now = now.Add(remember - time.Second)
+	answers.Put(addr(1), policy.Withheld)
+	now = now.Add(2 * time.Second)
+	answers.Put(addr(2), policy.Withheld)
+	for i, want := range []policy.Answer{policy.Unasked, policy.Withheld, policy.Withheld} {
+		if got := answers.Take(addr(i)); got != want {
+			t.Errorf("address %d was told %s, want %s", i, got, want)
+		}
+	}
+	for i := range 3 * rememberMost {
+		answers.Put(addr(i), policy.Offered)
+	}
+	if n := len(answers.young) + len(answers.old); n > rememberMost {
+		t.Errorf("%d addresses are remembered", n)
+	}
+	if got := answers.Take(addr(3*rememberMost - 1)); got != policy.Offered {
+		t.Errorf("the last one was told %s", got)
 	}
 }
