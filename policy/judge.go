@@ -65,8 +65,9 @@ func (j *Judge) Decide(addr netip.Addr) Decision {
 // Explain judges an address now and returns the evidence beside it.
 func (j *Judge) Explain(addr netip.Addr) (Decision, Known) {
 	p := j.Policy()
-	known := j.store.Recall(addr, p.Keys(addr))
-	return p.Decide(addr, known, j.now()), known
+	k := p.Keys(addr)
+	known := j.store.Recall(addr, k)
+	return p.decide(addr, k, p.Exempts(addr), known, j.now()), known
 }
 
 // Learn teaches the store the verdict on a message. The channel yields once, as Store.Learn's does;

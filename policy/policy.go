@@ -167,17 +167,17 @@ type Decision struct {
 
 // Decide judges a valid address by what is known of it.
 func (p *Policy) Decide(addr netip.Addr, known Known, now time.Time) Decision {
-	return p.decide(addr, p.Exempts(addr), known, now)
+	return p.decide(addr, p.Keys(addr), p.Exempts(addr), known, now)
 }
 
 // DecideNetwork judges what holds for a network as a whole, by what is known of its first address,
 // and by the override and the exception that hold for all of it.
 func (p *Policy) DecideNetwork(n netip.Prefix, known Known, now time.Time) Decision {
-	return p.decide(n.Addr(), p.exempt.LookupPrefix(n), known, now)
+	return p.decide(n.Addr(), p.Keys(n.Addr()), p.exempt.LookupPrefix(n), known, now)
 }
 
-func (p *Policy) decide(addr netip.Addr, exempt bool, known Known, now time.Time) Decision {
-	d := Decision{Addr: addr, Keys: p.Keys(addr), Mode: p.Mode, Action: ActNone}
+func (p *Policy) decide(addr netip.Addr, k Keys, exempt bool, known Known, now time.Time) Decision {
+	d := Decision{Addr: addr, Keys: k, Mode: p.Mode, Action: ActNone}
 	d.Judgement = p.judge(known, now)
 	d.Tier = p.Thresholds.Next(known.Host.Tier, d.Judgement)
 	d.Rule = p.rule(&d, exempt, &known, now)

@@ -1,6 +1,7 @@
 package table
 
 import (
+	"hash/maphash"
 	"net/netip"
 	"sync"
 	"time"
@@ -8,79 +9,96 @@ import (
 	"github.com/ehlogate/ehlogate/policy"
 )
 
+// remember is how long an answer is held against the session that asked for it. Postfix looks up at
+// accept, just before it opens the milter connection; a client in postscreen(8) can wait for some
+// seconds between the two.
+const remember = 30 * time.Second
+
+// The answers are in sets of ways each; a new one takes the place of the oldest of its set. 64,000
+// in all are many more than there are sessions between the two.
 const (
-	// remember is how long an answer is held against the session that asked for it. Postfix looks
-	// up at accept, just before it opens the milter connection; a client in postscreen(8) can wait
-	// for some seconds between the two.
-	remember = 30 * time.Second
-	// rememberMost bounds the addresses remembered.
-	rememberMost = 100_000
+	sets = 1 << 14
+	ways = 4
 )
 
 // Answers remembers for a short time what was answered about an address, so that the milter can say
 // what the client was offered. Each answer is of one session: another one of the same client, at a
 // service that does not ask the table, finds none.
 type Answers struct {
-	now func() time.Time
+	now  func() time.Time
+	seed maphash.Seed
+	sets [sets]set
+}
 
-	mu sync.Mutex
-	// young has the answers since begun, old those of the time before, which is as long. So no
-	// answer has to be removed by itself.
-	young, old map[netip.Addr]pending
-	begun      time.Time
+// set has the answers about addresses of one hash.
+type set struct {
+	sync.Mutex
+	answers [ways]pending
 }
 
 // pending is the last answer about an address, and how many sessions have not taken theirs.
 type pending struct {
-	answer policy.Answer
-	count  int
-	at     time.Time
+	addr     [16]byte
+	at       int64 // in Unix seconds
+	count    int32
+	withheld bool
 }
 
 // NewAnswers returns an empty memory.
-func NewAnswers() *Answers {
-	return &Answers{now: time.Now, young: map[netip.Addr]pending{}, old: map[netip.Addr]pending{}}
-}
+func NewAnswers() *Answers { return &Answers{now: time.Now, seed: maphash.MakeSeed()} }
 
-// Put notes an answer.
-func (m *Answers) Put(addr netip.Addr, a policy.Answer) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	now := m.now()
-	if now.Sub(m.begun) >= remember || len(m.young) >= rememberMost/2 {
-		m.young, m.old = m.old, m.young
-		clear(m.young)
-		m.begun = now
+// Put notes an answer of a time.
+func (m *Answers) Put(addr netip.Addr, a policy.Answer, at time.Time) {
+	now := at.Unix()
+	s := m.setOf(addr)
+	s.Lock()
+	defer s.Unlock()
+	p := s.find(addr, now)
+	if p == nil {
+		p = &s.answers[0]
+		for i := range s.answers {
+			if s.answers[i].at < p.at {
+				p = &s.answers[i]
+			}
+		}
+		*p = pending{addr: addr.As16()}
 	}
-	count := 1
-	if p, ok := m.find(addr, now); ok {
-		count += p.count
-	}
-	m.young[addr] = pending{a, count, now}
+	p.at, p.withheld = now, a == policy.Withheld
+	p.count++
 }
 
 // Take returns the last answer about an address for a session that begins, or Unasked where each
 // has been taken.
 func (m *Answers) Take(addr netip.Addr) policy.Answer {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	p, ok := m.find(addr, m.now())
-	if !ok {
+	now := m.now().Unix()
+	s := m.setOf(addr)
+	s.Lock()
+	defer s.Unlock()
+	p := s.find(addr, now)
+	if p == nil {
 		return policy.Unasked
 	}
-	if p.count--; p.count > 0 {
-		m.young[addr] = p
+	answer := policy.Offered
+	if p.withheld {
+		answer = policy.Withheld
 	}
-	return p.answer
+	if p.count--; p.count == 0 {
+		*p = pending{}
+	}
+	return answer
 }
 
-// find takes out what is remembered of an address.
-func (m *Answers) find(addr netip.Addr, now time.Time) (p pending, ok bool) {
-	for _, some := range []map[netip.Addr]pending{m.young, m.old} {
-		if p, ok = some[addr]; ok {
-			delete(some, addr)
-			return p, now.Sub(p.at) < remember
+func (m *Answers) setOf(addr netip.Addr) *set {
+	return &m.sets[maphash.Comparable(m.seed, addr.As16())%sets]
+}
+
+// find is what is remembered of an address, nil if that is nothing.
+func (s *set) find(addr netip.Addr, now int64) *pending {
+	for i := range s.answers {
+		p := &s.answers[i]
+		if p.count > 0 && p.addr == addr.As16() && now-p.at < int64(remember/time.Second) {
+			return p
 		}
 	}
-	return pending{}, false
+	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/ehlogate/ehlogate/policy"
 )
@@ -31,11 +32,12 @@ func Memcache(s *Server, c *peer) error {
 		} else if err != nil {
 			return err
 		}
+		c.now = time.Now()
 		if key, ok := bytes.CutPrefix(bytes.TrimRight(line, "\r\n"), []byte("get ")); ok && !bytes.ContainsAny(key, " \t") {
 			// What Postfix asks.
-			err = s.get(key, w)
+			err = s.get(key, c.now, w)
 		} else {
-			err = s.command(strings.Fields(string(line)), r, w)
+			err = s.command(strings.Fields(string(line)), c.now, r, w)
 		}
 		if err != nil {
 			return err
@@ -46,14 +48,14 @@ func Memcache(s *Server, c *peer) error {
 	}
 }
 
-func (s *Server) command(words []string, r *bufio.Reader, w *bufio.Writer) error {
+func (s *Server) command(words []string, now time.Time, r *bufio.Reader, w *bufio.Writer) error {
 	if len(words) == 0 {
 		return fmt.Errorf("%w: empty command", errMalformed)
 	}
 	switch verb := words[0]; verb {
 	case "get", "gets":
 		for _, key := range words[1:] {
-			s.value([]byte(key), w)
+			s.value([]byte(key), now, w)
 		}
 		_, err := w.WriteString("END\r\n")
 		return err
@@ -70,22 +72,22 @@ func (s *Server) command(words []string, r *bufio.Reader, w *bufio.Writer) error
 }
 
 // get answers a get of one key.
-func (s *Server) get(key []byte, w *bufio.Writer) error {
-	s.value(key, w)
+func (s *Server) get(key []byte, now time.Time, w *bufio.Writer) error {
+	s.value(key, now, w)
 	_, err := w.WriteString("END\r\n")
 	return err
 }
 
 // value answers a memcache key, if it is one. An offer is "silent-discard", which leaves nothing
 // out, so that the backup table is not asked.
-func (s *Server) value(key []byte, w *bufio.Writer) {
+func (s *Server) value(key []byte, now time.Time, w *bufio.Writer) {
 	name, addr := []byte(starttls), key
 	for _, known := range tables {
 		if rest, ok := bytes.CutPrefix(key, known); ok && len(rest) > 0 && rest[0] == ':' {
 			name, addr = known, rest[1:]
 		}
 	}
-	value, ok := s.lookup(name, addr)
+	value, ok := s.lookup(name, addr, now)
 	if !ok {
 		return
 	}

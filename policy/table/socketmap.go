@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"time"
 )
 
 // maxDigits is how many digits of a netstring's length are read before the peer is given up.
@@ -26,9 +27,10 @@ func Socketmap(s *Server, c *peer) error {
 		if err != nil {
 			return err
 		}
+		c.now = time.Now()
 		status := "NOTFOUND "
 		name, key, _ := bytes.Cut(request, []byte(" "))
-		value, ok := s.lookup(name, key)
+		value, ok := s.lookup(name, key, c.now)
 		if ok && value != "" {
 			status = "OK "
 		} else {

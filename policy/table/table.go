@@ -48,8 +48,9 @@ type Stats struct {
 type Server struct {
 	// Decide judges an address.
 	Decide func(netip.Addr) policy.Decision
-	// Answered is called with each answer about STARTTLS, before it is sent.
-	Answered func(netip.Addr, policy.Answer)
+	// Answered is called with each answer about STARTTLS, and when that was asked for, before it is
+	// sent.
+	Answered func(netip.Addr, policy.Answer, time.Time)
 	Log      *slog.Logger
 
 	Stats Stats
@@ -103,7 +104,7 @@ func (s *Server) serve(c net.Conn, speak Protocol) {
 		s.mu.Unlock()
 		c.Close()
 	}()
-	if err := speak(s, &peer{Conn: c}); errors.Is(err, errMalformed) {
+	if err := speak(s, &peer{Conn: c, now: time.Now()}); errors.Is(err, errMalformed) {
 		s.Stats.Malformed.Add(1)
 		s.complain("table: malformed request, connection closed", "peer", c.RemoteAddr().String(), "error", err)
 	}
@@ -113,10 +114,12 @@ func (s *Server) serve(c net.Conn, speak Protocol) {
 type peer struct {
 	net.Conn
 	reading, writing deadline.Lazy
+	// now is when it last asked: an answer takes no time.
+	now time.Time
 }
 
 func (p *peer) Write(b []byte) (int, error) {
-	if until, set := p.writing.Move(time.Now(), answerWait); set {
+	if until, set := p.writing.Move(p.now, answerWait); set {
 		p.SetWriteDeadline(until)
 	}
 	return p.Conn.Write(b)
@@ -148,7 +151,7 @@ func (s *Server) closeAll() {
 
 // wait sets how long a peer may take for its next request, unless the server is stopping.
 func (s *Server) wait(p *peer) error {
-	until, set := p.reading.Move(time.Now(), idle)
+	until, set := p.reading.Move(p.now, idle)
 	if !set && !s.stopped.Load() {
 		return nil
 	}
@@ -170,9 +173,9 @@ const (
 // tables are all of them.
 var tables = [][]byte{[]byte(starttls), []byte(ehlogate), []byte(tier)}
 
-// lookup answers a key of a table; ok is false when the table is unknown or the key is not an
+// lookup answers a key of a table that was asked for now; ok is false when the table is unknown or the key is not an
 // address. value is "" where nothing is left out of the EHLO reply.
-func (s *Server) lookup(name, key []byte) (value string, ok bool) {
+func (s *Server) lookup(name, key []byte, now time.Time) (value string, ok bool) {
 	// The text is read and not kept, so that a string of it would be made for nothing.
 	addr, err := policy.ParseAddr(unsafe.String(unsafe.SliceData(key), len(key)))
 	if err != nil || string(name) != starttls && string(name) != ehlogate && string(name) != tier {
@@ -180,7 +183,7 @@ func (s *Server) lookup(name, key []byte) (value string, ok bool) {
 		s.complain("table: unknown table or malformed key, answered with not found", "table", clip(string(name)), "key", clip(string(key)))
 		return "", false
 	}
-	d, ok := s.decide(addr)
+	d, ok := s.decide(addr, now)
 	if string(name) == tier {
 		return d.Tier.String(), ok
 	}
@@ -194,7 +197,7 @@ func (s *Server) lookup(name, key []byte) (value string, ok bool) {
 		s.Stats.Offered.Add(1)
 	}
 	if s.Answered != nil {
-		s.Answered(addr, answer)
+		s.Answered(addr, answer, now)
 	}
 	return d.Keywords(), ok
 }
@@ -202,7 +205,7 @@ func (s *Server) lookup(name, key []byte) (value string, ok bool) {
 // decide judges within the deadline. The stores answer from memory, so a late answer is a fault;
 // like a panic it is counted and becomes an offer, because a connection closed instead would make
 // Postfix refuse the session.
-func (s *Server) decide(addr netip.Addr) (d policy.Decision, ok bool) {
+func (s *Server) decide(addr netip.Addr, now time.Time) (d policy.Decision, ok bool) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.Stats.Panics.Add(1)
@@ -210,9 +213,8 @@ func (s *Server) decide(addr netip.Addr) (d policy.Decision, ok bool) {
 			d, ok = policy.Decision{Addr: addr}, false
 		}
 	}()
-	start := time.Now()
 	d = s.Decide(addr)
-	if time.Since(start) > Deadline {
+	if time.Since(now) > Deadline {
 		s.Stats.Late.Add(1)
 		return policy.Decision{Addr: addr}, false
 	}

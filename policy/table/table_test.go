@@ -231,7 +231,7 @@ func echoes(t *testing.T) time.Duration {
 func TestALateAnswerIsAnOffer(t *testing.T) {
 	s := newServer()
 	s.Decide = func(a netip.Addr) policy.Decision { time.Sleep(Deadline + 5*time.Millisecond); return decide(a) }
-	if value, ok := s.lookup([]byte(starttls), []byte("192.0.2.7")); ok || value != "" || s.Stats.Late.Load() != 1 {
+	if value, ok := s.lookup([]byte(starttls), []byte("192.0.2.7"), time.Now()); ok || value != "" || s.Stats.Late.Load() != 1 {
 		t.Errorf("a late answer: %q, %v", value, ok)
 	}
 }
@@ -296,8 +296,8 @@ func FuzzMemcache(f *testing.F) {
 func TestAnAnswerIsOfOneSession(t *testing.T) {
 	answers := NewAnswers()
 	addr := netip.MustParseAddr("192.0.2.7")
-	answers.Put(addr, policy.Offered)
-	answers.Put(addr, policy.Withheld)
+	answers.Put(addr, policy.Offered, answers.now())
+	answers.Put(addr, policy.Withheld, answers.now())
 	for i, want := range []policy.Answer{policy.Withheld, policy.Withheld, policy.Unasked} {
 		if got := answers.Take(addr); got != want {
 			t.Errorf("session %d was told %s, want %s", i+1, got, want)
@@ -309,23 +309,22 @@ func TestAnswersAreForgotten(t *testing.T) {
 	answers, now := NewAnswers(), time.Unix(1_000_000, 0)
 	answers.now = func() time.Time { return now }
 	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, byte(18 + i>>16), byte(i >> 8), byte(i)}) }
-	answers.Put(addr(0), policy.Withheld)
+	answers.Put(addr(0), policy.Withheld, answers.now())
 	now = now.Add(remember - time.Second)
-	answers.Put(addr(1), policy.Withheld)
+	answers.Put(addr(1), policy.Withheld, answers.now())
 	now = now.Add(2 * time.Second)
-	answers.Put(addr(2), policy.Withheld)
+	answers.Put(addr(2), policy.Withheld, answers.now())
 	for i, want := range []policy.Answer{policy.Unasked, policy.Withheld, policy.Withheld} {
 		if got := answers.Take(addr(i)); got != want {
 			t.Errorf("address %d was told %s, want %s", i, got, want)
 		}
 	}
-	for i := range 3 * rememberMost {
-		answers.Put(addr(i), policy.Offered)
+	// Of many more than there is room for, the last ones are known.
+	const many = 5 * sets * ways
+	for i := range many {
+		answers.Put(addr(i), policy.Offered, answers.now())
 	}
-	if n := len(answers.young) + len(answers.old); n > rememberMost {
-		t.Errorf("%d addresses are remembered", n)
-	}
-	if got := answers.Take(addr(3*rememberMost - 1)); got != policy.Offered {
+	if got := answers.Take(addr(many - 1)); got != policy.Offered {
 		t.Errorf("the last one was told %s", got)
 	}
 }

@@ -216,8 +216,8 @@ func (l *Listener) Cut() {
 type conn struct {
 	net.Conn
 	listener *Listener
-	// asked says that the peer has sent something; last is when something last went either way,
-	// else when it connected, in nanoseconds of Unix time.
+	// asked says that the peer has sent something; last is when something last went either way, as
+	// far as it was more than an answer, else when it connected, in nanoseconds of Unix time.
 	asked atomic.Bool
 	last  atomic.Int64
 	// mute is its place among those on which nothing was asked; the listener's mu guards it.
@@ -260,9 +260,12 @@ func (l *Listener) forget(c *conn) {
 	}
 }
 
+// answer is how long an answer is at most, which comes just after what was asked.
+const answer = 1024
+
 func (c *conn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
-	if n > 0 {
+	if n > answer {
 		c.last.Store(time.Now().UnixNano())
 	}
 	return n, err
