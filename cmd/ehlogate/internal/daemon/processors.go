@@ -10,7 +10,7 @@ import (
 
 const (
 	// loadEvery is how often the load is looked at.
-	loadEvery = 250 * time.Millisecond
+	loadEvery = 100 * time.Millisecond
 	// busy is the share of their time for which the processors in use are at work when more are taken,
 	// and calm that of the half that is left when the other half is given back, after calmFor.
 	busy, calm = 0.6, 0.3

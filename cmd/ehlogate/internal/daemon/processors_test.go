@@ -18,8 +18,8 @@ func TestProcessorsFollowTheLoad(t *testing.T) {
 		atWork, seconds float64
 		want            int
 	}{
-		{0.1, 60, 1}, {1, 0.25, 2}, {0.7, 60, 2}, {0.1, 4, 2}, {0.1, 2, 1},
-		{8, 0.5, 4}, {8, 0.25, 6}, {8, 60, 6}, {1, 60, 6}, {0.8, 60, 3}, {0, 60, 1},
+		{0.1, 60, 1}, {1, 0.1, 2}, {0.7, 60, 2}, {0.1, 4, 2}, {0.1, 1.5, 1},
+		{8, 0.2, 4}, {8, 0.1, 6}, {8, 60, 6}, {1, 60, 6}, {0.8, 60, 3}, {0, 60, 1},
 	} {
 		if got := run(c.atWork, c.seconds); got != c.want {
 			t.Errorf("%v processors at work for %v s: %d in use, want %d", c.atWork, c.seconds, got, c.want)
