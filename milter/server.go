@@ -52,6 +52,8 @@ type Server struct {
 	// MTA is asked for leave.
 	Rules  func() verdict.Rules
 	Treats func() bool
+	// RefusesAtConnect says whether any tier is refused when a session begins.
+	RefusesAtConnect func() bool
 	// Users reports whether a service is one of the operator's own users, by its name in the milter
 	// protocol and its port.
 	Users func(daemon, port string) bool

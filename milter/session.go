@@ -35,6 +35,8 @@ type session struct {
 	helo     string
 	tls      *policy.TLS
 	mails    int
+	// refused says that the session was refused when it began.
+	refused bool
 	// mail is the message under way, nil between messages.
 	mail *message
 }
@@ -58,7 +60,9 @@ type message struct {
 	rules         verdict.Rules
 	headers       verdict.Headers
 	decision      policy.Decision
-	trouble       policy.Trouble
+	// refused says that we refused it, or a recipient of it.
+	refused bool
+	trouble policy.Trouble
 }
 
 var _ gomilter.Milter = (*session)(nil)
@@ -94,8 +98,9 @@ func (s *session) NewConnection(gomilter.Modifier) error {
 	return nil
 }
 
-func (s *session) Connect(host, family string, port uint16, addr string, m gomilter.Modifier) (*gomilter.Response, error) {
-	return s.hear(func() {
+func (s *session) Connect(host, family string, port uint16, addr string, m gomilter.Modifier) (resp *gomilter.Response, err error) {
+	resp = gomilter.RespContinue
+	s.hear(func() {
 		s.connected, s.began = true, s.server.Now()
 		if family != "tcp4" && family != "tcp6" {
 			addr = m.Get(gomilter.MacroClientAddr)
@@ -110,7 +115,11 @@ func (s *session) Connect(host, family string, port uint16, addr string, m gomil
 		}
 		s.users = s.server.Users(m.Get(gomilter.MacroDaemonName), m.Get(gomilter.MacroDaemonPort))
 		s.server.Sessions.Begin(s.id, s.client, s.began)
+		if s.server.RefusesAtConnect() && !s.users {
+			resp, s.refused = s.refuse(s.decide(), policy.AtConnect)
+		}
 	})
+	return resp, nil
 }
 
 func (s *session) Helo(name string, m gomilter.Modifier) (*gomilter.Response, error) {
@@ -131,8 +140,9 @@ func (s *session) hearTLS(m gomilter.Modifier) {
 	s.tls = &policy.TLS{Version: version, Cipher: m.Get(gomilter.MacroCipher), Bits: bits, CertSubject: m.Get(gomilter.MacroCertSubject)}
 }
 
-func (s *session) MailFrom(from, _ string, m gomilter.Modifier) (*gomilter.Response, error) {
-	return s.hear(func() {
+func (s *session) MailFrom(from, _ string, m gomilter.Modifier) (resp *gomilter.Response, err error) {
+	resp = gomilter.RespContinue
+	s.hear(func() {
 		s.abandon()
 		s.hearTLS(m)
 		s.mails++
@@ -141,11 +151,16 @@ func (s *session) MailFrom(from, _ string, m gomilter.Modifier) (*gomilter.Respo
 			rules: s.server.Rules(), decision: s.decide(),
 		}
 		s.hearQueueID(m)
+		if resp, s.mail.refused = s.refuseMail(policy.AtMail); s.mail.refused {
+			s.abandon()
+		}
 	})
+	return resp, nil
 }
 
-func (s *session) RcptTo(rcpt, _ string, m gomilter.Modifier) (*gomilter.Response, error) {
-	return s.hear(func() {
+func (s *session) RcptTo(rcpt, _ string, m gomilter.Modifier) (resp *gomilter.Response, err error) {
+	resp = gomilter.RespContinue
+	s.hear(func() {
 		if s.mail == nil {
 			return
 		}
@@ -154,15 +169,23 @@ func (s *session) RcptTo(rcpt, _ string, m gomilter.Modifier) (*gomilter.Respons
 			s.mail.traps = append(s.mail.traps, a)
 		}
 		if m.Get(gomilter.MacroRcptMailer) == verdict.RejectedMailer {
-			s.refused(verdict.Rejection{Status: m.Get(gomilter.MacroRcptHost), Text: m.Get(gomilter.MacroRcptAddr), NullSender: s.mail.nullSender}, rcpt)
-		} else if len(s.mail.to) < mostTo {
+			s.hearRefused(verdict.Rejection{Status: m.Get(gomilter.MacroRcptHost), Text: m.Get(gomilter.MacroRcptAddr), NullSender: s.mail.nullSender}, rcpt)
+			return
+		}
+		if len(s.mail.to) < mostTo {
 			s.mail.to = append(s.mail.to, rcpt)
 		}
+		refused := false
+		if resp, refused = s.refuseMail(policy.AtRcpt); refused {
+			s.mail.refused = true
+			s.mail.rejected++
+		}
 	})
+	return resp, nil
 }
 
-// refused takes a recipient that the MTA refused.
-func (s *session) refused(r verdict.Rejection, rcpt string) {
+// hearRefused takes a recipient that the MTA refused.
+func (s *session) hearRefused(r verdict.Rejection, rcpt string) {
 	s.mail.rejected++
 	if s.answered == policy.Withheld && s.tls == nil && r.DemandsTLS() {
 		s.mail.trouble = policy.RefusedWithout
@@ -213,14 +236,15 @@ func (s *session) EndOfMessage(m gomilter.Modifier) (resp *gomilter.Response, er
 	s.hearQueueID(m)
 	mail := s.mail
 	outcome := policy.Accepted
-	if refuses(mail.decision.Action) && !mail.authenticated {
-		outcome = policy.Rejected
+	refusal, refused := s.refuseMail(policy.AtMessage)
+	if refused {
+		resp, outcome = refusal, policy.Rejected
 	}
 	s.finish(mail.headers.Assessments(&mail.rules), outcome)
-	if mail.authenticated {
-		return resp, nil
+	if !refused && !mail.authenticated {
+		s.mark(mail.decision, m)
 	}
-	return s.act(mail.decision, m), nil
+	return resp, nil
 }
 
 // Abort ends the message under way, if there is one: Postfix sends it after every message and
@@ -263,7 +287,7 @@ func (s *session) abandon() {
 		return
 	}
 	outcome := policy.Aborted
-	if s.mail.rejected > 0 && s.mail.rejected == s.mail.rcpts && !s.mail.data {
+	if s.mail.rejected > 0 && s.mail.rejected == s.mail.rcpts && !s.mail.data || s.mail.refused {
 		outcome = policy.Rejected
 	}
 	s.finish(nil, outcome)
@@ -291,8 +315,14 @@ func (s *session) end() {
 	if s.connected && s.mails == 0 {
 		o := s.observation()
 		o.Outcome, o.Decision = policy.NoMail, s.decide()
-		o.Trouble = s.trouble()
-		s.server.Observe(o, []policy.Assessment{s.idle()})
+		if s.refused {
+			// It left because of us.
+			o.Outcome = policy.Rejected
+			s.server.Observe(o, nil)
+		} else {
+			o.Trouble = s.trouble()
+			s.server.Observe(o, []policy.Assessment{s.idle()})
+		}
 	}
 	if s.connected {
 		s.server.Sessions.End(s.id)
@@ -343,32 +373,55 @@ func (s *session) observation() *policy.Observation {
 // HeaderName is the header that the action "header" adds.
 const HeaderName = "X-Ehlogate"
 
-func refuses(a policy.Action) bool { return a == policy.ActTempfail || a == policy.ActReject }
+// refuseMail is what becomes of the message under way at a stage. A user's is never refused.
+func (s *session) refuseMail(stage policy.Stage) (resp *gomilter.Response, refused bool) {
+	if s.mail.authenticated {
+		return gomilter.RespContinue, false
+	}
+	d := s.mail.decision
+	if stage == policy.AtRcpt && d.Stage == policy.AtConnect {
+		// On a service of users it is known only now that nobody has logged in.
+		d.Stage = stage
+	}
+	return s.refuse(d, stage)
+}
 
-// act does what the client's tier asks for, as far as the MTA lets us; otherwise the mail goes on.
-func (s *session) act(d policy.Decision, m gomilter.Modifier) *gomilter.Response {
+// refuse is the reply to a client at a stage, and whether that refuses it.
+func (s *session) refuse(d policy.Decision, stage policy.Stage) (resp *gomilter.Response, refused bool) {
+	if !d.Action.Refuses() || d.Stage != stage {
+		return gomilter.RespContinue, false
+	}
+	code, text := uint16(451), "4.7.1 Try again later"
+	if d.Action == policy.ActReject {
+		code, text = 550, "5.7.1 Refused by local policy"
+	}
+	if stage == policy.AtConnect {
+		// What RFC 5321 sections 3.1 and 3.8 have for a whole session.
+		code = map[uint16]uint16{451: 421, 550: 554}[code]
+	}
+	resp, err := gomilter.RejectWithCodeAndReason(code, text)
+	if err != nil {
+		s.server.Log.Error("milter: action of a tier", "session", s.id, "client", d.Addr, "action", d.Action, "error", err)
+		return gomilter.RespContinue, false
+	}
+	s.server.Stats.Actions.Add(1)
+	return resp, true
+}
+
+// mark does what the client's tier asks for with a message that is accepted, as far as the MTA lets
+// us.
+func (s *session) mark(d policy.Decision, m gomilter.Modifier) {
 	var err error
-	resp := gomilter.RespContinue
-	switch d.Action {
-	case policy.ActHeader:
-		if s.actions&gomilter.OptAddHeader != 0 {
-			err = m.AddHeader(HeaderName, fmt.Sprintf("tier=%s score=%.2f", d.Tier, d.Score))
-		}
-	case policy.ActQuarantine:
-		if s.actions&gomilter.OptQuarantine != 0 {
-			err = m.Quarantine(fmt.Sprintf("ehlogate: tier %s", d.Tier))
-		}
-	case policy.ActTempfail:
-		resp, err = gomilter.RejectWithCodeAndReason(451, "4.7.1 Try again later")
-	case policy.ActReject:
-		resp, err = gomilter.RejectWithCodeAndReason(550, "5.7.1 Refused by local policy")
+	switch {
+	case d.Action == policy.ActHeader && s.actions&gomilter.OptAddHeader != 0:
+		err = m.AddHeader(HeaderName, fmt.Sprintf("tier=%s score=%.2f", d.Tier, d.Score))
+	case d.Action == policy.ActQuarantine && s.actions&gomilter.OptQuarantine != 0:
+		err = m.Quarantine(fmt.Sprintf("ehlogate: tier %s", d.Tier))
 	default:
-		return resp
+		return
 	}
 	s.server.Stats.Actions.Add(1)
 	if err != nil {
 		s.server.Log.Error("milter: action of a tier", "session", s.id, "client", d.Addr, "action", d.Action, "error", err)
-		return gomilter.RespContinue
 	}
-	return resp
 }

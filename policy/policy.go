@@ -49,6 +49,25 @@ const (
 // Actions are all actions.
 var Actions = []Action{ActNone, ActHeader, ActQuarantine, ActTempfail, ActReject}
 
+// Refuses reports whether an action refuses mail.
+func (a Action) Refuses() bool { return a == ActTempfail || a == ActReject }
+
+// Stage is where in a session an action that refuses mail takes effect.
+type Stage string
+
+// The stages.
+const (
+	AtConnect Stage = "connect"
+	AtMail    Stage = "mail"
+	AtRcpt    Stage = "rcpt"
+	// AtMessage is the end of a message: it was transmitted and filtered, so that its verdict is
+	// learnt.
+	AtMessage Stage = "message"
+)
+
+// Stages are all stages.
+var Stages = []Stage{AtConnect, AtMail, AtRcpt, AtMessage}
+
 // STARTTLS and SilentDiscard are the EHLO keywords that withhold STARTTLS and keep Postfix's log
 // quiet about it: smtpd_discard_ehlo_keywords in postconf(5).
 const (
@@ -61,6 +80,8 @@ type Treatment struct {
 	// Discard are further EHLO keywords not offered to them.
 	Discard []string
 	Action  Action
+	// Stage is where Action takes effect if it refuses mail; AtRcpt where it is empty.
+	Stage Stage
 }
 
 // Policy decides. Its fields are set once, before use.
@@ -160,8 +181,9 @@ type Decision struct {
 	// Discard are the EHLO keywords that the MTA is told to leave out, silent-discard not among
 	// them.
 	Discard []string
-	// Action is what the milter does with the client's mail.
+	// Action is what the milter does with the client's mail, Stage where, if it is refused.
 	Action Action
+	Stage  Stage
 	Mode   Mode
 }
 
@@ -198,7 +220,9 @@ func (p *Policy) decide(addr netip.Addr, k Keys, exempt bool, known Known, now t
 		d.withhold(d.Tier == reputation.Bad || p.Mode == Earn && d.Tier != reputation.Good)
 	}
 	if t := p.Treatments[d.Tier]; p.Mode != Observe {
-		d.Action = cmp.Or(t.Action, ActNone)
+		if d.Action = cmp.Or(t.Action, ActNone); d.Action.Refuses() {
+			d.Stage = cmp.Or(t.Stage, AtRcpt)
+		}
 		for _, k := range t.Discard {
 			if k != SilentDiscard && !slices.Contains(d.Discard, k) {
 				d.Discard = append(d.Discard, k)

@@ -3,6 +3,7 @@ package e2e
 import (
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -149,7 +150,7 @@ func TestAForgedNoNeverHidesAYes(t *testing.T) {
 }
 
 func TestActionsOfATierReachTheMessage(t *testing.T) {
-	x := start(t, "[[policy.tier]]\nname = 'bad'\naction = 'reject'\ndiscard = ['chunking']\n")
+	x := start(t, "[[policy.tier]]\nname = 'bad'\naction = 'reject'\nstage = 'message'\ndiscard = ['chunking']\n")
 	x.sendUntilWithheldOrRefused("192.0.2.7")
 	s, err := x.Dial("192.0.2.7")
 	must(t, err)
@@ -167,6 +168,29 @@ func TestActionsOfATierReachTheMessage(t *testing.T) {
 	must(t, err)
 	if e := events[len(events)-2]; e.Outcome != "rejected" || e.Verdict.Class != "spam" {
 		t.Errorf("the refused message: %+v", e)
+	}
+	// At an earlier stage the message is not even transmitted, and nothing more is learnt of it.
+	for _, c := range []struct{ tier, refused string }{
+		{"action = 'reject'", `RCPT: 550 "5.7.1 Refused`}, {"action = 'tempfail'\nstage = 'mail'", `MAIL: 451 "4.7.1 Try again`}, {"action = 'reject'\nstage = 'connect'", "greeting: 554 "},
+	} {
+		must(t, x.daemon.Configure("[[policy.tier]]\nname = 'bad'\n"+c.tier+"\n"))
+		must(t, x.daemon.Signal(syscall.SIGHUP))
+		waitUntil(t, func() bool {
+			before, err := x.daemon.Events()
+			must(t, err)
+			s, err := x.Dial("192.0.2.7")
+			if err == nil {
+				err = s.Deliver(message("spam"))
+				s.Close()
+			}
+			events, errEvents := x.daemon.WaitEvents(len(before) + 1)
+			must(t, errEvents)
+			e := events[len(before)]
+			return err != nil && strings.Contains(err.Error(), c.refused) && e.Outcome == "rejected" && e.Verdict.Class == "none"
+		})
+		if !x.send("198.51.100.7", "hello") {
+			t.Errorf("%s: a stranger is not offered STARTTLS", c.tier)
+		}
 	}
 }
 

@@ -104,8 +104,14 @@ func (c *Config) setTier(t reputation.Tier, key string, v value) error {
 			err = fmt.Errorf("%q is not allowed; want one of %s", s, list(policy.Actions))
 		}
 		treatment.Action = policy.Action(s)
+	case "stage":
+		var s string
+		if s, err = v.str(); err == nil && !slices.Contains(policy.Stages, policy.Stage(s)) {
+			err = fmt.Errorf("%q is not allowed; want one of %s", s, list(policy.Stages))
+		}
+		treatment.Stage = policy.Stage(s)
 	default:
-		return fmt.Errorf("unknown key; want name, enter, leave, discard or action")
+		return fmt.Errorf("unknown key; want name, enter, leave, discard, action or stage")
 	}
 	if c.Policy.Treatments == nil {
 		c.Policy.Treatments = map[reputation.Tier]policy.Treatment{}

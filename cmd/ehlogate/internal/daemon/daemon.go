@@ -176,7 +176,7 @@ func (d *Daemon) newIntake(cfg *config.Config) error {
 	d.tables = &table.Server{Decide: d.judge.Decide, Answered: answers.Put, Log: d.log}
 	d.milter = &milter.Server{
 		Decide: d.judge.Decide, Answered: answers.Take, Observe: d.intake.observe, Sessions: in.Correlator,
-		Clients: in.Clients, Now: d.clock.Now, Log: d.log, Treats: d.treats,
+		Clients: in.Clients, Now: d.clock.Now, Log: d.log, Treats: d.treats, RefusesAtConnect: d.refusesAtConnect,
 		Rules: func() verdict.Rules { return d.cfg.Load().Verdict }, Users: usersOf(cfg, users),
 	}
 	d.follower = &follower{
@@ -289,6 +289,16 @@ func (d *Daemon) policyOf(cfg *config.Config) (*policy.Policy, error) {
 func (d *Daemon) treats() bool {
 	for _, t := range d.judge.Policy().Treatments {
 		if t.Action == policy.ActHeader || t.Action == policy.ActQuarantine {
+			return true
+		}
+	}
+	return false
+}
+
+// refusesAtConnect reports whether any tier is refused when a session begins.
+func (d *Daemon) refusesAtConnect() bool {
+	for _, t := range d.judge.Policy().Treatments {
+		if t.Action.Refuses() && t.Stage == policy.AtConnect {
 			return true
 		}
 	}
