@@ -60,7 +60,9 @@ type Server struct {
 	// Clients counts what clients do again and again.
 	Clients *behaviour.Clients
 	Now     func() time.Time
-	Log     *slog.Logger
+	// Took is told how long the end of a message took; nil for nobody.
+	Took func(time.Duration)
+	Log  *slog.Logger
 
 	Stats Stats
 

@@ -233,6 +233,9 @@ func (s *session) EndOfMessage(m gomilter.Modifier) (resp *gomilter.Response, er
 	if s.mail == nil {
 		return resp, nil
 	}
+	if took := s.server.Took; took != nil {
+		defer func(began time.Time) { took(time.Since(began)) }(time.Now())
+	}
 	s.hearQueueID(m)
 	mail := s.mail
 	outcome := policy.Accepted

@@ -62,6 +62,11 @@ func statusText(st api.Status, now time.Time) string {
 	}
 	withheld("withheld since the start", st.Withheld.Answers)
 	withheld("withheld today", st.Withheld.Today)
+	cost := fmt.Sprintf("%.2f s of processor time since the start, %.2f ms a session", st.Cost.CPUSeconds, st.Cost.CPUMilliseconds)
+	if st.Cost.Avoided > 0 {
+		cost += fmt.Sprintf("; %s avoided, which pays if one costs the MTA more than %.2f ms", plural(int(st.Cost.Avoided), "TLS handshake"), st.Cost.PaysFrom)
+	}
+	row("cost", "%s", cost)
 	row("overrides", "%d set by the operator; %s made by the daemon", st.Overrides, plural(st.Exceptions, "exception"))
 	for _, source := range st.Silent {
 		row("silent", "%s: %s", source, st.Why[source])

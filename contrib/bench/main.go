@@ -2,7 +2,7 @@
 // knows one answer: processor time a session, messages through a real Postfix, sessions and lookups
 // a second, memory, and the time of a start and of a replay.
 //
-//	go run ./contrib/bench [-rounds 5] [-only PART,...]
+//	go run ./contrib/bench [-rounds 5] [-sessions 300] [-only PART,...]
 //	go run ./contrib/bench flood
 //
 // All contenders take turns in every round. The table has the medians, and the ratios within a
@@ -24,6 +24,7 @@ import (
 
 func main() {
 	rounds := flag.Int("rounds", 5, "rounds")
+	sessions := flag.Int("sessions", 300, "sessions one after another, for each figure of processor time")
 	only := flag.String("only", "", "measure these `parts` only, of "+strings.Join(names(), ", "))
 	out := flag.String("out", filepath.Join("contrib", "bench", "results.json"), "the `file` that keeps the results")
 	flag.Parse()
@@ -32,7 +33,9 @@ func main() {
 	case "peer":
 		err = servePeer(os.Stdin, os.Stdout)
 	case "":
-		err = run(*rounds, *only, *out)
+		err = run(*rounds, *sessions, *only, *out)
+	case "flood":
+		err = keep(*out, func() ([]figure, error) { return flood(*rounds, *sessions) })
 	default:
 		err = fmt.Errorf("unknown argument %q", flag.Arg(0))
 	}
@@ -45,14 +48,14 @@ func main() {
 // part is a part of the bench.
 type part struct {
 	name string
-	run  func(*stand, int) ([]figure, error)
+	run  func(s *stand, rounds, sessions int) ([]figure, error)
 }
 
 var parts = []part{
-	{"sessions", func(s *stand, rounds int) ([]figure, error) { return s.costOfSessions(rounds, 300) }},
-	{"postfix", func(s *stand, rounds int) ([]figure, error) { return s.throughPostfix(rounds, 4000) }},
-	{"protocol", func(s *stand, rounds int) ([]figure, error) { return s.overTheProtocol(rounds, 3*time.Second) }},
-	{"lookups", func(s *stand, rounds int) ([]figure, error) { return s.lookups(rounds, 3*time.Second) }},
+	{"sessions", func(s *stand, rounds, sessions int) ([]figure, error) { return s.costOfSessions(rounds, sessions) }},
+	{"postfix", func(s *stand, rounds, _ int) ([]figure, error) { return s.throughPostfix(rounds, 2000) }},
+	{"protocol", func(s *stand, rounds, _ int) ([]figure, error) { return s.overTheProtocol(rounds, 3*time.Second) }},
+	{"lookups", func(s *stand, rounds, _ int) ([]figure, error) { return s.lookups(rounds, 3*time.Second) }},
 }
 
 func names() (names []string) {
@@ -62,27 +65,37 @@ func names() (names []string) {
 	return names
 }
 
-func run(rounds int, only, out string) error {
+func run(rounds, sessions int, only, out string) error {
+	return keep(out, func() (all []figure, err error) {
+		s, err := newStand("")
+		if err != nil {
+			return nil, err
+		}
+		defer s.stop()
+		for _, p := range parts {
+			if only != "" && !slices.Contains(strings.Split(only, ","), p.name) {
+				continue
+			}
+			fmt.Fprintln(os.Stderr, "measuring:", p.name)
+			figures, err := p.run(s, rounds, sessions)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", p.name, err)
+			}
+			all = append(all, figures...)
+		}
+		return all, nil
+	})
+}
+
+// keep prints what is measured beside the run before, and keeps it.
+func keep(out string, measure func() ([]figure, error)) error {
 	before, err := readResults(out)
 	if err != nil {
 		return err
 	}
-	s, err := newStand("")
-	if err != nil {
-		return err
-	}
-	defer s.stop()
 	r := results{Machine: thisMachine(), Commit: output("git", "rev-parse", "--short", "HEAD"), Time: time.Now().UTC().Format(time.RFC3339)}
-	for _, p := range parts {
-		if only != "" && !slices.Contains(strings.Split(only, ","), p.name) {
-			continue
-		}
-		fmt.Fprintln(os.Stderr, "measuring:", p.name)
-		figures, err := p.run(s, rounds)
-		if err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
-		}
-		r.Figures = append(r.Figures, figures...)
+	if r.Figures, err = measure(); err != nil {
+		return err
 	}
 	r.print(os.Stdout, before)
 	return r.write(out, before)

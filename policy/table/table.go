@@ -51,7 +51,9 @@ type Server struct {
 	// Answered is called with each answer about STARTTLS, and when that was asked for, before it is
 	// sent.
 	Answered func(netip.Addr, policy.Answer, time.Time)
-	Log      *slog.Logger
+	// Took is told how long a decision took; nil for nobody.
+	Took func(time.Duration)
+	Log  *slog.Logger
 
 	Stats Stats
 
@@ -214,7 +216,11 @@ func (s *Server) decide(addr netip.Addr, now time.Time) (d policy.Decision, ok b
 		}
 	}()
 	d = s.Decide(addr)
-	if time.Since(now) > Deadline {
+	took := time.Since(now)
+	if s.Took != nil {
+		s.Took(took)
+	}
+	if took > Deadline {
 		s.Stats.Late.Add(1)
 		return policy.Decision{Addr: addr}, false
 	}

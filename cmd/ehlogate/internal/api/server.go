@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"net/http/pprof"
 	"net/netip"
 	"slices"
 	"sync"
@@ -104,6 +105,9 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("POST /api/v1/load", s.authorized(body(maxChunk, s.load)))
 	mux.HandleFunc("POST /api/v1/change", s.authorized(body(maxBody, s.change)))
 	mux.HandleFunc("POST /api/v1/reload", s.authorized(s.reload))
+	for name, h := range map[string]http.HandlerFunc{"": pprof.Index, "cmdline": pprof.Cmdline, "profile": pprof.Profile, "symbol": pprof.Symbol, "trace": pprof.Trace} {
+		mux.HandleFunc("GET /debug/pprof/"+name, s.authorized(h))
+	}
 	return s.protect(mux)
 }
 

@@ -39,6 +39,7 @@ type Status struct {
 	// Heard and Withheld are counts since the start.
 	Heard    HeardCounts    `json:"heard"`
 	Withheld WithheldCounts `json:"withheld"`
+	Cost     Cost           `json:"cost"`
 	Store    StoreStatus    `json:"store"`
 	// Silent are the sources that are configured, and of which nothing was heard although there was
 	// mail: header, log, milter, table; Why says more of each.
@@ -75,6 +76,17 @@ type Answers struct {
 type WithheldCounts struct {
 	Answers
 	Today Answers `json:"today"`
+}
+
+// Cost is what the daemon has cost since the start, and what that has saved.
+type Cost struct {
+	// CPUSeconds is its processor time, CPUMilliseconds the same for a session.
+	CPUSeconds      float64 `json:"cpu_seconds"`
+	CPUMilliseconds float64 `json:"cpu_ms_a_session"`
+	// Avoided counts the TLS handshakes that were not offered, and PaysFrom is how many milliseconds
+	// of processor time one has to cost the MTA for that to pay; 0 where none was avoided.
+	Avoided  uint64  `json:"handshakes_avoided"`
+	PaysFrom float64 `json:"pays_from_ms"`
 }
 
 // StoreStatus is how the store stands.

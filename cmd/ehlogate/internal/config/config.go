@@ -71,6 +71,8 @@ type Config struct {
 		// many bytes of them.
 		Spool      string
 		SpoolLimit int64
+		// Sync is when what is learnt is brought to disk.
+		Sync Sync
 		// MaxRecords is how many records the embedded store keeps at most.
 		MaxRecords int
 	}
@@ -271,6 +273,7 @@ func defaults(env func(string) (string, bool)) *Config {
 	c.Store.Dir = "ehlogate-data"
 	c.Store.SpoolLimit = 256 << 20
 	c.Store.MaxRecords = store.DefaultMostRecords
+	c.Store.Sync = SyncSecond
 	// systemd.exec(5): several directories are separated by a colon.
 	if dirs, ok := env("STATE_DIRECTORY"); ok && dirs != "" {
 		c.Store.Dir, _, _ = strings.Cut(dirs, ":")

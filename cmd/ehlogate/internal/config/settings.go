@@ -64,6 +64,7 @@ var settings = []Setting{
 	{storeURL, "where evidence is kept: embedded:DIRECTORY, redis://, rediss://, redis+unix://, redis+sentinel:// or redis+cluster://", func(c *Config, v value) error { return c.setStore(v) }},
 	{"store.spool", "directory in which observations wait while Redis is away", path(func(c *Config) *string { return &c.Store.Spool })},
 	{"store.spool_limit", "most that waits there, in MiB", func(c *Config, v value) error { return c.setSpoolLimit(v) }},
+	{"store.sync", "when the embedded store brings what it learns to disk: second, once a second; or always, before a message is acknowledged", oneOf([]Sync{SyncSecond, SyncAlways}, func(c *Config) *Sync { return &c.Store.Sync })},
 	{"store.max_records", "most hosts and networks that the embedded store keeps; those of spam alone, and silent longest, go first", integer(1000, 100_000_000, func(c *Config) *int { return &c.Store.MaxRecords })},
 	{"policy.mode", "observe, protect or earn", func(c *Config, v value) error { return c.setMode(v) }},
 	{"policy.exempt", "networks that are always offered STARTTLS; 127.0.0.1 and ::1 are, in any case", networks(func(c *Config) *[]netip.Prefix { return &c.Policy.Exempt })},
@@ -294,3 +295,12 @@ func (c *Config) setNode(v value) error {
 	c.Log.Node = s
 	return err
 }
+
+// Sync is when the embedded store brings what it learns to disk.
+type Sync string
+
+// The values of store.sync.
+const (
+	SyncSecond Sync = "second"
+	SyncAlways Sync = "always"
+)

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -68,6 +69,9 @@ func (d *Daemon) register(r prometheus.Registerer) {
 	counter("events_written_total", "Lines written to the event log.", "", "", &l.Written)
 	counter("events_dropped_total", "Lines that could not be written to the event log.", "", "", &l.Dropped)
 	counter("observations_late_total", "Observations not durable when their message was answered; they were queued or dropped.", "", "", &d.intake.Late)
+	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "ehlogate", Name: "cpu_seconds", Help: "Processor time of this process, user and system."}, func() float64 { return spent().Seconds() }))
+	d.tables.Took = histogram(r, "lookup_seconds", "How long the decision of a lookup took.", 10e-6, 100e-6, 1e-3, 10e-3, 50e-3)
+	d.milter.Took = histogram(r, "end_of_message_seconds", "How long the end of a message took, until it was learnt and written.", 1e-3, 5e-3, 20e-3, 100e-3, 1)
 	switch s := d.store.(type) {
 	case *store.Embedded:
 		registerEmbedded(r, s)
@@ -86,6 +90,8 @@ func registerEmbedded(r prometheus.Registerer, e *store.Embedded) {
 	counter, s := counters(r), &e.Stats
 	counter("lessons_total", lessons, "", "", &s.Learnt)
 	counter("store_commits_total", "Commits of the embedded store.", "", "", &s.Commits)
+	counter("store_journalled_total", "Lessons written to the journal of the embedded store.", "", "", &s.Journalled)
+	counter("store_journal_failed_total", "Writes of the journal that failed; what they had went into the store's file at once.", "", "", &s.JournalFailed)
 	counter("store_commits_failed_total", "Commits that failed and are tried again.", "", "", &s.Failed)
 	counter("store_expired_total", "Records removed because nothing in them counts any more.", "", "", &s.Expired)
 	counter("store_crowded_total", "Records removed because there were more than store.max_records.", "", "", &s.Crowded)
@@ -127,6 +133,13 @@ func counters(r prometheus.Registerer) func(name, help, label, value string, n *
 		}
 		r.MustRegister(prometheus.NewCounterFunc(opts, func() float64 { return float64(n.Load()) }))
 	}
+}
+
+// histogram returns what counts durations into buckets, whose bounds are in seconds.
+func histogram(r prometheus.Registerer, name, help string, bounds ...float64) func(time.Duration) {
+	h := prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "ehlogate", Name: name, Help: help, Buckets: bounds})
+	r.MustRegister(h)
+	return func(took time.Duration) { h.Observe(took.Seconds()) }
 }
 
 func gauge(r prometheus.Registerer, name, help string, f func() float64) {

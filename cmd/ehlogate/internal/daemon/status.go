@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -87,6 +88,7 @@ func (d *Daemon) status() api.Status {
 	}
 	heard, withheld := d.counts()
 	st.Heard.Counts, st.Withheld.Answers = heard, withheld
+	st.Cost = costOf(spent(), heard.Sessions, withheld.Withheld)
 	d.today.mu.Lock()
 	st.Heard.Today = api.Counts{
 		Sessions: heard.Sessions - d.today.heard.Sessions, Messages: heard.Messages - d.today.heard.Messages, TLS: heard.TLS - d.today.heard.TLS,
@@ -98,6 +100,17 @@ func (d *Daemon) status() api.Status {
 	d.today.mu.Unlock()
 	d.findSilent(&st)
 	return st
+}
+
+// costOf is what so much processor time was for.
+func costOf(spent time.Duration, sessions, avoided uint64) api.Cost {
+	each := func(n uint64) float64 {
+		if n == 0 {
+			return 0
+		}
+		return math.Round(float64(spent.Microseconds())/float64(n)) / 1000
+	}
+	return api.Cost{CPUSeconds: math.Round(spent.Seconds()*100) / 100, CPUMilliseconds: each(sessions), Avoided: avoided, PaysFrom: each(avoided)}
 }
 
 // strangersSaid is for how long a connection of another host that was refused is a warning.

@@ -22,7 +22,7 @@ type keeper interface {
 
 func openStore(cfg *config.Config, tier policy.Tiering, now func() time.Time, log *slog.Logger) (keeper, error) {
 	if cfg.Store.Redis == nil {
-		return store.Open(cfg.Store.Dir, store.Options{Layout: cfg.Policy.Layout, Tier: tier, Now: now, Most: cfg.Store.MaxRecords, Log: log})
+		return store.Open(cfg.Store.Dir, store.Options{Layout: cfg.Policy.Layout, Tier: tier, Now: now, Most: cfg.Store.MaxRecords, Always: cfg.Store.Sync == config.SyncAlways, Log: log})
 	}
 	redis.LogLibrary(log)
 	o := RedisOptions(cfg, log)
