@@ -103,10 +103,10 @@ func (c *checkedConn) Read(p []byte) (int, error) {
 }
 
 // acknowledger is what has the kernel acknowledge at once what came on a connection. A command
-// without a reply would be acknowledged 40 ms later, and until then the MTA's kernel holds back what
-// the MTA writes next (RFC 896, RFC 1122 section 4.2.3.2): the headers of each message, from Postfix,
-// and each command with macros, from Sendmail. The kernel forgets the option by and by (tcp(7)), so
-// it is set each time.
+// without a reply would be acknowledged 40 ms later, and until then the MTA's kernel holds back
+// what the MTA writes next (RFC 896, RFC 1122 section 4.2.3.2): the headers of each message, from
+// Postfix, and each command with macros, from Sendmail. The kernel forgets the option by and by
+// (tcp(7)), so it is set each time.
 func acknowledger(c net.Conn) func() {
 	for {
 		inner, ok := c.(interface{ NetConn() net.Conn })

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// unwrittenFor is how much older than the last line a line may be and be missing: each is written
-	// as soon as what goes with it is in the store's journal.
+	// unwrittenFor is how much older than the last line a line may be and be missing: each is
+	// written as soon as what goes with it is in the store's journal.
 	unwrittenFor = 10 * time.Second
 	// tailMost is how much of a log is looked through for a line, in bytes.
 	tailMost = 16 << 20

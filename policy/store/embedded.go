@@ -1,9 +1,9 @@
 // Package store keeps evidence and the operator's overrides.
 //
 // Embedded is the store of a single host: everything in memory, so that a lookup never waits, and
-// durable in one bbolt file and a journal. A lesson is appended to the journal, and the file follows
-// once a minute; every other change is committed to the file at once, in groups. Because memory has
-// all of it, a file that turns out to be damaged, or is gone, is replaced by a new one.
+// durable in one bbolt file and a journal. A lesson is appended to the journal, and the file
+// follows once a minute; every other change is committed to the file at once, in groups. Because
+// memory has all of it, a file that turns out to be damaged, or is gone, is replaced by a new one.
 package store
 
 import (
@@ -96,8 +96,8 @@ type Embedded struct {
 	gate    sync.RWMutex
 	journal *journal
 	// from is the number of the first part of the journal that is not in the file, next that of the
-	// next part to begin; committing guards them. put off are lessons that wait while a new file is
-	// written; gate guards them.
+	// next part to begin; committing guards them. putOff are lessons that wait while a new file is
+	// written; gate guards them. lines are those of the journal that was found.
 	from, next uint64
 	putOff     *postponed
 	lines      [][]byte
@@ -471,8 +471,8 @@ func (e *Embedded) commit() error {
 		q.Unlock()
 	} else {
 		e.Stats.Commits.Add(1)
-		// If the newer one of the file's two heads is damaged, bbolt goes on from the one before: what
-		// that one has not stays in the journal.
+		// If the newer one of the file's two heads is damaged, bbolt goes on from the one before:
+		// what that one has not stays in the journal.
 		e.journal.removeParts(e.from)
 		e.from = max(e.from, s.from)
 	}

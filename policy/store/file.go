@@ -23,9 +23,10 @@ import (
 )
 
 // The file's buckets. Meta has the format, the layout, the store's own name, how far each dump was
-// loaded, and the number of the first part of the journal that is not in the file. An evidence key is the network's address and one byte of prefix length, or "SA" and
-// the number of an autonomous system; its value is the record of package reputation and a CRC-32C
-// over key and record, because bbolt checks its own pages but not what is in them.
+// loaded, and the number of the first part of the journal that is not in the file. An evidence key
+// is the network's address and one byte of prefix length, or "SA" and the number of an autonomous
+// system; its value is the record of package reputation and a CRC-32C over key and record, because
+// bbolt checks its own pages but not what is in them.
 var (
 	bucketMeta      = []byte("meta")
 	bucketEvidence  = []byte("evidence")

@@ -142,7 +142,8 @@ func (j *journal) flush() {
 	j.mu.Unlock()
 	for _, b := range batches {
 		if b.last {
-			b.part.file.Close()
+			// Should the step fail for which it was ended, it has what the file has not.
+			go b.part.end()
 			continue
 		}
 		err := b.part.write(b.records)
@@ -180,6 +181,12 @@ func (p *part) write(records []byte) error {
 	}
 	p.whole += int64(n)
 	return err
+}
+
+// end brings a part to disk and closes it.
+func (p *part) end() {
+	p.file.Sync()
+	p.file.Close()
 }
 
 // unwritten counts that a part could not be written, and says so once a minute.
@@ -377,10 +384,11 @@ func (e *Embedded) readJournal() {
 			continue
 		}
 		left, err := j.eachLesson(n, func(k policy.Keys, l policy.Lesson) {
-			e.early.journalled = append(e.early.journalled, earlyLesson{Keys: k, Lesson: l})
 			if len(l.Line) > 0 {
 				e.lines = append(e.lines, l.Line)
 			}
+			l.Line = nil
+			e.early.journalled = append(e.early.journalled, earlyLesson{Keys: k, Lesson: l})
 		})
 		if err != nil {
 			e.found.note(e.log, "a part of the store's journal cannot be read: lessons of the last minute may be lost", "file", j.pathOf(n), "error", err, "bytes", left)
@@ -395,7 +403,12 @@ func (e *Embedded) readJournal() {
 
 // Lines are the lines of the event log that go with the lessons which the last process had
 // journalled and not yet committed: the last of them may be missing there.
-func (e *Embedded) Lines() [][]byte { return e.lines }
+func (e *Embedded) Lines() [][]byte {
+	lines := e.lines
+	// They are all of a part, and are asked for once.
+	e.lines = nil
+	return lines
+}
 
 // beginJournal begins the first part.
 func (e *Embedded) beginJournal() {

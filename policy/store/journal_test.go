@@ -57,8 +57,8 @@ func sum(e *Embedded, n int) (hosts, network reputation.Mass) {
 	return hosts, says.Total()
 }
 
-// A journal that ends anywhere has the lessons before its end, each once, and a second start has the
-// same.
+// A journal that ends anywhere has the lessons before its end, each once, and a second start has
+// the same.
 func TestTheJournalMayEndAtEveryByte(t *testing.T) {
 	dir := t.TempDir()
 	e := open(t, dir)

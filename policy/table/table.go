@@ -175,8 +175,8 @@ const (
 // tables are all of them.
 var tables = [][]byte{[]byte(starttls), []byte(ehlogate), []byte(tier)}
 
-// lookup answers a key of a table that was asked for now; ok is false when the table is unknown or the key is not an
-// address. value is "" where nothing is left out of the EHLO reply.
+// lookup answers a key of a table that was asked for now; ok is false when the table is unknown or
+// the key is not an address. value is "" where nothing is left out of the EHLO reply.
 func (s *Server) lookup(name, key []byte, now time.Time) (value string, ok bool) {
 	// The text is read and not kept, so that a string of it would be made for nothing.
 	addr, err := policy.ParseAddr(unsafe.String(unsafe.SliceData(key), len(key)))

@@ -83,8 +83,9 @@ type Cost struct {
 	// CPUSeconds is its processor time, CPUMilliseconds the same for a session.
 	CPUSeconds      float64 `json:"cpu_seconds"`
 	CPUMilliseconds float64 `json:"cpu_ms_a_session"`
-	// Avoided counts the TLS handshakes that were not offered, and PaysFrom is how many milliseconds
-	// of processor time one has to cost the MTA for that to pay; 0 where none was avoided.
+	// Avoided counts the TLS handshakes that were not offered, and PaysFrom is how many
+	// milliseconds of processor time one has to cost the MTA for that to pay; 0 where none was
+	// avoided.
 	Avoided  uint64  `json:"handshakes_avoided"`
 	PaysFrom float64 `json:"pays_from_ms"`
 }

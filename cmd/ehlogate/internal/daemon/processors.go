@@ -11,15 +11,16 @@ import (
 const (
 	// loadEvery is how often the load is looked at.
 	loadEvery = 100 * time.Millisecond
-	// busy is the share of their time for which the processors in use are at work when more are taken,
-	// and calm that of the half that is left when the other half is given back, after calmFor.
+	// busy is the share of their time for which the processors in use are at work when more are
+	// taken, and calm that of the half that is left when the other half is given back, after
+	// calmFor.
 	busy, calm = 0.6, 0.3
 	calmFor    = 5 * time.Second
 )
 
 // processors has the Go runtime use as many processors as the load needs: one, where it is small.
-// With more, each packet that comes wakes a thread that looks for work and finds none, which takes a
-// third of the processor time that a session costs.
+// With more, each packet that comes wakes a thread that looks for work and finds none, which takes
+// a third of the processor time that a session costs.
 type processors struct {
 	most, inUse int
 	calmSince   time.Time
