@@ -37,6 +37,8 @@ func open(t *testing.T, dir string) *Embedded {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { e.Close() })
+	// On a busy machine some of it may still be read behind Open.
+	<-e.Ready()
 	return e
 }
 

@@ -108,6 +108,7 @@ func TestTheJournalMayEndAtEveryByte(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			<-e.Ready()
 			if hosts, network := sum(e, 5); hosts.Spam != want || network.Spam < 0 {
 				t.Fatalf("%d bytes of %d: the hosts have %v, want %v; the network %v", length, len(whole), hosts, want, network)
 			}
@@ -129,6 +130,7 @@ func TestAStepMayBeCutOffAnywhere(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer e.Close()
+		<-e.Ready()
 		if hosts, network := sum(e, 20); hosts.Spam != want || network.Spam < 0 {
 			t.Errorf("%s: the hosts have %v, want %v; the network %v", when, hosts.Spam, want, network)
 		}
@@ -298,6 +300,7 @@ func TestAFullDiskOnlyDelaysLessons(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer again.Close()
+	<-again.Ready()
 	known := 0
 	for i := range 400 {
 		if again.get(key{network: keys(damageHost(i)).Host}).Total() == (reputation.Mass{Spam: 1, Ham: 2}) {
@@ -348,6 +351,7 @@ func TestTheJournalKeepsLines(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer again.Close()
+	<-again.Ready()
 	if lines := again.Lines(); len(lines) != 1 || string(lines[0]) != `{"a":1}` {
 		t.Errorf("lines %q", lines)
 	}
