@@ -103,7 +103,8 @@ func TestTheJournalMayEndAtEveryByte(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(one, filepath.Base(part)), whole[:length], 0o600); err != nil {
 			t.Fatal(err)
 		}
-		for range 2 {
+		// The second start is that of a file which has what the journal had.
+		for range 1 + length%2 {
 			e, err := Open(one, options())
 			if err != nil {
 				t.Fatal(err)
@@ -209,7 +210,7 @@ func TestALearner(t *testing.T) {
 func TestAKilledLearnerLosesNothing(t *testing.T) {
 	dir := t.TempDir()
 	acknowledged := map[string]float64{}
-	for round := range 12 {
+	for round := range 8 {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestALearner$")
 		cmd.Env = append(os.Environ(), learnerDir+"="+dir)
 		out, err := cmd.StdoutPipe()
