@@ -1,11 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -66,36 +66,11 @@ func spent(roots ...int) (time.Duration, error) {
 	var sum time.Duration
 	for pid := range all {
 		for p := pid; p > 1; p = all[p].parent {
-			if contains(roots, p) {
+			if slices.Contains(roots, p) {
 				sum += all[pid].spent
 				break
 			}
 		}
 	}
 	return sum, nil
-}
-
-func contains(some []int, n int) bool {
-	for _, s := range some {
-		if s == n {
-			return true
-		}
-	}
-	return false
-}
-
-// resident is the resident memory of a process in bytes.
-func resident(pid int) (int64, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	for sc := bufio.NewScanner(f); sc.Scan(); {
-		if kb, ok := strings.CutPrefix(sc.Text(), "VmRSS:"); ok {
-			n, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(kb), " kB"), 10, 64)
-			return n << 10, err
-		}
-	}
-	return 0, fmt.Errorf("process %d has no VmRSS", pid)
 }
