@@ -1,16 +1,8 @@
 package eventlog
 
 import (
-	"bufio"
-	"bytes"
 	"encoding/json"
-	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 	"time"
-
-	"github.com/ehlogate/ehlogate/policy/regular"
 )
 
 const (
@@ -35,8 +27,8 @@ func (l *Log) Complete(lines [][]byte) (added int, err error) {
 	}
 	written := map[string]bool{}
 	for _, f := range files {
-		if err := eachOfTail(f, func(line []byte) { written[string(line)] = true }); err != nil {
-			return 0, fmt.Errorf("eventlog: %w", err)
+		if err := eachLine(f, tailMost, func(line []byte) { written[string(line)] = true }); err != nil {
+			return 0, err
 		}
 	}
 	for _, line := range lines {
@@ -69,35 +61,4 @@ func last(lines [][]byte) [][]byte {
 		first--
 	}
 	return lines[first:]
-}
-
-// eachOfTail shows the last lines of a file.
-func eachOfTail(path string, show func([]byte)) error {
-	f, err := regular.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if over := info.Size() - tailMost; over > 0 {
-		if _, err := f.Seek(over, io.SeekStart); err != nil {
-			return err
-		}
-	}
-	in := bufio.NewReaderSize(f, maxEvent)
-	for {
-		line, err := in.ReadSlice('\n')
-		if len(line) > 0 {
-			show(bytes.TrimSuffix(line, []byte("\n")))
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil && err != bufio.ErrBufferFull {
-			return &os.PathError{Op: "read", Path: filepath.Base(path), Err: err}
-		}
-	}
 }

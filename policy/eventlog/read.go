@@ -108,6 +108,17 @@ var queueIDKey, forgetEvent = []byte(`"queue_id":"`), []byte(`"event":"forget"`)
 // file reads the last bytes of a file: the events with a queue id that is wanted, or all, that are
 // kept.
 func (r *reader) file(path string, last int64, want map[string]bool, keep func(*Event) bool) error {
+	return eachLine(path, last, func(line []byte) {
+		var e Event
+		if wanted(line, want) && json.Unmarshal(line, &e) == nil && keep(&e) {
+			r.add(&e)
+		}
+	})
+}
+
+// eachLine shows the whole lines among the last bytes of a file, without their ends. It passes over
+// those that are longer than any of ours.
+func eachLine(path string, last int64, show func(line []byte)) error {
 	if special(path) {
 		return nil
 	}
@@ -132,16 +143,12 @@ func (r *reader) file(path string, last int64, want map[string]bool, keep func(*
 	}
 	for {
 		line, err := in.ReadSlice('\n')
-		if err == nil && wanted(line, want) {
-			var e Event
-			if json.Unmarshal(line, &e) == nil && keep(&e) {
-				r.add(&e)
-			}
-		}
 		switch {
+		case err == nil:
+			show(line[:len(line)-1])
 		case errors.Is(err, io.EOF):
 			return nil
-		case err != nil && !errors.Is(err, bufio.ErrBufferFull):
+		case !errors.Is(err, bufio.ErrBufferFull):
 			return fmt.Errorf("eventlog: %s: %w", path, err)
 		}
 	}

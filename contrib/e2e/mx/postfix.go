@@ -5,6 +5,7 @@ package mx
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -262,6 +263,11 @@ func SelfSigned(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return SelfSignedBy(name, key)
+}
+
+// SelfSignedBy is SelfSigned with a key that is there.
+func SelfSignedBy(name string, key crypto.Signer) (string, error) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),

@@ -287,18 +287,17 @@ func (d *Daemon) policyOf(cfg *config.Config) (*policy.Policy, error) {
 
 // treats reports whether any tier has an action that changes a message.
 func (d *Daemon) treats() bool {
-	for _, t := range d.judge.Policy().Treatments {
-		if t.Action == policy.ActHeader || t.Action == policy.ActQuarantine {
-			return true
-		}
-	}
-	return false
+	return d.anyTier(func(t policy.Treatment) bool { return t.Action == policy.ActHeader || t.Action == policy.ActQuarantine })
 }
 
 // refusesAtConnect reports whether any tier is refused when a session begins.
 func (d *Daemon) refusesAtConnect() bool {
+	return d.anyTier(func(t policy.Treatment) bool { return t.Action.Refuses() && t.Stage == policy.AtConnect })
+}
+
+func (d *Daemon) anyTier(is func(policy.Treatment) bool) bool {
 	for _, t := range d.judge.Policy().Treatments {
-		if t.Action.Refuses() && t.Stage == policy.AtConnect {
+		if is(t) {
 			return true
 		}
 	}
