@@ -10,9 +10,9 @@ import (
 
 // Store is what the judgement needs of a keeper of evidence.
 type Store interface {
-	// Recall returns what is known of an address with such keys. It answers within milliseconds, if
-	// need be with Known.Unavailable.
-	Recall(addr netip.Addr, k Keys) Known
+	// Recall returns what is known, now, of an address with such keys. It answers within
+	// milliseconds, if need be with Known.Unavailable.
+	Recall(addr netip.Addr, k Keys, now time.Time) Known
 	// Learn adds a lesson to the host, and what that moves to its network and its autonomous
 	// system; then the host's tier follows. The channel yields once: nil when the lesson is
 	// durable, else why it is not yet.
@@ -64,10 +64,10 @@ func (j *Judge) Decide(addr netip.Addr) Decision {
 
 // Explain judges an address now and returns the evidence beside it.
 func (j *Judge) Explain(addr netip.Addr) (Decision, Known) {
-	p := j.Policy()
+	p, now := j.Policy(), j.now()
 	k := p.Keys(addr)
-	known := j.store.Recall(addr, k)
-	return p.decide(addr, k, p.Exempts(addr), known, j.now()), known
+	known := j.store.Recall(addr, k, now)
+	return p.decide(addr, k, p.Exempts(addr), known, now), known
 }
 
 // Learn teaches the store the verdict on a message. The channel yields once, as Store.Learn's does;

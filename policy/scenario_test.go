@@ -250,7 +250,7 @@ func TestWhatIfSaysWhatTurnsTheAnswer(t *testing.T) {
 	addr := netip.MustParseAddr(client)
 	whatIf := func() policy.WhatIf {
 		p := m.judge.Policy()
-		return p.WhatIf(addr, m.memory.Recall(addr, p.Keys(addr)), m.now)
+		return p.WhatIf(addr, m.memory.Recall(addr, p.Keys(addr), m.now), m.now)
 	}
 	for range 3 {
 		m.hear(client, policy.Spam)

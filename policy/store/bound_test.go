@@ -142,7 +142,7 @@ func TestALargeStoreAnswersFromTheStart(t *testing.T) {
 	defer e.Close()
 	opened := time.Since(begun)
 	committed := e.Learn(keys("203.0.113.7"), policy.Lesson{At: noon, Spam: 1})
-	if known := e.Recall(addr(0), keys(addr(0).String())); !known.Unavailable && known.Host == (reputation.Evidence{}) {
+	if known := e.Recall(addr(0), keys(addr(0).String()), e.now()); !known.Unavailable && known.Host == (reputation.Evidence{}) {
 		t.Error("it answers that nothing is known, and has not read it")
 	}
 	<-e.Ready()
@@ -150,7 +150,7 @@ func TestALargeStoreAnswersFromTheStart(t *testing.T) {
 	if err := <-committed; err != nil {
 		t.Error(err)
 	}
-	if known := e.Recall(addr(0), keys(addr(0).String())); known.Unavailable || known.Host.Total().Spam != 1 {
+	if known := e.Recall(addr(0), keys(addr(0).String()), e.now()); known.Unavailable || known.Host.Total().Spam != 1 {
 		t.Errorf("what it has read it does not know: %+v", known)
 	}
 	if opened > time.Second {
@@ -172,7 +172,7 @@ func TestALargeStoreAnswersFromTheStart(t *testing.T) {
 		}
 		a := addr(i * 7919 % n)
 		at := time.Now()
-		e.Recall(a, keys(a.String()))
+		e.Recall(a, keys(a.String()), e.now())
 		lookups = append(lookups, time.Since(at))
 		if i%200 == 0 {
 			at = time.Now()

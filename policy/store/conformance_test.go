@@ -350,7 +350,7 @@ func exceptionsHold(t *testing.T, open func(*testing.T) keeper) {
 	k = open(t)
 	defer k.Close()
 	a, keys := keysOf("198.51.100.21")
-	known := k.Recall(a, keys)
+	known := k.Recall(a, keys, time.Now())
 	if known.Override == nil || *known.Override != allow || known.Exception == nil || *known.Exception != exception {
 		t.Errorf("%+v", known)
 	}
@@ -379,7 +379,7 @@ func overridesHold(t *testing.T, open func(*testing.T) keeper) {
 	defer k.Close()
 	for addr, want := range map[string]policy.Override{"198.51.100.7": deny, "198.51.100.9": allow} {
 		a, keys := keysOf(addr)
-		if known := k.Recall(a, keys); known.Override == nil || *known.Override != want {
+		if known := k.Recall(a, keys, time.Now()); known.Override == nil || *known.Override != want {
 			t.Errorf("%s: %+v, want %+v", addr, known.Override, want)
 		}
 	}
@@ -674,13 +674,13 @@ func endedOverridesHideNone(t *testing.T, open func(*testing.T) keeper) {
 		}
 	}
 	addr, keys := keysOf("198.18.1.7")
-	if known := k.Recall(addr, keys); known.Override == nil || *known.Override != wide {
+	if known := k.Recall(addr, keys, time.Now()); known.Override == nil || *known.Override != wide {
 		t.Errorf("%+v holds, want %+v", known.Override, wide)
 	}
 	if _, err := k.LiftOverride(wide.Network); err != nil {
 		t.Fatal(err)
 	}
-	if known := k.Recall(addr, keys); known.Override != nil {
+	if known := k.Recall(addr, keys, time.Now()); known.Override != nil {
 		t.Errorf("%+v holds, want none", known.Override)
 	}
 	if _, err := k.LiftOverride(narrow.Network); err != nil {

@@ -250,8 +250,8 @@ func (e *Embedded) leaveWhole() error {
 }
 
 // Recall returns what is known of an address. Before all is read it is Unavailable.
-func (e *Embedded) Recall(addr netip.Addr, k policy.Keys) policy.Known {
-	known := e.Memory.Recall(addr, k)
+func (e *Embedded) Recall(addr netip.Addr, k policy.Keys, now time.Time) policy.Known {
+	known := e.Memory.Recall(addr, k, now)
 	known.Unavailable = !e.early.over.Load()
 	return known
 }

@@ -72,14 +72,14 @@ func TestWhatIsLearntIsThereAfterReopening(t *testing.T) {
 	e.Close()
 
 	e = open(t, dir)
-	known := e.Recall(netip.MustParseAddr("192.0.2.7"), keys("192.0.2.7"))
+	known := e.Recall(netip.MustParseAddr("192.0.2.7"), keys("192.0.2.7"), e.now())
 	if m := known.Host.Total(); known.Host.Tier != reputation.Suspect || m != (reputation.Mass{Spam: 1, Ham: 2}) || known.Network.Empty(noon) {
 		t.Errorf("after reopening: %+v", known)
 	}
-	if known := e.Recall(netip.MustParseAddr("198.51.100.9"), keys("198.51.100.9")); known.Override == nil || *known.Override != deny {
+	if known := e.Recall(netip.MustParseAddr("198.51.100.9"), keys("198.51.100.9"), e.now()); known.Override == nil || *known.Override != deny {
 		t.Errorf("the override after reopening: %+v", known)
 	}
-	if known := e.Recall(netip.MustParseAddr("198.51.101.9"), keys("198.51.101.9")); known.Override != nil || !known.Host.Empty(noon) {
+	if known := e.Recall(netip.MustParseAddr("198.51.101.9"), keys("198.51.101.9"), e.now()); known.Override != nil || !known.Host.Empty(noon) {
 		t.Errorf("a stranger is known: %+v", known)
 	}
 }
@@ -94,11 +94,11 @@ func TestAnAutonomousSystemIsKeptAndForgotten(t *testing.T) {
 	}
 	e.Close()
 	e = open(t, dir)
-	if known := e.Recall(addr, k); known.AS.Total().Spam != 1 || known.AS.Recent != known.Network.Recent {
+	if known := e.Recall(addr, k, e.now()); known.AS.Total().Spam != 1 || known.AS.Recent != known.Network.Recent {
 		t.Errorf("after reopening: %+v", known)
 	}
-	if _, err := e.Forget(k.Host, func(netip.Addr) policy.Keys { return k }); err != nil || e.Recall(addr, k).AS.Total() != (reputation.Mass{}) {
-		t.Errorf("%v; forgotten, its system still knows %v", err, e.Recall(addr, k).AS)
+	if _, err := e.Forget(k.Host, func(netip.Addr) policy.Keys { return k }); err != nil || e.Recall(addr, k, e.now()).AS.Total() != (reputation.Mass{}) {
+		t.Errorf("%v; forgotten, its system still knows %v", err, e.Recall(addr, k, e.now()).AS)
 	}
 }
 
@@ -312,7 +312,7 @@ func BenchmarkRecall(b *testing.B) {
 	addr, k := netip.MustParseAddr("192.0.2.7"), keys("192.0.2.7")
 	b.ReportAllocs()
 	for b.Loop() {
-		if e.Recall(addr, k).Host.Newest == 0 {
+		if e.Recall(addr, k, e.now()).Host.Newest == 0 {
 			b.Fatal("forgotten")
 		}
 	}
@@ -345,7 +345,7 @@ func TestAStoreThatHoldsTheFutureHeals(t *testing.T) {
 	if newest() != reputation.Slice(future) {
 		t.Fatal("there is nothing to heal")
 	}
-	known := e.Recall(addr, k)
+	known := e.Recall(addr, k, e.now())
 	for _, v := range []reputation.Evidence{known.Host, known.Network, known.AS} {
 		if v.Newest > reputation.Slice(noon)+1 || v.Total().Ham != 1 {
 			t.Errorf("recalled as %+v", v)
@@ -359,14 +359,14 @@ func TestAStoreThatHoldsTheFutureHeals(t *testing.T) {
 	}
 	const contribution = reputation.ContributionCap * reputation.Unit
 	hour := reputation.Slice(noon) % reputation.Slices
-	if known := e.Recall(addr, k); known.Host.Total().Spam != 3 || known.Network.Recent[hour].Spam != contribution || known.AS.Recent[hour].Spam != contribution {
+	if known := e.Recall(addr, k, e.now()); known.Host.Total().Spam != 3 || known.Network.Recent[hour].Spam != contribution || known.AS.Recent[hour].Spam != contribution {
 		t.Errorf("frozen: %+v", known)
 	}
 	// What is forgotten leaves nothing in what is around it.
 	if _, err := e.Forget(k.Host, cut); err != nil {
 		t.Fatal(err)
 	}
-	if known := e.Recall(addr, k); known.Network.Total().Spam != 0 || known.AS.Total().Spam != 0 {
+	if known := e.Recall(addr, k, e.now()); known.Network.Total().Spam != 0 || known.AS.Total().Spam != 0 {
 		t.Errorf("forgotten, but %+v", known)
 	}
 	e.now = func() time.Time { return future }

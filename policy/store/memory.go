@@ -100,8 +100,7 @@ func NewMemory(tier policy.Tiering, now func() time.Time) *Memory {
 }
 
 // Recall returns what is known of an address.
-func (m *Memory) Recall(addr netip.Addr, k policy.Keys) policy.Known {
-	now := m.now()
+func (m *Memory) Recall(addr netip.Addr, k policy.Keys, now time.Time) policy.Known {
 	known := policy.Known{
 		Host: m.get(key{network: k.Host}).Heal(now), Network: m.get(key{network: k.Network}).Heal(now),
 	}

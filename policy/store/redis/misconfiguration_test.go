@@ -31,7 +31,7 @@ func lesson(s *Store, addr string, class policy.Class) error {
 
 func recall(s *Store, addr string) policy.Known {
 	a := netip.MustParseAddr(addr)
-	return s.Recall(a, policy.New(policy.Default()).Keys(a))
+	return s.Recall(a, policy.New(policy.Default()).Keys(a), time.Now())
 }
 
 func says(t *testing.T, log *logBuffer, what string) {

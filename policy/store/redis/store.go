@@ -154,8 +154,8 @@ func (s *Store) Close() error {
 
 // Recall returns what is known of an address: from memory, else from Redis within 20 ms.
 // Known.Unavailable says that neither knew.
-func (s *Store) Recall(addr netip.Addr, k policy.Keys) policy.Known {
-	known, f := s.cache.recall(k, s.opt.Now())
+func (s *Store) Recall(addr netip.Addr, k policy.Keys, now time.Time) policy.Known {
+	known, f := s.cache.recall(k, now)
 	switch f {
 	case fresh:
 		s.Stats.Hits.Add(1)
@@ -171,7 +171,6 @@ func (s *Store) Recall(addr netip.Addr, k policy.Keys) policy.Known {
 			known.Unavailable = f == guess
 		}
 	}
-	now := s.opt.Now()
 	known.Override, known.Exception = s.overrides.Load().Holds(addr, now), s.exceptions.Load().Holds(addr, now)
 	return known
 }

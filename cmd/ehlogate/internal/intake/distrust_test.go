@@ -132,7 +132,7 @@ func (n *node) relearn(t *testing.T) {
 		}
 	}
 	for _, i := range []int{0, 1, 2, 3, 4, 5, 6, 7, 100} {
-		was, is := n.known(host(i)).Host.Total(), again.Recall(host(i), judge.Policy().Keys(host(i))).Host.Total()
+		was, is := n.known(host(i)).Host.Total(), again.Recall(host(i), judge.Policy().Keys(host(i)), n.now()).Host.Total()
 		if was != is {
 			t.Errorf("%s: %+v by the event log, %+v learnt", host(i), is, was)
 		}

@@ -154,7 +154,7 @@ func (n *node) conclude() {
 }
 
 func (n *node) known(addr netip.Addr) policy.Known {
-	return n.memory.Recall(addr, n.in.Judge.Policy().Keys(addr))
+	return n.memory.Recall(addr, n.in.Judge.Policy().Keys(addr), n.now())
 }
 
 // thaw holds it against the client's network that what its hosts send is added to it.

@@ -14,7 +14,7 @@ import (
 // own is the evidence of a host.
 func (n *node) own(addr string) string {
 	a := netip.MustParseAddr(addr)
-	host := n.memory.Recall(a, n.in.Judge.Policy().Keys(a)).Host.Total()
+	host := n.memory.Recall(a, n.in.Judge.Policy().Keys(a), n.now()).Host.Total()
 	return fmt.Sprintf("%.1f spam, %.1f ham", host.Spam, host.Ham)
 }
 
