@@ -71,9 +71,9 @@ func serve(t testing.TB, change func(*Server)) *hall {
 		Sessions: h,
 		Treats:   func() bool { return true },
 
-		RefusesAtConnect: func() bool { return true },
-		Now:              time.Now,
-		Log:              slog.New(slog.DiscardHandler),
+		Refuses: func(policy.Stage) bool { return true },
+		Now:     time.Now,
+		Log:     slog.New(slog.DiscardHandler),
 		Observe: func(o *policy.Observation, assessments []policy.Assessment) {
 			h.mu.Lock()
 			defer h.mu.Unlock()
@@ -395,9 +395,12 @@ func TestMailIsRefusedAtAStage(t *testing.T) {
 	}{
 		{policy.AtConnect, false, []string{"CONNECT", "RCPT"}, 554}, {policy.AtMail, false, []string{"MAIL"}, 550}, {policy.AtRcpt, false, []string{"RCPT"}, 550},
 		{policy.AtMail, true, nil, 0}, {policy.AtRcpt, true, nil, 0}, {policy.AtMessage, true, nil, 0},
+		// The session is older than the configuration.
+		{policy.AtMail, false, []string{"RCPT"}, 550},
 	} {
 		t.Run(fmt.Sprint(c.stage, c.user), func(t *testing.T) {
 			h := serve(t, func(s *Server) {
+				s.Refuses = func(at policy.Stage) bool { return at != policy.AtMail || slices.Contains(c.want, "MAIL") }
 				s.Decide = func(a netip.Addr) policy.Decision {
 					return policy.Decision{Addr: a, Action: policy.ActReject, Stage: c.stage}
 				}
@@ -458,7 +461,7 @@ func TestMailIsRefusedAtAStage(t *testing.T) {
 // A kernel holds back what an MTA writes until what it wrote before is acknowledged; ours does that
 // 40 ms later where nothing is replied, unless it is told to.
 func TestNobodyWaitsForAnAcknowledgement(t *testing.T) {
-	h := serve(t, nil)
+	h := serve(t, func(s *Server) { s.Refuses = func(policy.Stage) bool { return false } })
 	c, err := net.Dial("tcp", h.addr)
 	if err != nil {
 		t.Fatal(err)
@@ -472,25 +475,27 @@ func TestNobodyWaitsForAnAcknowledgement(t *testing.T) {
 		}
 	}
 	in := bufio.NewReader(c)
-	reply := func() {
+	reply := func() []byte {
 		t.Helper()
 		head := make([]byte, 4)
 		if _, err := io.ReadFull(in, head); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := in.Discard(int(binary.BigEndian.Uint32(head))); err != nil {
+		answer := make([]byte, binary.BigEndian.Uint32(head))
+		if _, err := io.ReadFull(in, answer); err != nil {
 			t.Fatal(err)
 		}
+		return answer
 	}
-	write(packet('O', "\x00\x00\x00\x06\x00\x00\x01\xff\x00\x1f\xff\xff"))
-	reply()
+	write(negotiation)
+	if asked := gomilter.OptProtocol(binary.BigEndian.Uint32(reply()[9:])); asked&gomilter.OptNoMailReply == 0 || asked&(gomilter.OptNoConnReply|gomilter.OptNoRcptReply) != 0 {
+		t.Errorf("asked for %v", asked)
+	}
 	write(packet('C', "client\x004\x9c\x40192.0.2.7\x00"))
 	reply()
 	var took []time.Duration
 	for range 20 {
-		write(packet('M', "<a@sender.example>\x00"))
-		reply()
-		write(packet('R', "<bob@mx.example>\x00"))
+		write(packet('M', "<a@sender.example>\x00"), packet('R', "<bob@mx.example>\x00"))
 		reply()
 		began := time.Now()
 		// Postfix's smtpd(8) writes the first, its cleanup(8) the rest.

@@ -52,8 +52,8 @@ type Server struct {
 	// MTA is asked for leave.
 	Rules  func() verdict.Rules
 	Treats func() bool
-	// RefusesAtConnect says whether any tier is refused when a session begins.
-	RefusesAtConnect func() bool
+	// Refuses says whether any tier is refused at a stage.
+	Refuses func(policy.Stage) bool
 	// Users reports whether a service is one of the operator's own users, by its name in the milter
 	// protocol and its port.
 	Users func(daemon, port string) bool
@@ -142,11 +142,11 @@ func (s *Server) init() {
 }
 
 // want is what we ask of the MTA: rejected recipients, no body, and few waits for a reply. Postfix
-// sends a command to which it awaits no reply only with the next one to which it does. So CONNECT,
-// MAIL and RCPT are replied to: what a client does before it pauses has to be known at once, so
-// that what the log tells of it can be joined to it.
+// sends a command to which it awaits no reply only with the next one to which it does. So CONNECT
+// and RCPT are replied to: what a client does before it pauses has to be known at once, so that
+// what the log tells of it can be joined to it. MAIL is where a tier is refused there.
 const want = gomilter.OptNoBody | gomilter.OptNoUnknown | gomilter.OptRcptRej |
-	gomilter.OptNoReplies&^(gomilter.OptNoConnReply|gomilter.OptNoMailReply|gomilter.OptNoRcptReply)
+	gomilter.OptNoReplies&^(gomilter.OptNoConnReply|gomilter.OptNoRcptReply)
 
 // negotiate takes of what we want what the MTA offers, down to protocol version 2 with nothing at
 // all.
@@ -158,7 +158,11 @@ func (s *Server) negotiate(mtaVersion, _ uint32, mtaActions, _ gomilter.OptActio
 	if s.Treats() {
 		actions |= gomilter.OptAddHeader | gomilter.OptQuarantine
 	}
-	return min(mtaVersion, gomilter.MaxServerProtocolVersion), actions & mtaActions, want & mtaProtocol, gomilter.DataSize64K, nil
+	protocol := want
+	if s.Refuses(policy.AtMail) {
+		protocol &^= gomilter.OptNoMailReply
+	}
+	return min(mtaVersion, gomilter.MaxServerProtocolVersion), actions & mtaActions, protocol & mtaProtocol, gomilter.DataSize64K, nil
 }
 
 // Serve hears sessions on a listener until Shutdown.

@@ -24,6 +24,8 @@ type session struct {
 	server  *Server
 	actions gomilter.OptAction
 	skip    bool
+	// mailUnanswered says that the MTA takes no reply to MAIL.
+	mailUnanswered bool
 
 	id        string
 	connected bool
@@ -68,7 +70,7 @@ type message struct {
 var _ gomilter.Milter = (*session)(nil)
 
 func newSession(s *Server, actions gomilter.OptAction, protocol gomilter.OptProtocol) *session {
-	return &session{server: s, actions: actions, skip: protocol&gomilter.OptSkip != 0, answered: policy.Unasked}
+	return &session{server: s, actions: actions, skip: protocol&gomilter.OptSkip != 0, mailUnanswered: protocol&gomilter.OptNoMailReply != 0, answered: policy.Unasked}
 }
 
 // guard keeps a fault of ours inside its session: it is counted and logged, and the mail goes on.
@@ -94,7 +96,7 @@ func (s *session) NewConnection(gomilter.Modifier) error {
 	s.end()
 	var id [6]byte
 	rand.Read(id[:])
-	*s = session{server: s.server, actions: s.actions, skip: s.skip, id: hex.EncodeToString(id[:]), answered: policy.Unasked}
+	*s = session{server: s.server, actions: s.actions, skip: s.skip, mailUnanswered: s.mailUnanswered, id: hex.EncodeToString(id[:]), answered: policy.Unasked}
 	return nil
 }
 
@@ -115,7 +117,7 @@ func (s *session) Connect(host, family string, port uint16, addr string, m gomil
 		}
 		s.users = s.server.Users(m.Get(gomilter.MacroDaemonName), m.Get(gomilter.MacroDaemonPort))
 		s.server.Sessions.Begin(s.id, s.client, s.began)
-		if s.server.RefusesAtConnect() && !s.users {
+		if s.server.Refuses(policy.AtConnect) && !s.users {
 			resp, s.refused = s.refuse(s.decide(), policy.AtConnect)
 		}
 	})
@@ -151,6 +153,9 @@ func (s *session) MailFrom(from, _ string, m gomilter.Modifier) (resp *gomilter.
 			rules: s.server.Rules(), decision: s.decide(),
 		}
 		s.hearQueueID(m)
+		if s.mailUnanswered {
+			return
+		}
 		if resp, s.mail.refused = s.refuseMail(policy.AtMail); s.mail.refused {
 			s.abandon()
 		}
@@ -382,8 +387,9 @@ func (s *session) refuseMail(stage policy.Stage) (resp *gomilter.Response, refus
 		return gomilter.RespContinue, false
 	}
 	d := s.mail.decision
-	if stage == policy.AtRcpt && d.Stage == policy.AtConnect {
-		// On a service of users it is known only now that nobody has logged in.
+	if stage == policy.AtRcpt && (d.Stage == policy.AtConnect || d.Stage == policy.AtMail) {
+		// It was not refused there: on a service of users it is known only now that nobody has logged
+		// in, and a stage may be of a configuration that is newer than the session.
 		d.Stage = stage
 	}
 	return s.refuse(d, stage)

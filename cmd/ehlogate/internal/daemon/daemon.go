@@ -176,7 +176,7 @@ func (d *Daemon) newIntake(cfg *config.Config) error {
 	d.tables = &table.Server{Decide: d.judge.Decide, Answered: answers.Put, Log: d.log}
 	d.milter = &milter.Server{
 		Decide: d.judge.Decide, Answered: answers.Take, Observe: d.intake.observe, Sessions: in.Correlator,
-		Clients: in.Clients, Now: d.clock.Now, Log: d.log, Treats: d.treats, RefusesAtConnect: d.refusesAtConnect,
+		Clients: in.Clients, Now: d.clock.Now, Log: d.log, Treats: d.treats, Refuses: d.refuses,
 		Rules: func() verdict.Rules { return d.cfg.Load().Verdict }, Users: usersOf(cfg, users),
 	}
 	d.follower = &follower{
@@ -290,9 +290,9 @@ func (d *Daemon) treats() bool {
 	return d.anyTier(func(t policy.Treatment) bool { return t.Action == policy.ActHeader || t.Action == policy.ActQuarantine })
 }
 
-// refusesAtConnect reports whether any tier is refused when a session begins.
-func (d *Daemon) refusesAtConnect() bool {
-	return d.anyTier(func(t policy.Treatment) bool { return t.Action.Refuses() && t.Stage == policy.AtConnect })
+// refuses reports whether any tier is refused at a stage.
+func (d *Daemon) refuses(at policy.Stage) bool {
+	return d.anyTier(func(t policy.Treatment) bool { return t.Action.Refuses() && t.Stage == at })
 }
 
 func (d *Daemon) anyTier(is func(policy.Treatment) bool) bool {
