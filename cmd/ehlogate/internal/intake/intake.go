@@ -7,11 +7,9 @@
 package intake
 
 import (
-	"fmt"
 	"log/slog"
 	"math"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -205,76 +203,6 @@ func (in *Intake) compare(o *policy.Observation) (standing bool) {
 	return standing
 }
 
-// countClient counts an observation by what its client is.
-func (in *Intake) countClient(o *policy.Observation) {
-	if o.Mail {
-		in.Stats.Messages.Add(1)
-	}
-	if slices.ContainsFunc(o.Verdicts, func(v policy.Verdict) bool { return v.Source == policy.FromHeader }) {
-		in.Stats.Headers.Add(1)
-	}
-	addr := o.Client.Addr
-	if !addr.IsValid() || addr.IsLoopback() || o.Submission {
-		return
-	}
-	in.Stats.Observed.Add(1)
-	if addr.IsPrivate() || addr.IsLinkLocalUnicast() {
-		in.Stats.Private.Add(1)
-	}
-	switch only := in.only.Load(); {
-	case only == nil:
-		in.only.CompareAndSwap(nil, &addr)
-	case *only != addr:
-		in.several.Store(true)
-	}
-}
-
-// Heard counts what was heard since the start: messages, and verdicts of spam and of ham on them.
-type Heard struct {
-	Messages uint64 `json:"messages"`
-	Spam     uint64 `json:"spam"`
-	Ham      uint64 `json:"ham"`
-	// ResolverRefused counts refusals by DNS block lists that are about our resolver.
-	ResolverRefused uint64 `json:"resolver_refused"`
-	// Observed counts what was observed of clients other than this host, Private those of private
-	// addresses; Only is the client where there was but one.
-	Observed uint64     `json:"observed"`
-	Private  uint64     `json:"private"`
-	Only     netip.Addr `json:"only,omitzero"`
-}
-
-// Hidden says why the clients' own addresses do not seem to arrive, or "".
-func (h Heard) Hidden() string {
-	switch {
-	case h.Observed < enoughMessages:
-		return ""
-	case h.Only.IsValid():
-		return fmt.Sprintf("all %d sessions came from %s", h.Observed, h.Only)
-	case h.Private == h.Observed:
-		return fmt.Sprintf("all %d sessions came from private addresses", h.Observed)
-	}
-	return ""
-}
-
-// Heard is what was heard since the start.
-func (in *Intake) Heard() Heard {
-	h := Heard{
-		Messages: in.Stats.Messages.Load(), Spam: in.Stats.Spam.Load(), Ham: in.Stats.Ham.Load(), ResolverRefused: in.Stats.ResolverRefused.Load(),
-		Observed: in.Stats.Observed.Load(), Private: in.Stats.Private.Load(),
-	}
-	if only := in.only.Load(); only != nil && !in.several.Load() {
-		h.Only = *only
-	}
-	return h
-}
-
-// enoughMessages is how many messages it takes until no ham among them is not by chance.
-const enoughMessages = 20
-
-// OneSided reports whether there are verdicts of spam and none of ham, among enough messages: a
-// client that sends some spam then looks as if it sent nothing else.
-func (h Heard) OneSided() bool { return h.Messages >= enoughMessages && h.Spam > 0 && h.Ham == 0 }
-
 // Signal takes a signal. What there is to wait for is nil, unless it corrects a message.
 func (in *Intake) Signal(s policy.Signal) *Receipt {
 	s.Time = in.bound(s.Time)
@@ -372,88 +300,5 @@ func (in *Intake) count(v policy.Verdict) {
 		in.Stats.Spam.Add(1)
 	case policy.Ham:
 		in.Stats.Ham.Add(1)
-	}
-}
-
-// notice takes what a session says of its client and STARTTLS.
-func (in *Intake) notice(o *policy.Observation) {
-	host := o.Decision.Host
-	in.noticeUser(o)
-	switch {
-	case !host.IsValid():
-	case o.TLS != nil:
-		in.Handshakes.Worked(host, o.Time)
-	case o.Trouble == policy.RefusedWithout && o.Decision.Rule != policy.RuleOverride:
-		in.except(behaviour.Demanded(host, o.Time))
-	case o.Trouble == policy.LeftWithout && o.Decision.Rule == policy.RuleTier && !o.Submission:
-		if e, ok := in.Departures.Left(host, o.Time, onlySpam(&o.Decision)); ok {
-			in.except(e)
-		}
-	}
-}
-
-// onlySpam reports whether a host, or if nothing is known of it its network, has sent spam and next
-// to no ham. That it leaves without mail is no merit then.
-func onlySpam(d *policy.Decision) bool {
-	only := func(spam, ham float64) bool { return spam > 0 && ham < spam/20 }
-	if d.Own.Spam+d.Own.Ham > 0 {
-		return only(d.Own.Spam, d.Own.Ham)
-	}
-	return only(d.Expected.Neighbours.Spam, d.Expected.Neighbours.Ham)
-}
-
-// renewAfter is how old the exception of a user's host is before it is renewed.
-const renewAfter = 24 * time.Hour
-
-// noticeUser takes a session of the operator's own users: nothing is withheld from where they log
-// in, nor where the table is asked by a service of theirs, which must not ask it.
-func (in *Intake) noticeUser(o *policy.Observation) {
-	d := o.Decision
-	withheld := o.Submission && o.STARTTLS == policy.Withheld
-	if !d.Host.IsValid() || !o.Authenticated && !withheld || d.Rule == policy.RuleExempt || policy.IsHere(o.Client.Addr) {
-		return
-	}
-	if d.Exception != nil && d.Exception.Cause == policy.OwnUser && o.Time.Sub(d.Exception.Set) < renewAfter {
-		return
-	}
-	note := "a user of this host logged in"
-	if withheld {
-		note = "a user's service asked the table"
-		in.misplaced.every(time.Hour, func() {
-			in.Log.Error("a service of this host's own users asks the table, and STARTTLS was withheld there; ehlogate check says how to keep it from that", "client", o.Client.Addr)
-		})
-	}
-	in.except(behaviour.User(d.Host, note, o.Time))
-}
-
-// handshakeFailed takes a TLS handshake that failed.
-func (in *Intake) handshakeFailed(addr netip.Addr, at time.Time) {
-	in.Stats.FailedHandshakes.Add(1)
-	if !addr.IsValid() {
-		return
-	}
-	host := in.Judge.Policy().Keys(addr).Host
-	if e, ok := in.Handshakes.Failed(host, at); ok && !e.Ended(in.Now()) {
-		in.except(e)
-	}
-}
-
-// exceptionsPerSecond is how many exceptions are made in a second, exceptionsAtOnce how many after
-// a quiet time: each is a transaction.
-const exceptionsPerSecond, exceptionsAtOnce = 20, 200
-
-// except makes an exception, for which others may have to go. Exceptions that come faster than can
-// be kept are left out: what they are about happens again.
-func (in *Intake) except(e policy.Exception) {
-	in.begin.Do(func() { in.excepting = rate.NewLimiter(exceptionsPerSecond, exceptionsAtOnce) })
-	if !in.excepting.AllowN(in.Now(), 1) {
-		return
-	}
-	in.Stats.Exceptions.Add(1)
-	gone := policy.MakeRoom(in.Store.KeptExceptions(), e, in.Judge.Policy().Keys(e.Network.Addr()).Network)
-	if err := in.Store.SetException(e, gone...); err != nil {
-		in.unstored.every(time.Minute, func() {
-			in.Log.Error("an exception for a host could not be stored", "client", e.Network, "cause", e.Cause, "error", err)
-		})
 	}
 }
