@@ -17,9 +17,10 @@ var ErrStarting = errors.New("store: still reading what it has")
 // early are lessons that came before all was read.
 type early struct {
 	sync.Mutex
-	over    atomic.Bool
-	ready   chan struct{}
-	lessons []earlyLesson
+	// known says that all that was known is in memory, over that lessons need not wait any more.
+	known, over atomic.Bool
+	ready       chan struct{}
+	lessons     []earlyLesson
 	// journalled are those of the journal.
 	journalled []earlyLesson
 }
@@ -63,6 +64,7 @@ func (e *Embedded) start() {
 		e.learn(l.Keys, l.Lesson, l.committed)
 	}
 	e.early.journalled, e.early.lessons = nil, nil
+	e.early.known.Store(true)
 	e.early.over.Store(true)
 	close(e.early.ready)
 }

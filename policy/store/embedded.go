@@ -252,7 +252,7 @@ func (e *Embedded) leaveWhole() error {
 // Recall returns what is known of an address. Before all is read it is Unavailable.
 func (e *Embedded) Recall(addr netip.Addr, k policy.Keys, now time.Time) policy.Known {
 	known := e.Memory.Recall(addr, k, now)
-	known.Unavailable = !e.early.over.Load()
+	known.Unavailable = !e.early.known.Load()
 	return known
 }
 

@@ -12,10 +12,13 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/reputation"
@@ -178,13 +181,17 @@ func (e *Embedded) readHead(tx *bolt.Tx) error {
 func (e *Embedded) read(src *source) {
 	e.committing.Lock()
 	defer e.committing.Unlock()
-	err := bolted.Check(e.path)
+	var err error
 	if src.db != nil {
-		err = cmp.Or(guard(e.path, func() error { return e.readEvidence(src.db) }), err)
+		err = e.readEvidence()
 	}
 	if err = cmp.Or(src.damage, err); err != nil {
 		e.repair(src, err)
 		return
+	}
+	if len(e.early.journalled) == 0 {
+		// Nothing more is to come of what was known; what follows is for those who learn.
+		e.early.known.Store(true)
 	}
 	err = guard(e.path, src.db.Close)
 	if err == nil && src.synced {
@@ -203,25 +210,43 @@ func (e *Embedded) read(src *source) {
 	}
 }
 
-func (e *Embedded) readEvidence(db *bolt.DB) error {
-	return db.View(func(tx *bolt.Tx) error {
-		evidence := tx.Bucket(bucketEvidence)
-		if evidence == nil {
-			return nil
-		}
-		var last []byte
-		err := evidence.ForEach(func(k, v []byte) error {
-			if bytes.Compare(last, k) >= 0 && last != nil {
-				return fmt.Errorf("key %x comes after %x", k, last)
+// pair is a key and a value of the file.
+type pair struct{ key, value []byte }
+
+// readTogether is how many records are taken into memory together: as many as make it worth while
+// to put those of a shard there one after another, while it is in the processor's cache.
+const readTogether = 1 << 14
+
+// readEvidence checks all of the file and takes the evidence in it into memory: one goes through
+// the file, others look at the records that it finds, and keep them.
+func (e *Embedded) readEvidence() error {
+	found := make(chan []pair, 2*runtime.NumCPU())
+	var loading errgroup.Group
+	for range runtime.NumCPU() {
+		loading.Go(func() (err error) {
+			// To the end, even after an error, so that nobody waits for room.
+			for pairs := range found {
+				err = cmp.Or(err, e.loadEvidence(pairs))
 			}
-			last = k
-			return e.loadEvidence(k, v)
+			return err
 		})
-		if err != nil {
-			return damaged(e.path, err)
+	}
+	pairs := make([]pair, 0, readTogether)
+	err := bolted.Walk(e.path, func(bucket, k, v []byte) {
+		if !bytes.Equal(bucket, bucketEvidence) {
+			return
 		}
-		return nil
+		if pairs = append(pairs, pair{k, v}); len(pairs) == readTogether {
+			found <- pairs
+			pairs = make([]pair, 0, readTogether)
+		}
 	})
+	found <- pairs
+	close(found)
+	if err = cmp.Or(err, loading.Wait()); err != nil {
+		return damaged(e.path, err)
+	}
+	return nil
 }
 
 // openForWriting opens a sound file.
@@ -325,17 +350,26 @@ func (e *Embedded) fill(tx *bolt.Tx) error {
 	return nil
 }
 
-func (e *Embedded) loadEvidence(stored, value []byte) error {
-	k, v, err := readEvidence(stored, value)
-	if err != nil {
-		return err
+// loadEvidence takes up to readTogether records into memory, up to the first that is damaged.
+func (e *Embedded) loadEvidence(pairs []pair) (err error) {
+	keys, records := make([]key, len(pairs)), make([]record, len(pairs))
+	// The number of a record's shard, and its own.
+	order := make([]int, 0, len(pairs))
+	for i, p := range pairs {
+		if keys[i], records[i], err = readEvidence(p.key, p.value); err != nil {
+			break
+		}
+		order = append(order, int(e.shardNumber(keys[i]))*readTogether+i)
 	}
-	s := e.shard(k)
-	s.Lock()
-	defer s.Unlock()
-	s.put(k, v)
-	e.count.Add(1)
-	return nil
+	slices.Sort(order)
+	for _, o := range order {
+		s, i := &e.shards[o/readTogether], o%readTogether
+		s.Lock()
+		s.put(keys[i], records[i])
+		s.Unlock()
+	}
+	e.count.Add(int64(len(order)))
+	return err
 }
 
 // readEvidence checks a stored key and its value.
@@ -424,10 +458,6 @@ func Verify(dir string, layout policy.Layout) error {
 		if err := e.open(src, info.Size()); err != nil {
 			return err
 		}
-		err := bolted.Check(path)
-		if err != nil {
-			err = damaged(path, err)
-		}
-		return errors.Join(cmp.Or(err, e.readEvidence(src.db)), src.db.Close())
+		return errors.Join(e.readEvidence(), src.db.Close())
 	})
 }

@@ -35,7 +35,10 @@ type Memory struct {
 
 // shards is how many parts the records are in, each with a lock of its own, which nobody holds for
 // longer than it takes to go through one.
-const shards = 1024
+const (
+	shardBits = 10
+	shards    = 1 << shardBits
+)
 
 type shard struct {
 	sync.RWMutex
@@ -248,12 +251,24 @@ func (m *Memory) Expire(now time.Time) int {
 	return len(m.remove(func(_ key, v reputation.Evidence) bool { return v.Empty(now) }))
 }
 
-func (m *Memory) shard(k key) *shard {
+func (m *Memory) shard(k key) *shard { return &m.shards[m.shardNumber(k)] }
+
+func (m *Memory) shardNumber(k key) uint64 {
 	if k.asn == 0 && k.network.Addr().Is4() {
 		// Most are, and a number is hashed faster.
-		return &m.shards[maphash.Comparable(m.seed, pack4(k.network))%shards]
+		return shardOf(maphash.Comparable(m.seed, pack4(k.network)))
 	}
-	return &m.shards[maphash.Comparable(m.seed, k)%shards]
+	return shardOf(maphash.Comparable(m.seed, k))
+}
+
+// shardOf is the shard of a hash. The last shard gets twice as many as the first, and those between
+// them the more the later they are: a map doubles when it is full, and if all were as large, all
+// would do so at the same time, and be half empty then.
+func shardOf(hash uint64) uint64 {
+	const bits = 30
+	u := hash >> (64 - bits)
+	// The integral of a share that grows: u*(4-u)/3 of u from 0 to 1.
+	return u * (4<<bits - u) / 3 >> (2*bits - shardBits)
 }
 
 func (m *Memory) get(k key) reputation.Evidence {

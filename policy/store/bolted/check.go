@@ -72,7 +72,11 @@ func ReadHeads(f io.ReaderAt) (h Heads) {
 // Check reads all pages of a file that are in use, and returns ErrDamaged if any of them is not
 // what it should be. bbolt itself looks through them in a goroutine of its own when it opens a file
 // for writing, and there a damaged one ends the process.
-func Check(path string) error {
+func Check(path string) error { return Walk(path, func(_, _, _ []byte) {}) }
+
+// Walk is Check that shows what it finds on the way, in the order of the keys: the name of a bucket
+// with a key and value in it. They may be kept.
+func Walk(path string, show func(bucket, key, value []byte)) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -82,7 +86,13 @@ func Check(path string) error {
 	if h.Sound == 0 {
 		return fmt.Errorf("%w: its head is not one of bbolt", ErrDamaged)
 	}
-	c := &checker{file: f, heads: h, seen: map[uint64]bool{}}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	// No page lies behind the end of the file, whatever its head says.
+	h.pages = min(h.pages, uint64(info.Size())/uint64(h.PageSize))
+	c := &checker{file: f, heads: h, seen: make([]bool, h.pages), show: show}
 	if err := c.tree(h.root, nil, nil); err != nil {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
@@ -92,7 +102,10 @@ func Check(path string) error {
 type checker struct {
 	file  io.ReaderAt
 	heads Heads
-	seen  map[uint64]bool
+	seen  []bool
+	// bucket is the one that is walked through.
+	bucket []byte
+	show   func(bucket, key, value []byte)
 }
 
 // tree checks a page and what is below it, whose keys are from one key on and before another.
@@ -110,12 +123,12 @@ func (c *checker) read(id uint64) ([]byte, error) {
 		return nil, fmt.Errorf("page %d of %d", id, c.heads.pages)
 	}
 	size := int64(c.heads.PageSize)
-	head := make([]byte, pageHead)
-	if _, err := c.file.ReadAt(head, int64(id)*size); err != nil {
+	page := make([]byte, size)
+	if _, err := c.file.ReadAt(page, int64(id)*size); err != nil {
 		return nil, fmt.Errorf("page %d: %w", id, err)
 	}
-	more := uint64(order.Uint32(head[12:]))
-	if got := order.Uint64(head); got != id || more > mostOverflow || id+more >= c.heads.pages {
+	more := uint64(order.Uint32(page[12:]))
+	if got := order.Uint64(page); got != id || more > mostOverflow || id+more >= c.heads.pages {
 		return nil, fmt.Errorf("page %d says it is %d, and %d more", id, got, more)
 	}
 	for i := id; i <= id+more; i++ {
@@ -124,8 +137,11 @@ func (c *checker) read(id uint64) ([]byte, error) {
 		}
 		c.seen[i] = true
 	}
-	page := make([]byte, int64(1+more)*size)
-	if _, err := c.file.ReadAt(page, int64(id)*size); err != nil {
+	if more == 0 {
+		return page, nil
+	}
+	page = append(page, make([]byte, int64(more)*size)...)
+	if _, err := c.file.ReadAt(page[size:], int64(id+1)*size); err != nil {
 		return nil, fmt.Errorf("page %d: %w", id, err)
 	}
 	return page, nil
@@ -181,7 +197,9 @@ func (c *checker) elements(what string, page, from, before []byte) error {
 			}
 			err = c.tree(e.id, e.key, next)
 		case e.bucket:
-			err = c.bucket(e.value)
+			err = c.into(e.key, e.value)
+		default:
+			c.show(c.bucket, e.key, e.value)
 		}
 		if err != nil {
 			return err
@@ -190,8 +208,10 @@ func (c *checker) elements(what string, page, from, before []byte) error {
 	return nil
 }
 
-// bucket checks a bucket: its root page and its sequence, and all of it where it is small.
-func (c *checker) bucket(value []byte) error {
+// into checks a bucket: its root page and its sequence, and all of it where it is small.
+func (c *checker) into(name, value []byte) error {
+	defer func(outer []byte) { c.bucket = outer }(c.bucket)
+	c.bucket = name
 	if len(value) < bucketHead {
 		return errors.New("a bucket without a head")
 	}
