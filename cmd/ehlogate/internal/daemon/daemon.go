@@ -327,6 +327,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	watching, unwatch := context.WithCancel(ctx)
 	defer unwatch()
 	go d.faults.Keep(watching, "following the load", adapt)
+	go d.faults.Keep(watching, "collecting garbage", collect)
 	go d.faults.Keep(watching, "counting days", d.turn)
 	go d.faults.Keep(watching, "watching sockets and tokens", func(ctx context.Context) { d.listeners.watch(ctx, d.tokens, d.log) })
 	go d.faults.Keep(watching, "watching autonomous systems", func(ctx context.Context) { d.systems.Watch(ctx, asn.Every, d.log) })
