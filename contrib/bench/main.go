@@ -1,6 +1,7 @@
 // Command bench measures what ehlogate costs, beside a milter that does nothing and a table that
-// knows one answer: processor time a session, messages through a real Postfix, sessions and lookups
-// a second, memory, and the time of a start and of a replay.
+// knows one answer, and other people's milters as far as they are installed: processor time and
+// system calls a session, messages through a real Postfix, sessions and lookups a second, a store of
+// millions of clients, a replay, and daemons that share a Redis.
 //
 //	go run ./contrib/bench [-rounds 5] [-sessions 300] [-only PART,...]
 //	go run ./contrib/bench flood
@@ -48,14 +49,22 @@ func main() {
 // part is a part of the bench.
 type part struct {
 	name string
-	run  func(s *stand, rounds, sessions int) ([]figure, error)
+	// filters says that other people's milters take part.
+	filters bool
+	run     func(s *stand, rounds, sessions int) ([]figure, error)
 }
 
 var parts = []part{
-	{"sessions", func(s *stand, rounds, sessions int) ([]figure, error) { return s.costOfSessions(rounds, sessions) }},
-	{"postfix", func(s *stand, rounds, _ int) ([]figure, error) { return s.throughPostfix(rounds, 2000) }},
-	{"protocol", func(s *stand, rounds, _ int) ([]figure, error) { return s.overTheProtocol(rounds, 3*time.Second) }},
-	{"lookups", func(s *stand, rounds, _ int) ([]figure, error) { return s.lookups(rounds, 3*time.Second) }},
+	{"sessions", true, func(s *stand, rounds, sessions int) ([]figure, error) { return s.costOfSessions(rounds, sessions) }},
+	{"postfix", true, func(s *stand, rounds, _ int) ([]figure, error) { return s.throughPostfix(rounds, 2000) }},
+	{"protocol", true, func(s *stand, rounds, _ int) ([]figure, error) { return s.overTheProtocol(rounds, 3*time.Second) }},
+	{"lookups", false, func(s *stand, rounds, _ int) ([]figure, error) { return s.lookups(rounds, 5*time.Second) }},
+	{"calls", false, func(s *stand, rounds, sessions int) ([]figure, error) {
+		return s.calls(min(rounds, 3), min(sessions, 100))
+	}},
+	{"size", false, func(s *stand, rounds, _ int) ([]figure, error) { return s.size(rounds, 3*time.Second) }},
+	{"replay", false, func(s *stand, rounds, _ int) ([]figure, error) { return s.replay(rounds) }},
+	{"cluster", false, func(s *stand, rounds, _ int) ([]figure, error) { return s.cluster(rounds, 3*time.Second) }},
 }
 
 func names() (names []string) {
@@ -72,10 +81,15 @@ func run(rounds, sessions int, only, out string) error {
 			return nil, err
 		}
 		defer s.stop()
-		for _, p := range parts {
-			if only != "" && !slices.Contains(strings.Split(only, ","), p.name) {
-				continue
+		wanted := slices.DeleteFunc(slices.Clone(parts), func(p part) bool {
+			return only != "" && !slices.Contains(strings.Split(only, ","), p.name)
+		})
+		if slices.ContainsFunc(wanted, func(p part) bool { return p.filters }) {
+			if err := s.withFilters(); err != nil {
+				return nil, err
 			}
+		}
+		for _, p := range wanted {
 			fmt.Fprintln(os.Stderr, "measuring:", p.name)
 			figures, err := p.run(s, rounds, sessions)
 			if err != nil {

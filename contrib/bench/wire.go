@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -16,6 +17,9 @@ var (
 	untold = map[byte]uint32{'C': 0x1, 'H': 0x2, 'M': 0x4, 'R': 0x8, 'B': 0x10, 'L': 0x20, 'N': 0x40, 'T': 0x200}
 	mute   = map[byte]uint32{'L': 0x80, 'C': 0x1000, 'H': 0x2000, 'M': 0x4000, 'R': 0x8000, 'T': 0x10000, 'N': 0x40000, 'B': 0x80000}
 )
+
+// changes are the replies to the end of a message that change it, before the one that ends it.
+var changes = []byte("+-2bhiempq")
 
 // mta is the MTA's side of a milter connection. It writes as Postfix does: what needs no reply goes
 // out with the next command that does.
@@ -86,13 +90,16 @@ func (m *mta) tell(command byte, data, macros []byte) error {
 	if m.protocol&mute[command] != 0 {
 		return nil
 	}
-	switch code, err := m.reply(); {
-	case err != nil:
-		return err
-	case code != 'c' && code != 'a' && code != 's':
-		return fmt.Errorf("the reply to %q is %q", command, code)
+	for {
+		switch code, err := m.reply(); {
+		case err != nil:
+			return err
+		case code == 'c' || code == 'a' || code == 's':
+			return nil
+		case command != 'E' || !bytes.Contains(changes, []byte{code}):
+			return fmt.Errorf("the reply to %q is %q", command, code)
+		}
 	}
-	return nil
 }
 
 // session is an SMTP session of a client with one message of so many headers, the last of which is

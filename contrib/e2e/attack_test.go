@@ -449,10 +449,7 @@ func TestARefusedOverrideIsNotInForceLater(t *testing.T) {
 		x.command("allow", client)
 		strace := exec.Command("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync", "-e", fmt.Sprintf("inject=fdatasync,fsync:error=EIO:when=%d..%[1]d", which), "-p", strconv.Itoa(x.daemon.Pid()))
 		must(t, strace.Start())
-		waitUntil(t, func() bool {
-			b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", x.daemon.Pid()))
-			return !bytes.Contains(b, []byte("TracerPid:\t0\n"))
-		})
+		waitUntil(t, x.traced)
 		out, status := x.daemon.Command("deny", client)
 		strace.Process.Signal(syscall.SIGTERM)
 		strace.Wait()

@@ -72,6 +72,9 @@ func (p *process) listens(port int) error {
 	}
 }
 
+// Pid is its process id.
+func (p *process) Pid() int { return p.cmd.Process.Pid }
+
 func (p *process) output() string {
 	b, _ := os.ReadFile(p.out.Name())
 	return string(b)
