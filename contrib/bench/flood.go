@@ -57,6 +57,10 @@ func flood(rounds, n int) (figures []figure, err error) {
 		table[i] = newSeries("processor time of Postfix and all beside it, a drone's session "+k.name, "ms")
 	}
 	total := func(c *contender, name string, verdicts int, session func(client string) error) error {
+		// The first sessions start processes of Postfix, and fill the client's cache of sessions.
+		if err := oneByOne(warmUp, session)(); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
 		x, err := s.measure(c, oneByOne(n, session))
 		if err == nil {
 			table[verdicts].add(name, float64((x.postfix+x.own).Microseconds())/1000/float64(n))

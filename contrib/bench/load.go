@@ -30,6 +30,9 @@ func mail(verdict string) mx.Message {
 	return mx.Message{From: "alice@sender.example", To: []string{"bob@mx.example"}, Subject: "hello", Last: []string{"X-Spam-Flag: " + verdict}}
 }
 
+// warmUp is how many sessions come before those that are measured.
+const warmUp = 20
+
 // oneByOne runs sessions one after another through a Postfix.
 func oneByOne(n int, session func(client string) error) func() error {
 	return func() error {
@@ -61,7 +64,7 @@ func (s *stand) costOfSessions(rounds, n int) (figures []figure, err error) {
 				return nil, err
 			}
 			for k, kind := range kinds {
-				if err := oneByOne(20, kind.session)(); err != nil {
+				if err := oneByOne(warmUp, kind.session)(); err != nil {
 					return nil, err
 				}
 				x, err := s.measure(c, oneByOne(n, kind.session))

@@ -33,10 +33,10 @@ func TestAMessageIsWrittenOnce(t *testing.T) {
 	strace.Wait()
 	calls, err := os.ReadFile(trace)
 	must(t, err)
-	for _, file := range []string{"events.jsonl", ".journal"} {
+	for _, file := range []string{"events.ndjson", ".journal"} {
 		n := 0
 		for line := range strings.Lines(string(calls)) {
-			// write(9</var/lib/ehlogate/events.jsonl>, "..."
+			// write(9</var/lib/ehlogate/events.ndjson>, "..."
 			if _, rest, ok := strings.Cut(line, "<"); ok {
 				path, _, _ := strings.Cut(rest, ">")
 				if strings.HasSuffix(path, file) {
