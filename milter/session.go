@@ -388,8 +388,8 @@ func (s *session) refuseMail(stage policy.Stage) (resp *gomilter.Response, refus
 	}
 	d := s.mail.decision
 	if stage == policy.AtRcpt && (d.Stage == policy.AtConnect || d.Stage == policy.AtMail) {
-		// It was not refused there: on a service of users it is known only now that nobody has logged
-		// in, and a stage may be of a configuration that is newer than the session.
+		// It was not refused there: on a service of users it is known only now that nobody has
+		// logged in, and a stage may be of a configuration that is newer than the session.
 		d.Stage = stage
 	}
 	return s.refuse(d, stage)

@@ -187,7 +187,8 @@ func (s *stand) overTheProtocol(rounds int, last time.Duration) ([]figure, error
 const connections, headers = 20, 15
 
 // load speaks to a milter for a time, as much as it takes or at a rate in sessions a second. It
-// returns how many sessions that were, and the 99th percentile of the reply to the end of a message.
+// returns how many sessions that were, and the 99th percentile of the reply to the end of a
+// message.
 func (c *contender) load(last time.Duration, rate float64) (n int64, took, p99 time.Duration, err error) {
 	var eoms [connections][]time.Duration
 	began := time.Now()

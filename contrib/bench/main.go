@@ -1,7 +1,7 @@
 // Command bench measures what ehlogate costs, beside a milter that does nothing and a table that
 // knows one answer, and other people's milters as far as they are installed: processor time and
-// system calls a session, messages through a real Postfix, sessions and lookups a second, a store of
-// millions of clients, a replay, and daemons that share a Redis.
+// system calls a session, messages through a real Postfix, sessions and lookups a second, a store
+// of millions of clients, a replay, and daemons that share a Redis.
 //
 //	go run ./contrib/bench [-rounds 5] [-sessions 300] [-only PART,...]
 //	go run ./contrib/bench flood
