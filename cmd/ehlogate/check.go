@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,7 +21,9 @@ import (
 	server "github.com/ehlogate/ehlogate/cmd/ehlogate/internal/daemon"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/postfix"
 	"github.com/ehlogate/ehlogate/milter/verdict/maillog"
+	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/asn"
+	"github.com/ehlogate/ehlogate/policy/reputation"
 	"github.com/ehlogate/ehlogate/policy/store"
 	"github.com/ehlogate/ehlogate/policy/store/redis"
 )
@@ -86,6 +89,7 @@ func configFindings(cfg *config.Config) []postfix.Finding {
 		found = append(found, postfix.Finding{OK: true, What: "the database of autonomous systems is sound"})
 	}
 	found = append(found, accessFindings(cfg)...)
+	found = append(found, refusalFindings(cfg)...)
 	if info, err := os.Stat(cfg.Log.Events); err == nil && info.IsDir() {
 		found = append(found, postfix.Finding{What: fmt.Sprintf("log.events is %s, which is a directory: the daemon will not start", cfg.Log.Events), Fix: "name a file in log.events"})
 	}
@@ -105,6 +109,26 @@ func configFindings(cfg *config.Config) []postfix.Finding {
 		}
 		if text, err := os.ReadFile(cfg.File); inURL && err == nil && strings.Contains(string(text), cfg.Store.URL) {
 			secret(cfg.File, "which has the password of store.url", chmod)
+		}
+	}
+	return found
+}
+
+// refusalFindings says whose mail is refused, and warns where that is not the mail of spammers.
+func refusalFindings(cfg *config.Config) (found []postfix.Finding) {
+	for _, t := range []reputation.Tier{reputation.Good, reputation.Unknown, reputation.Suspect, reputation.Bad} {
+		treatment := cfg.Policy.Treatments[t]
+		if !treatment.Action.Refuses() {
+			continue
+		}
+		what := fmt.Sprintf("action = %q: mail of clients of tier %s is refused at stage %s", treatment.Action, t, cmp.Or(treatment.Stage, policy.AtRcpt))
+		switch {
+		case cfg.Policy.Mode == policy.Observe:
+			found = append(found, postfix.Finding{OK: true, Note: true, What: what + ", but not in mode observe"})
+		case t == reputation.Good || t == reputation.Unknown:
+			found = append(found, postfix.Finding{What: what + ", which is where honest ones are", Fix: fmt.Sprintf("take action out of the [[policy.tier]] of name %q", t)})
+		default:
+			found = append(found, postfix.Finding{OK: true, Note: true, What: what})
 		}
 	}
 	return found

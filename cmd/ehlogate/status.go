@@ -62,11 +62,7 @@ func statusText(st api.Status, now time.Time) string {
 	}
 	withheld("withheld since the start", st.Withheld.Answers)
 	withheld("withheld today", st.Withheld.Today)
-	cost := fmt.Sprintf("%.2f s of processor time since the start, %.2f ms a session", st.Cost.CPUSeconds, st.Cost.CPUMilliseconds)
-	if st.Cost.Avoided > 0 {
-		cost += fmt.Sprintf("; %s avoided, which pays if one costs the MTA more than %.2f ms", plural(int(st.Cost.Avoided), "TLS handshake"), st.Cost.PaysFrom)
-	}
-	row("cost", "%s", cost)
+	row("cost", "%s", costText(&st))
 	row("overrides", "%d set by the operator; %s made by the daemon", st.Overrides, plural(st.Exceptions, "exception"))
 	for _, source := range st.Silent {
 		row("silent", "%s: %s", source, st.Why[source])
@@ -125,4 +121,21 @@ func reloadCommand() *cli.Command {
 			return err
 		},
 	}
+}
+
+// enoughSessions is how many sessions it takes until what the start and commands like this one cost
+// is little beside them.
+const enoughSessions = 1000
+
+// costText is what the daemon costs, and from when on that pays.
+func costText(st *api.Status) string {
+	text := fmt.Sprintf("%.2f s of processor time since the start", st.Cost.CPUSeconds)
+	if st.Heard.Sessions < enoughSessions {
+		return text + "; too few sessions to say what one costs"
+	}
+	text += fmt.Sprintf(", %.2f ms a session", st.Cost.CPUMilliseconds)
+	if st.Cost.Avoided > 0 {
+		text += fmt.Sprintf("; at most %s avoided, which pays if one costs the MTA more than %.2f ms", plural(int(st.Cost.Avoided), "TLS handshake"), st.Cost.PaysFrom)
+	}
+	return text
 }

@@ -28,7 +28,21 @@ func main() {
 	sessions := flag.Int("sessions", 300, "sessions one after another, for each figure of processor time")
 	only := flag.String("only", "", "measure these `parts` only, of "+strings.Join(names(), ", "))
 	out := flag.String("out", filepath.Join("contrib", "bench", "results.json"), "the `file` that keeps the results")
+	flag.Usage = func() {
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: bench [FLAG...] [flood]\nA run of all parts takes half an hour, flood five minutes. Flags come before flood.")
+		flag.PrintDefaults()
+	}
 	flag.Parse()
+	if flag.NArg() > 1 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	for _, name := range strings.FieldsFunc(*only, func(r rune) bool { return r == ',' }) {
+		if !slices.Contains(names(), name) {
+			fmt.Fprintf(os.Stderr, "bench: no part %q; want some of %s\n", name, strings.Join(names(), ", "))
+			os.Exit(2)
+		}
+	}
 	var err error
 	switch flag.Arg(0) {
 	case "peer":

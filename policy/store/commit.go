@@ -151,6 +151,7 @@ func (e *Embedded) commit() error {
 		// what that one has not stays in the journal.
 		e.journal.removeParts(e.from)
 		e.from = max(e.from, s.from)
+		e.journal.markParts(e.from)
 	}
 	e.found.commit(e.log, e.path, err)
 	for _, w := range s.waiting {

@@ -26,7 +26,8 @@ import (
 )
 
 // The file's buckets. Meta has the format, the layout, the store's own name, how far each dump was
-// loaded, and the number of the first part of the journal that is not in the file. An evidence key
+// loaded, the number of the first part of the journal that is not in the file, and a checksum of
+// all these. An evidence key
 // is the network's address and one byte of prefix length, or "SA" and the number of an autonomous
 // system; its value is the record of package reputation and a CRC-32C over key and record, because
 // bbolt checks its own pages but not what is in them.
@@ -38,6 +39,7 @@ var (
 	keyLayout       = []byte("layout")
 	keyID           = []byte("id")
 	keyFrom         = []byte("journal")
+	keySum          = []byte("checksum")
 	prefixLoaded    = []byte("loaded ")
 	castagnoli      = crc32.MakeTable(crc32.Castagnoli)
 )
@@ -124,6 +126,10 @@ func (e *Embedded) open(src *source, size int64) (err error) {
 	if heads.Sound == 1 {
 		e.found.note(e.log, "half of the head of the store's file was damaged: the last change before may be lost", "file", e.path)
 	}
+	// bbolt reads these pages as they are.
+	if err := bolted.CheckBut(e.path, bucketEvidence); err != nil {
+		return damaged(e.path, err)
+	}
 	src.synced = heads.Synced
 	if src.db, err = bolt.Open(e.path, 0, &bolt.Options{ReadOnly: true, Timeout: time.Second}); err != nil {
 		return explain(e.path, err)
@@ -160,6 +166,9 @@ func (e *Embedded) readHead(tx *bolt.Tx) error {
 	if got := string(meta.Get(keyFormat)); got != format {
 		return fmt.Errorf("store: %s has format %q, this program reads %q; use the version that wrote it, or another directory in store.url", e.path, got, format)
 	}
+	if sum := meta.Get(keySum); sum != nil && !bytes.Equal(sum, sumOf(meta)) {
+		return damaged(e.path, errors.New("what it says of itself has a wrong checksum"))
+	}
 	if got := string(meta.Get(keyLayout)); got != "" && got != e.layout {
 		return fmt.Errorf("store: %s holds evidence of another layout (%s) than this configuration's (%s); set reputation.ipv4_network, ipv6_host and ipv6_network as they were, or move the file away to start with nothing", e.path, got, e.layout)
 	}
@@ -181,11 +190,8 @@ func (e *Embedded) readHead(tx *bolt.Tx) error {
 func (e *Embedded) read(src *source) {
 	e.committing.Lock()
 	defer e.committing.Unlock()
-	var err error
-	if src.db != nil {
-		err = e.readEvidence()
-	}
-	if err = cmp.Or(src.damage, err); err != nil {
+	// bbolt itself never reads a tree that may be damaged: it would follow a circle for ever.
+	if err := cmp.Or(src.damage, e.readEvidence()); err != nil {
 		e.repair(src, err)
 		return
 	}
@@ -193,7 +199,7 @@ func (e *Embedded) read(src *source) {
 		// Nothing more is to come of what was known; what follows is for those who learn.
 		e.early.known.Store(true)
 	}
-	err = guard(e.path, src.db.Close)
+	err := guard(e.path, src.db.Close)
 	if err == nil && src.synced {
 		err = e.compact()
 	}
@@ -257,7 +263,8 @@ func (e *Embedded) openForWriting() error {
 			return explain(e.path, err)
 		}
 		if err := bolted.Update(db, e.fill); err != nil {
-			return errors.Join(explain(e.path, err), db.Close())
+			e.closeAside(db)
+			return explain(e.path, err)
 		}
 		return e.use(db)
 	})
@@ -347,19 +354,20 @@ func (e *Embedded) fill(tx *bolt.Tx) error {
 			}
 		}
 	}
-	return nil
+	return seal(tx)
 }
 
-// loadEvidence takes up to readTogether records into memory, up to the first that is damaged.
-func (e *Embedded) loadEvidence(pairs []pair) (err error) {
+// loadEvidence takes up to readTogether records into memory, without those that are damaged.
+func (e *Embedded) loadEvidence(pairs []pair) (first error) {
 	keys, records := make([]key, len(pairs)), make([]record, len(pairs))
 	// The number of a record's shard, and its own.
 	order := make([]int, 0, len(pairs))
 	for i, p := range pairs {
-		if keys[i], records[i], err = readEvidence(p.key, p.value); err != nil {
-			break
+		var err error
+		if keys[i], records[i], err = readEvidence(p.key, p.value); err == nil {
+			order = append(order, int(e.shardNumber(keys[i]))*readTogether+i)
 		}
-		order = append(order, int(e.shardNumber(keys[i]))*readTogether+i)
+		first = cmp.Or(first, err)
 	}
 	slices.Sort(order)
 	for _, o := range order {
@@ -369,7 +377,7 @@ func (e *Embedded) loadEvidence(pairs []pair) (err error) {
 		s.Unlock()
 	}
 	e.count.Add(int64(len(order)))
-	return err
+	return first
 }
 
 // readEvidence checks a stored key and its value.
@@ -422,7 +430,7 @@ func putEvidence(tx *bolt.Tx, n key, v reputation.Evidence) error {
 // putLoaded writes how far dumps were loaded.
 func putLoaded(tx *bolt.Tx, loaded map[string]uint64) error {
 	for dump, chunk := range loaded {
-		if err := tx.Bucket(bucketMeta).Put(append(bytes.Clone(prefixLoaded), dump...), binary.BigEndian.AppendUint64(nil, chunk)); err != nil {
+		if err := putNumber(tx, append(bytes.Clone(prefixLoaded), dump...), chunk); err != nil {
 			return err
 		}
 	}
@@ -431,7 +439,32 @@ func putLoaded(tx *bolt.Tx, loaded map[string]uint64) error {
 
 // putFrom writes which part of the journal is the first that is not in the file.
 func putFrom(tx *bolt.Tx, from uint64) error {
-	return tx.Bucket(bucketMeta).Put(keyFrom, binary.BigEndian.AppendUint64(nil, from))
+	return putNumber(tx, keyFrom, from)
+}
+
+// putNumber writes a number into the meta bucket.
+func putNumber(tx *bolt.Tx, key []byte, n uint64) error {
+	if err := tx.Bucket(bucketMeta).Put(key, binary.BigEndian.AppendUint64(nil, n)); err != nil {
+		return err
+	}
+	return seal(tx)
+}
+
+// seal writes the checksum of all else in the meta bucket.
+func seal(tx *bolt.Tx) error {
+	meta := tx.Bucket(bucketMeta)
+	return meta.Put(keySum, sumOf(meta))
+}
+
+func sumOf(meta *bolt.Bucket) []byte {
+	sum := uint32(0)
+	meta.ForEach(func(k, v []byte) error {
+		if !bytes.Equal(k, keySum) {
+			sum = crc32.Update(crc32.Update(sum, castagnoli, k), castagnoli, v)
+		}
+		return nil
+	})
+	return binary.BigEndian.AppendUint32(nil, sum)
 }
 
 func checksum(key, record []byte) uint32 {

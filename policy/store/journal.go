@@ -1,8 +1,11 @@
 package store
 
 import (
+	"bufio"
+	"cmp"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"math"
 	"os"
@@ -30,6 +33,8 @@ import (
 const (
 	journalPrefix = "reputation-"
 	journalSuffix = ".journal"
+	// committedMark is in the names of those whose lessons are in the store's file.
+	committedMark = "-committed"
 	journalFormat = "ehlogate journal 1"
 )
 
@@ -242,26 +247,60 @@ func (j *journal) use(p *part) {
 	j.part = p
 }
 
-// parts are the numbers of the parts in a directory, in order.
-func parts(dir string) (numbers []uint64) {
+// storedPart is a part in a directory.
+type storedPart struct {
+	number uint64
+	path   string
+	// committed says that its lessons are in the store's file.
+	committed bool
+}
+
+// parts are those in a directory, in order.
+func parts(dir string) (all []storedPart) {
 	files, _ := filepath.Glob(filepath.Join(dir, journalPrefix+"*"+journalSuffix))
 	for _, f := range files {
 		name := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(f), journalPrefix), journalSuffix)
+		name, committed := strings.CutSuffix(name, committedMark)
 		if n, err := strconv.ParseUint(name, 10, 64); err == nil && strconv.FormatUint(n, 10) == name {
-			numbers = append(numbers, n)
+			all = append(all, storedPart{n, f, committed})
 		}
 	}
-	slices.Sort(numbers)
-	return numbers
+	slices.SortFunc(all, func(a, b storedPart) int { return cmp.Compare(a.number, b.number) })
+	return all
 }
 
-// removeParts removes the parts that are in the store's file: those before a number.
+// removeParts removes the parts before a number.
 func (j *journal) removeParts(before uint64) {
-	for _, n := range parts(j.dir) {
-		if n < before {
-			os.Remove(j.pathOf(n))
+	for _, p := range parts(j.dir) {
+		if p.number < before {
+			os.Remove(p.path)
 		}
 	}
+}
+
+// markParts marks the parts that are in the store's file: those before a number. The file says so
+// itself, but may lose its head.
+func (j *journal) markParts(before uint64) {
+	for _, p := range parts(j.dir) {
+		if p.number < before && !p.committed {
+			os.Rename(p.path, strings.TrimSuffix(p.path, journalSuffix)+committedMark+journalSuffix)
+		}
+	}
+}
+
+// storeOf is the name of the store that a part is of, "" where it does not say.
+func (p *storedPart) storeOf() string {
+	f, err := regular.Open(p.path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	head, err := bufio.NewReader(io.LimitReader(f, 1<<10)).ReadString('\n')
+	id, ok := strings.CutPrefix(strings.TrimSuffix(head, "\n"), journalFormat+" ")
+	if err != nil || !ok {
+		return ""
+	}
+	return id
 }
 
 func (j *journal) pathOf(number uint64) string {
@@ -280,14 +319,24 @@ func (j *journal) end(committed bool) {
 // readJournal reads the lessons that the file does not have.
 func (e *Embedded) readJournal() {
 	j := e.journal
+	all := parts(j.dir)
+	if e.id == "" {
+		// The file has lost its head, so that its journal has to say what it was.
+		for _, p := range all {
+			e.id = cmp.Or(p.storeOf(), e.id)
+			if p.committed {
+				e.from = p.number + 1
+			}
+		}
+	}
 	j.id = e.id
 	e.next = e.from
-	for _, n := range parts(j.dir) {
-		e.next = max(e.next, n+1)
-		if n < e.from {
+	for _, p := range all {
+		e.next = max(e.next, p.number+1)
+		if p.number < e.from {
 			continue
 		}
-		left, err := j.eachLesson(n, func(k policy.Keys, l policy.Lesson) {
+		left, err := p.eachLesson(j.id, func(k policy.Keys, l policy.Lesson) {
 			if len(l.Line) > 0 {
 				e.lines = append(e.lines, l.Line)
 			}
@@ -295,9 +344,9 @@ func (e *Embedded) readJournal() {
 			e.early.journalled = append(e.early.journalled, earlyLesson{Keys: k, Lesson: l})
 		})
 		if err != nil {
-			e.found.note(e.log, "a part of the store's journal cannot be read: lessons of the last minute may be lost", "file", j.pathOf(n), "error", err, "bytes", left)
+			e.found.note(e.log, "a part of the store's journal cannot be read: lessons of the last minute may be lost", "file", p.path, "error", err, "bytes", left)
 		} else if left > 0 {
-			e.log.Warn("the store's journal ends within a record: the power went, or the disk was full", "file", j.pathOf(n), "bytes", left)
+			e.log.Warn("the store's journal ends within a record: the power went, or the disk was full", "file", p.path, "bytes", left)
 		}
 	}
 	if n := len(e.early.journalled); n > 0 {

@@ -33,14 +33,14 @@ func died(t *testing.T, dir string) (left string) {
 // newestPart is the journal's newest part that has records.
 func newestPart(t *testing.T, dir string) string {
 	t.Helper()
-	numbers := parts(dir)
-	for i := len(numbers) - 1; i >= 0; i-- {
-		path := (&journal{dir: dir}).pathOf(numbers[i])
+	all := parts(dir)
+	for i := len(all) - 1; i >= 0; i-- {
+		path := all[i].path
 		if b, err := os.ReadFile(path); err == nil && strings.Count(string(b[:min(len(b), 100)]), "\n") > 0 && len(b) > len(journalFormat)+30 {
 			return path
 		}
 	}
-	t.Fatalf("no part with records among %v", numbers)
+	t.Fatalf("no part with records among %v", all)
 	return ""
 }
 
@@ -157,8 +157,8 @@ func TestAStepMayBeCutOffAnywhere(t *testing.T) {
 		after := died(t, dir)
 		check("after the step", died(t, after), want)
 		// The file is written, and its old part not removed yet.
-		for _, n := range parts(before) {
-			name := filepath.Base((&journal{}).pathOf(n))
+		for _, p := range parts(before) {
+			name := filepath.Base(p.path)
 			b, _ := os.ReadFile(filepath.Join(before, name))
 			os.WriteFile(filepath.Join(after, name), b, 0o600)
 		}

@@ -9,11 +9,11 @@ import (
 	"io"
 	"math"
 	"net/netip"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/regular"
 )
 
 // appendLesson appends a record.
@@ -65,11 +65,14 @@ func readLesson(b []byte) (k policy.Keys, l policy.Lesson, err error) {
 	return k, l, nil
 }
 
-// eachLesson reads a part, and shows its lessons until one cannot be read. It returns how many
-// bytes are left then: of the last record, if the power went while it was written. A part of
-// another store is not read.
-func (j *journal) eachLesson(number uint64, show func(policy.Keys, policy.Lesson)) (left int, err error) {
-	b, err := os.ReadFile(j.pathOf(number))
+// mostPart bounds how much of a part is read: it is ended at a thirtieth of that.
+const mostPart = 1 << 30
+
+// eachLesson reads a part, and shows its lessons; those between others that are damaged are left
+// out, and are an error. It returns how many bytes are left at the end: of the last record, if the
+// power went while it was written. A part of another store is not read.
+func (p *storedPart) eachLesson(store string, show func(policy.Keys, policy.Lesson)) (left int, err error) {
+	b, err := regular.ReadFile(p.path, mostPart)
 	if err != nil {
 		return 0, err
 	}
@@ -78,24 +81,32 @@ func (j *journal) eachLesson(number uint64, show func(policy.Keys, policy.Lesson
 	switch {
 	case format != "" || id == "":
 		return len(b), fmt.Errorf("it does not begin with %q", journalFormat)
-	case id != j.id && j.id != "":
+	case id != store && store != "":
 		return len(b), errors.New("it is of another store")
 	}
+	// damaged are records behind which none was sound yet, and rest is where they begin.
+	damaged, lost, rest := 0, 0, records
 	for len(records) >= recordHead {
 		length, sum := int(binary.LittleEndian.Uint32(records)), binary.LittleEndian.Uint32(records[4:])
 		if length == 0 || length > mostRecord || length > len(records)-recordHead {
 			break
 		}
 		record := records[recordHead : recordHead+length]
+		records = records[recordHead+length:]
 		if crc32.Checksum(record, castagnoli) != sum {
-			break
+			damaged++
+			continue
 		}
 		k, l, err := readLesson(record)
 		if err != nil {
-			return len(records), err
+			return len(rest), err
 		}
 		show(k, l)
-		records = records[recordHead+length:]
+		lost += damaged
+		damaged, rest = 0, records
 	}
-	return len(records), nil
+	if lost > 0 {
+		err = fmt.Errorf("%d of its records are damaged", lost)
+	}
+	return len(rest), err
 }

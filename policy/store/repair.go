@@ -133,13 +133,18 @@ func (e *Embedded) lookAfter() {
 	}
 }
 
-// abandon gives up the open file. It is closed by the way: bbolt may hold a lock of its own after a
-// panic, and never come back.
+// closeAside closes a file by the way: bbolt may hold a lock of its own after a panic, and never
+// come back.
+func (e *Embedded) closeAside(db *bolt.DB) {
+	go e.faults.Do("closing a damaged store", func() { guard(e.path, db.Close) })
+}
+
+// abandon gives up the open file.
 func (e *Embedded) abandon(why error) {
 	e.log.Error("the store's file can no longer be used; memory has all of it, and a new one is written", "file", e.path, "error", why)
 	db := e.db
 	e.db = nil
-	go e.faults.Do("closing a damaged store", func() { guard(e.path, db.Close) })
+	e.closeAside(db)
 }
 
 // renew moves whatever is in the file's place aside, and writes a new file of all that is in
@@ -298,8 +303,7 @@ func syncDir(path string) error {
 func (e *Embedded) repair(src *source, why error) {
 	e.found.note(e.log, "the store's file is damaged; what can be read of it is kept", "error", why)
 	if src.db != nil {
-		guard(e.path, func() error { return e.readBackwards(src.db) })
-		go e.faults.Do("closing a damaged store", func() { guard(e.path, src.db.Close) })
+		e.closeAside(src.db)
 	}
 	if !src.head {
 		e.readCopy()
@@ -313,24 +317,6 @@ func (e *Embedded) repair(src *source, why error) {
 		e.found.commit(e.log, e.path, err)
 		e.log.Error("the store cannot be written", "file", e.path, "error", err)
 	}
-}
-
-// readBackwards reads the evidence from its end, as far as that goes: what comes before the damage
-// was read from the start.
-func (e *Embedded) readBackwards(db *bolt.DB) error {
-	return db.View(func(tx *bolt.Tx) error {
-		evidence := tx.Bucket(bucketEvidence)
-		if evidence == nil {
-			return nil
-		}
-		c := evidence.Cursor()
-		for k, v := c.Last(); k != nil; k, v = c.Prev() {
-			if key, record, err := readEvidence(k, v); err == nil && !e.putMissing(key, record, false) {
-				return nil
-			}
-		}
-		return nil
-	})
 }
 
 // putMissing takes a record that is missing, or with newer one that is newer than the known, and

@@ -2,6 +2,7 @@ package bolted
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -72,11 +73,21 @@ func ReadHeads(f io.ReaderAt) (h Heads) {
 // Check reads all pages of a file that are in use, and returns ErrDamaged if any of them is not
 // what it should be. bbolt itself looks through them in a goroutine of its own when it opens a file
 // for writing, and there a damaged one ends the process.
-func Check(path string) error { return Walk(path, func(_, _, _ []byte) {}) }
+func Check(path string) error { return CheckBut(path, nil) }
+
+// CheckBut is Check of all but what is in a bucket, which may be large; nil for none.
+func CheckBut(path string, bucket []byte) error {
+	return walk(path, bucket, func(_, _, _ []byte) {})
+}
 
 // Walk is Check that shows what it finds on the way, in the order of the keys: the name of a bucket
-// with a key and value in it. They may be kept.
+// with a key and value in it. They may be kept. It goes around what is damaged, and returns what
+// was the first.
 func Walk(path string, show func(bucket, key, value []byte)) error {
+	return walk(path, nil, show)
+}
+
+func walk(path string, but []byte, show func(bucket, key, value []byte)) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -92,7 +103,7 @@ func Walk(path string, show func(bucket, key, value []byte)) error {
 	}
 	// No page lies behind the end of the file, whatever its head says.
 	h.pages = min(h.pages, uint64(info.Size())/uint64(h.PageSize))
-	c := &checker{file: f, heads: h, seen: make([]bool, h.pages), show: show}
+	c := &checker{file: f, heads: h, seen: make([]bool, h.pages), but: but, show: show}
 	if err := c.tree(h.root, nil, nil); err != nil {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
@@ -103,9 +114,9 @@ type checker struct {
 	file  io.ReaderAt
 	heads Heads
 	seen  []bool
-	// bucket is the one that is walked through.
-	bucket []byte
-	show   func(bucket, key, value []byte)
+	// bucket is the one that is walked through, but the one that is left out.
+	bucket, but []byte
+	show        func(bucket, key, value []byte)
 }
 
 // tree checks a page and what is below it, whose keys are from one key on and before another.
@@ -187,6 +198,7 @@ func (c *checker) elements(what string, page, from, before []byte) error {
 			return fmt.Errorf("%s: key %d is out of order", what, i)
 		}
 	}
+	var first error
 	for i, e := range all {
 		var err error
 		switch {
@@ -196,16 +208,15 @@ func (c *checker) elements(what string, page, from, before []byte) error {
 				next = all[i+1].key
 			}
 			err = c.tree(e.id, e.key, next)
+		case e.bucket && c.but != nil && bytes.Equal(e.key, c.but):
 		case e.bucket:
 			err = c.into(e.key, e.value)
 		default:
 			c.show(c.bucket, e.key, e.value)
 		}
-		if err != nil {
-			return err
-		}
+		first = cmp.Or(first, err)
 	}
-	return nil
+	return first
 }
 
 // into checks a bucket: its root page and its sequence, and all of it where it is small.
