@@ -14,20 +14,16 @@ import (
 // opendkim, which finds no signature, and rspamd, alone and with its own reputation of addresses in
 // Redis, both without the modules that ask the network.
 func (s *stand) withFilters() error {
-	dir := func(name string) (string, error) {
-		d := filepath.Join(s.dir, name)
-		return d, os.Mkdir(d, 0o755)
-	}
 	add := func(name, program string, helper int, start func(dir string) (filter, error)) error {
 		if _, err := exec.LookPath(program); err != nil {
 			fmt.Fprintf(os.Stderr, "%s is left out: %v\n", name, err)
 			return nil
 		}
-		d, err := dir(name)
-		if err != nil {
+		dir := filepath.Join(s.dir, name)
+		if err := os.Mkdir(dir, 0o755); err != nil {
 			return err
 		}
-		f, err := start(d)
+		f, err := start(dir)
 		if err != nil {
 			return err
 		}

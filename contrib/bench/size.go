@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -210,7 +209,7 @@ func askEach(table string, clients int) error {
 // the system's cache.
 func residentBytes(pid int) (float64, error) {
 	path := fmt.Sprintf("/proc/%d/status", pid)
-	kilobytes, _, _ := strings.Cut(cmp.Or(field(path, "RssAnon"), "?"), " ")
+	kilobytes, _, _ := strings.Cut(field(path, "RssAnon"), " ")
 	n, err := strconv.ParseFloat(kilobytes, 64)
 	if err != nil {
 		return 0, fmt.Errorf("%s: RssAnon: %w", path, err)

@@ -15,6 +15,8 @@ import (
 
 	"github.com/maxmind/mmdbwriter"
 	"github.com/maxmind/mmdbwriter/mmdbtype"
+
+	"github.com/ehlogate/ehlogate/contrib/e2e/mx"
 )
 
 // TestTheEventLogReplaysAsItHappened takes the log of real sessions: under the same policy nothing
@@ -56,17 +58,7 @@ func TestTheEventLogReplaysAsItHappened(t *testing.T) {
 func TestAMillionRowsAreReplayedInTenSeconds(t *testing.T) {
 	const rows, clients = 1_000_000, 50_000
 	var trace bytes.Buffer
-	at := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
-	for i := range rows {
-		class := "ham"
-		if i%3 == 0 {
-			class = "spam"
-		}
-		// A prime step visits the clients in no order.
-		c := i * 7919 % clients
-		fmt.Fprintf(&trace, `{"id":%d,"time":%q,"client":{"addr":"%d.%d.%d.%d"},"tls_capable":true,"verdict":{"class":%q,"score":7.25,"source":"header"}}`+"\n",
-			i+1, at.Add(time.Duration(i)*time.Second).Format(time.RFC3339), 11+c/16/256/16, c/16/256%16, c/16%256, c%16, class)
-	}
+	must(t, mx.WriteTrace(&trace, rows, clients))
 	text := slices.Clone(trace.Bytes())
 	cmd := exec.Command(plain, "replay", "--trace", "-", "--decisions", "-")
 	var out lineCounter

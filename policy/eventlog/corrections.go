@@ -26,7 +26,7 @@ type learnt struct {
 	at                                       int64 // in milliseconds of Unix time
 	hamShare                                 float64
 	verdict                                  int32
-	known, v4                                bool // the address is known, and of IPv4
+	known                                    bool // the address is
 	mail, authenticated, bounce, backscatter bool
 }
 
@@ -74,7 +74,7 @@ func (c *Corrections) replace(id int, v policy.Verdict) policy.Correction {
 func (c *Corrections) pack(r *Row) learnt {
 	m := r.Message()
 	l := learnt{
-		at: m.Time.UnixMilli(), hamShare: m.HamShare, verdict: c.number(m.Verdict), known: m.Client.Addr.IsValid(), v4: m.Client.Addr.Is4(),
+		at: m.Time.UnixMilli(), hamShare: m.HamShare, verdict: c.number(m.Verdict), known: m.Client.Addr.IsValid(),
 		mail: m.Mail, authenticated: m.Authenticated, bounce: m.Bounce, backscatter: m.Backscatter,
 	}
 	if l.known {
@@ -89,10 +89,7 @@ func (c *Corrections) unpack(l *learnt) policy.Message {
 		Mail: l.mail, Authenticated: l.authenticated, Bounce: l.bounce, Backscatter: l.backscatter,
 	}
 	if l.known {
-		m.Client.Addr = netip.AddrFrom16(l.addr)
-	}
-	if l.v4 {
-		m.Client.Addr = m.Client.Addr.Unmap()
+		m.Client.Addr = policy.PlainAddr(netip.AddrFrom16(l.addr))
 	}
 	return m
 }

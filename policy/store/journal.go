@@ -296,11 +296,10 @@ func (p *storedPart) storeOf() string {
 	}
 	defer f.Close()
 	head, err := bufio.NewReader(io.LimitReader(f, 1<<10)).ReadString('\n')
-	id, ok := strings.CutPrefix(strings.TrimSuffix(head, "\n"), journalFormat+" ")
-	if err != nil || !ok {
+	if err != nil {
 		return ""
 	}
-	return id
+	return storeIn(strings.TrimSuffix(head, "\n"))
 }
 
 func (j *journal) pathOf(number uint64) string {

@@ -65,6 +65,15 @@ func readLesson(b []byte) (k policy.Keys, l policy.Lesson, err error) {
 	return k, l, nil
 }
 
+// storeIn is the name of the store in the first line of a part, "" where that is not one of ours.
+func storeIn(head string) string {
+	id, ok := strings.CutPrefix(head, journalFormat+" ")
+	if !ok {
+		return ""
+	}
+	return id
+}
+
 // mostPart bounds how much of a part is read: it is ended at a thirtieth of that.
 const mostPart = 1 << 30
 
@@ -77,9 +86,8 @@ func (p *storedPart) eachLesson(store string, show func(policy.Keys, policy.Less
 		return 0, err
 	}
 	head, records, _ := bytes.Cut(b, []byte("\n"))
-	format, id, _ := strings.Cut(string(head), journalFormat+" ")
-	switch {
-	case format != "" || id == "":
+	switch id := storeIn(string(head)); {
+	case id == "":
 		return len(b), fmt.Errorf("it does not begin with %q", journalFormat)
 	case id != store && store != "":
 		return len(b), errors.New("it is of another store")
