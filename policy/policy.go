@@ -322,6 +322,9 @@ func (d Decision) Why() string {
 	if d.Would && !d.Withhold {
 		s += "; would be withheld outside observe"
 	}
+	if d.Action.Refuses() {
+		s += fmt.Sprintf("; its mail is refused (%s at %s)", d.Action, d.Stage)
+	}
 	return s
 }
 

@@ -2,10 +2,12 @@ package policy
 
 import (
 	"cmp"
-	"encoding/json"
 	"math"
 	"slices"
 	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
@@ -70,26 +72,27 @@ func (v Verdict) Distrust() Verdict {
 }
 
 // UnmarshalJSON reads a verdict. One of spam or ham without a weight counts one message.
-func (v *Verdict) UnmarshalJSON(b []byte) error {
+func (v *Verdict) UnmarshalJSON(b []byte) error { return json.Unmarshal(b, v) }
+
+// UnmarshalJSONFrom is UnmarshalJSON, without a copy of the text.
+func (v *Verdict) UnmarshalJSONFrom(in *jsontext.Decoder) error {
 	type plain Verdict
-	var read struct {
-		plain
-		Weight *Messages `json:"weight"`
-	}
-	if err := json.Unmarshal(b, &read); err != nil {
+	read := plain{Weight: unsaid}
+	if err := json.UnmarshalDecode(in, &read); err != nil {
 		return err
 	}
-	*v = Verdict(read.plain)
 	switch {
-	case v.Class != Spam && v.Class != Ham:
-		v.Weight = 0
-	case read.Weight == nil:
-		v.Weight = 1
-	default:
-		v.Weight = *read.Weight
+	case read.Class != Spam && read.Class != Ham:
+		read.Weight = 0
+	case read.Weight == unsaid:
+		read.Weight = 1
 	}
+	*v = Verdict(read)
 	return nil
 }
+
+// unsaid is no weight that a verdict can have.
+const unsaid Messages = -math.MaxFloat64
 
 // lesson is what a verdict on a message of a time teaches, in the steps in which evidence is kept,
 // so that a verdict taken back leaves nothing.

@@ -150,6 +150,7 @@ func explanation(e api.Explanation) string {
 	row("address", "%s (host %s, network %s)", e.Addr, e.Host, e.Network)
 	row("answer", "%s STARTTLS, in mode %s", e.STARTTLS, e.Mode)
 	row("why", "%s", e.Why)
+	row("its mail", "%s", mailText(e.Lookup))
 	row("own evidence", "%s", ownText(e.Own))
 	row("prior", "%.0f %% of the clients of whom nothing is known are expected to be spammers", 100*e.Expected.Prior)
 	row("AS", "%s", systemText(e.Expected))
@@ -169,6 +170,17 @@ func explanation(e api.Explanation) string {
 	row("what changes it", "%s", whatIfText(e))
 	w.Flush()
 	return b.String()
+}
+
+// mailText says what is done with a client's mail.
+func mailText(l api.Lookup) string {
+	switch {
+	case l.Action.Refuses():
+		return fmt.Sprintf("is refused: action %s of tier %s, at stage %s", l.Action, l.Tier, l.Stage)
+	case l.Action != "":
+		return fmt.Sprintf("goes on, with action %s of tier %s", l.Action, l.Tier)
+	}
+	return "goes on"
 }
 
 func ownText(o api.Own) string {

@@ -42,6 +42,10 @@ func TestExplanationSaysItInWords(t *testing.T) {
 		t.Errorf("of who left by fading:\n%s", text)
 	}
 	e.Override = &policy.Override{Network: netip.MustParsePrefix("192.0.2.0/24"), Allow: true, Set: day, Until: day.Add(time.Hour), Note: "ticket 7"}
+	e.Action, e.Stage = policy.ActReject, policy.AtRcpt
+	if text := explanation(e); !strings.Contains(text, "is refused: action reject of tier") || !strings.Contains(text, "at stage rcpt") {
+		t.Errorf("explain does not say that the mail is refused:\n%s", text)
+	}
 	if text := explanation(e); !strings.Contains(text, "allow 192.0.2.0/24, set 2026-11-24T08:00:00Z, until 2026-11-24T09:00:00Z: ticket 7") || !strings.Contains(text, "ehlogate forget 192.0.2.0/24") {
 		t.Errorf("of an overridden one:\n%s", text)
 	}

@@ -134,7 +134,7 @@ func TestReplayRefusesWhatIsNoTraceByItsLine(t *testing.T) {
 	good := event(1, 0, "192.0.2.7", "spam", "")
 	for name, c := range map[string]struct{ bad, want string }{
 		"no JSON":               {"hello\n", "line 601: no event in JSON"},
-		"cut short":             {`{"time":"2026-11-24T08:00`, "line 601: no event in JSON: unexpected end"},
+		"cut short":             {`{"time":"2026-11-24T08:00`, "line 601: no event in JSON: jsontext: unexpected EOF"},
 		"an empty line":         {"\n", "line 601: no event in JSON"},
 		"no time":               {`{"client":{"addr":"192.0.2.7"},"verdict":{"class":"spam"}}`, `line 601: no "time"`},
 		"a wrong time":          {`{"time":"yesterday","client":{"addr":"192.0.2.7"},"verdict":{"class":"spam"}}`, "line 601: no event in JSON"},

@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 	"github.com/ehlogate/ehlogate/policy"
 )
 
@@ -46,7 +47,7 @@ func statusText(st api.Status, now time.Time) string {
 	row("running", "since %s (%s), version %s, node %s", st.Started.Format(minuteFormat), now.Sub(st.Started).Round(time.Second), st.Version, st.Node)
 	row("mode", "%s", modeText(st.Mode))
 	row("configuration", "%s", orNone(st.Config))
-	row("store", "%s: %s, %s", st.Store.Name, st.Store.State, plural(st.Store.Records, "record"))
+	row("store", "%s: %s, %s%s", st.Store.Name, st.Store.State, plural(st.Store.Records, "record"), syncText(st.Store.Sync))
 	row("hosts", "%d good, %d unknown, %d suspect, %d bad", st.Tiers["good"], st.Tiers["unknown"], st.Tiers["suspect"], st.Tiers["bad"])
 	heard := func(name string, n api.Counts) {
 		row(name, "%s, %s: %d over TLS, %d spam, %d ham", plural(int(n.Sessions), "session"), plural(int(n.Messages), "message"), n.TLS, n.Spam, n.Ham)
@@ -83,6 +84,17 @@ func modeText(m policy.Mode) string {
 		policy.Protect: "protect: STARTTLS is withheld from tier bad",
 		policy.Earn:    "earn: STARTTLS is offered to tier good only",
 	}[m]
+}
+
+// syncText says what a power cut may cost.
+func syncText(sync string) string {
+	switch config.Sync(sync) {
+	case config.SyncSecond:
+		return `, on disk within a second (store.sync = "second")`
+	case config.SyncAlways:
+		return `, on disk before a message is acknowledged (store.sync = "always")`
+	}
+	return ""
 }
 
 func orNone(s string) string {

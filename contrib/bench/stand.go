@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/ehlogate/ehlogate/contrib/e2e/mx"
@@ -48,6 +50,7 @@ func newStand(more string) (s *stand, err error) {
 			s.stop()
 		}
 	}()
+	s.stopWhenInterrupted()
 	if s.dir, err = mx.TempDir(); err != nil {
 		return s, err
 	}
@@ -89,6 +92,18 @@ func newStand(more string) (s *stand, err error) {
 	}
 	s.stops = append(s.stops, func() { s.postfix.Stop() })
 	return s, nil
+}
+
+// stopWhenInterrupted leaves nothing running behind when the bench is interrupted.
+func (s *stand) stopWhenInterrupted() {
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-interrupted
+		s.stop()
+		fmt.Fprintln(os.Stderr, "bench: interrupted; nothing was written")
+		os.Exit(1)
+	}()
 }
 
 // daemon starts a daemon in a directory of its own.

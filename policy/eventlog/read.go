@@ -3,7 +3,6 @@ package eventlog
 import (
 	"bufio"
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +12,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/go-json-experiment/json"
 
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/regular"
@@ -110,7 +111,7 @@ var queueIDKey, forgetEvent = []byte(`"queue_id":"`), []byte(`"event":"forget"`)
 func (r *reader) file(path string, last int64, want map[string]bool, keep func(*Event) bool) error {
 	return eachLine(path, last, func(line []byte) {
 		var e Event
-		if wanted(line, want) && json.Unmarshal(line, &e) == nil && keep(&e) {
+		if wanted(line, want) && json.Unmarshal(line, &e, lenient) == nil && keep(&e) {
 			r.add(&e)
 		}
 	})

@@ -2,8 +2,6 @@ package eventlog
 
 import (
 	"bufio"
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +9,9 @@ import (
 	"net/netip"
 	"runtime"
 	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/ehlogate/ehlogate/policy"
 )
@@ -73,17 +74,20 @@ type row struct {
 	Client *struct {
 		Addr *string `json:"addr"`
 	} `json:"client"`
-	Session       string           `json:"session"`
-	Authenticated bool             `json:"authenticated"`
-	Submission    bool             `json:"submission"`
-	Bounce        bool             `json:"bounce"`
-	Backscatter   bool             `json:"backscatter"`
-	HamShare      float64          `json:"ham_share"`
-	TLS           *json.RawMessage `json:"tls"`
-	TLSCapable    bool             `json:"tls_capable"`
-	Verdict       *policy.Verdict  `json:"verdict"`
-	STARTTLS      policy.Answer    `json:"starttls"`
-	CorrectionOf  int              `json:"correction_of"`
+	Session       string          `json:"session"`
+	Authenticated bool            `json:"authenticated"`
+	Submission    bool            `json:"submission"`
+	Bounce        bool            `json:"bounce"`
+	Backscatter   bool            `json:"backscatter"`
+	HamShare      float64         `json:"ham_share"`
+	TLS           *jsontext.Value `json:"tls"`
+	TLSCapable    bool            `json:"tls_capable"`
+	Verdict       *policy.Verdict `json:"verdict"`
+	STARTTLS      policy.Answer   `json:"starttls"`
+	CorrectionOf  int             `json:"correction_of"`
+	// Of and Was are those of a correction, and may be anything elsewhere.
+	Of  jsontext.Value `json:"of"`
+	Was jsontext.Value `json:"was"`
 }
 
 // check finds what is wrong with a verdict.
@@ -99,9 +103,11 @@ func check(name string, v policy.Verdict) error {
 	return nil
 }
 
-// batch is some lines on their way from the reader through a decoder.
+// batch is some lines on their way from the reader through a decoder: text has one after the other,
+// ends where each ends.
 type batch struct {
-	lines [][]byte
+	text  []byte
+	ends  []int
 	first int
 	rows  []Row
 	err   error
@@ -147,13 +153,14 @@ func readBatches(r io.Reader, stop <-chan struct{}, work, ordered chan<- *batch)
 	number := 1
 	for more := true; more; {
 		b := &batch{first: number, done: make(chan struct{})}
-		for len(b.lines) < batchLines {
+		for len(b.ends) < batchLines {
 			if more = lines.Scan(); !more {
 				break
 			}
-			b.lines = append(b.lines, bytes.Clone(lines.Bytes()))
+			b.text = append(b.text, lines.Bytes()...)
+			b.ends = append(b.ends, len(b.text))
 		}
-		number += len(b.lines)
+		number += len(b.ends)
 		if err := lines.Err(); errors.Is(err, bufio.ErrTooLong) {
 			b.err = fmt.Errorf("line %d: longer than %d bytes", number, maxLine)
 		} else if err != nil {
@@ -171,9 +178,11 @@ func readBatches(r io.Reader, stop <-chan struct{}, work, ordered chan<- *batch)
 
 func (b *batch) decode() {
 	defer close(b.done)
-	b.rows = make([]Row, 0, len(b.lines))
-	for i, line := range b.lines {
-		r, err := parseRow(line)
+	b.rows = make([]Row, 0, len(b.ends))
+	begin := 0
+	for i, end := range b.ends {
+		r, err := parseRow(b.text[begin:end])
+		begin = end
 		if errors.Is(err, errForget) {
 			continue
 		}
@@ -193,9 +202,12 @@ func (b *batch) decode() {
 // does not depend on it.
 var errForget = errors.New("not a message")
 
+// lenient reads what other people's writers of JSON may have written, as encoding/json does.
+var lenient = json.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+
 func parseRow(line []byte) (r Row, err error) {
 	var v row
-	if err := json.Unmarshal(line, &v); err != nil {
+	if err := json.Unmarshal(line, &v, lenient); err != nil {
 		return Row{}, fmt.Errorf("no event in JSON: %w", err)
 	}
 	switch {
@@ -220,7 +232,7 @@ func parseRow(line []byte) (r Row, err error) {
 		Verdict: *v.Verdict,
 	}
 	if v.Event == KindCorrection && v.CorrectionOf == 0 {
-		if err := r.readCorrection(line); err != nil {
+		if err := r.readCorrection(&v); err != nil {
 			return Row{}, err
 		}
 	}
@@ -235,18 +247,14 @@ func parseRow(line []byte) (r Row, err error) {
 	return r, nil
 }
 
-// readCorrection reads what a correction has besides.
-func (r *Row) readCorrection(line []byte) error {
-	var v struct {
-		Of  *time.Time      `json:"of"`
-		Was *policy.Verdict `json:"was"`
-	}
-	if err := json.Unmarshal(line, &v); err != nil {
-		return fmt.Errorf("no correction in JSON: %w", err)
-	}
+// readCorrection takes what a correction has besides.
+func (r *Row) readCorrection(v *row) error {
 	if v.Of == nil || v.Was == nil {
 		return errors.New(`a correction without "of", the time of what it corrects, or "was", the verdict on it`)
 	}
-	r.Correction, r.Of, r.Was = true, *v.Of, *v.Was
-	return check("was", *v.Was)
+	r.Correction = true
+	if err := errors.Join(json.Unmarshal(v.Of, &r.Of), json.Unmarshal(v.Was, &r.Was, lenient)); err != nil {
+		return fmt.Errorf("no correction in JSON: %w", err)
+	}
+	return check("was", r.Was)
 }

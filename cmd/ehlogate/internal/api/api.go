@@ -23,6 +23,9 @@ type Lookup struct {
 	Tier     string  `json:"tier"`
 	STARTTLS string  `json:"starttls"`
 	Why      string  `json:"why"`
+	// Action is what is done with its mail, empty for nothing; Stage is where, if it is refused.
+	Action policy.Action `json:"action,omitempty"`
+	Stage  policy.Stage  `json:"stage,omitempty"`
 }
 
 // Explanation is a Lookup term by term: Score is Own.LogOdds + Expected.LogOdds.

@@ -132,10 +132,14 @@ func (s *Server) address(w http.ResponseWriter, r *http.Request, answer func(net
 func (s *Server) lookup(addr netip.Addr) Lookup { return lookupOf(s.Judge.Decide(addr)) }
 
 func lookupOf(d policy.Decision) Lookup {
-	return Lookup{
+	l := Lookup{
 		Addr: d.Addr.String(), Host: d.Host.String(), Network: d.Network.String(), Score: round(d.Score),
-		Tier: d.Tier.String(), STARTTLS: d.Verb(), Why: d.Why(),
+		Tier: d.Tier.String(), STARTTLS: d.Verb(), Why: d.Why(), Stage: d.Stage,
 	}
+	if d.Action != policy.ActNone {
+		l.Action = d.Action
+	}
+	return l
 }
 
 func (s *Server) explain(addr netip.Addr) Explanation {

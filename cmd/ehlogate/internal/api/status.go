@@ -95,6 +95,8 @@ type StoreStatus struct {
 	Name    string `json:"name"`
 	State   string `json:"state"`
 	Records int    `json:"records"`
+	// Sync is store.sync as it is in force, empty for Redis.
+	Sync string `json:"sync,omitempty"`
 }
 
 // tierCounts are records counted by tier, and when that was.

@@ -397,7 +397,7 @@ func (d *Daemon) Reload(cfg *config.Config) (api.Reloaded, error) {
 		{"milter", cfg.Milter.Listen != old.Milter.Listen || cfg.Milter.Group != old.Milter.Group || !slices.Equal(cfg.Milter.Users, old.Milter.Users)},
 		{"table", cfg.Table.Socketmap != old.Table.Socketmap || cfg.Table.Memcache != old.Table.Memcache || cfg.Table.Group != old.Table.Group},
 		{"http", cfg.HTTP.Listen != old.HTTP.Listen || cfg.HTTP.Group != old.HTTP.Group || cfg.HTTP.TokenFile != old.HTTP.TokenFile || cfg.HTTP.FeedTokenFile != old.HTTP.FeedTokenFile},
-		{"store", !sameStore(cfg, old)}, {"log.events", cfg.Log.Events != old.Log.Events}, {"log.retain", cfg.Log.Retain != old.Log.Retain},
+		{"store", !sameStore(cfg, old)}, {"store.sync", cfg.Store.Sync != old.Store.Sync}, {"log.events", cfg.Log.Events != old.Log.Events}, {"log.retain", cfg.Log.Retain != old.Log.Retain},
 		{"verdict.log_file", cfg.LogFile != old.LogFile}, {"verdict.services", !slices.Equal(cfg.Services, old.Services)}, {"verdict.rspamd_feed", cfg.Feed != old.Feed},
 	} {
 		if c.changed {

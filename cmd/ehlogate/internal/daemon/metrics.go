@@ -65,7 +65,7 @@ func (d *Daemon) register(r prometheus.Registerer) {
 	counter("log_postfix_lines_total", "Lines of the MTA's log that are Postfix's.", "", "", &log.Postfix)
 	counter("log_signals_total", "Lines that said something of a client.", "", "", &log.Signals)
 	counter("log_lines_malformed_total", "Lines that were too long, or could not be read.", "", "", &log.Malformed)
-	counter("actions_total", "Messages to which a tier's action was applied.", "", "", &m.Actions)
+	counter("actions_total", "Messages and refused commands to which a tier's action was applied.", "", "", &m.Actions)
 	counter("events_written_total", "Lines written to the event log.", "", "", &l.Written)
 	counter("events_dropped_total", "Lines that could not be written to the event log.", "", "", &l.Dropped)
 	counter("observations_late_total", "Observations not durable when their message was answered; they were queued or dropped.", "", "", &d.intake.Late)

@@ -66,6 +66,9 @@ func (d *Daemon) status() api.Status {
 	b := d.booted
 	st.Listen = map[string]string{"milter.listen": b.Milter.Listen.String(), "table.socketmap": b.Table.Socketmap.String(), "table.memcache": b.Table.Memcache.String(), "http.listen": b.HTTP.Listen.String()}
 	st.LogFile, st.Warnings, st.Notes = b.LogFile, d.warnings(), d.events.Notes()
+	if b.Store.Redis == nil {
+		st.Store.Sync = string(b.Store.Sync)
+	}
 	switch k := d.store.(type) {
 	case *redis.Store:
 		if !k.Up() {

@@ -41,6 +41,6 @@ func RedisOptions(cfg *config.Config, log *slog.Logger) redis.Options {
 // sameStore reports whether two configurations keep evidence in the same place.
 func sameStore(a, b *config.Config) bool {
 	x, y := a.Store, b.Store
-	x.Redis, y.Redis = nil, nil
+	x.Redis, y.Redis, x.Sync, y.Sync = nil, nil, "", ""
 	return x == y && (a.Store.Redis == nil) == (b.Store.Redis == nil)
 }
