@@ -306,6 +306,7 @@ func (s *session) finish(headers []policy.Assessment, outcome policy.Outcome) {
 	mail := s.mail
 	s.mail = nil
 	o := s.observation()
+	o.Nth = s.mails
 	o.Began, o.Mail, o.Outcome, o.Decision, o.Auth = mail.began, true, outcome, mail.decision, mail.headers.Auth()
 	o.QueueID, o.FromDomain, o.Authenticated, o.Bounce = mail.queueID, mail.fromDomain, mail.authenticated, mail.nullSender
 	o.Rcpts, o.RcptsRejected, o.To, o.Trouble = mail.rcpts, mail.rejected, mail.to, mail.trouble

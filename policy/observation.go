@@ -101,6 +101,11 @@ type Message struct {
 	// HamShare is the share of its weight that it counts if it is ham, 0 for all of it: a host sent
 	// much like it.
 	HamShare float64
+	// Nth is which message of its session it is, from 1; 0 where there is none, or it was not heard.
+	Nth int
+	// Reinjected says that an after-queue filter has put it back into the MTA: it is counted as the
+	// message that a client sent.
+	Reinjected bool
 	// Unfinished says that we stopped listening before the session ended.
 	Unfinished bool
 	// Trouble is what went wrong with TLS.
@@ -108,6 +113,25 @@ type Message struct {
 	// Verdicts are those of all sources, Verdict the one that counts.
 	Verdicts Verdicts
 	Verdict  Verdict
+	// Forgotten is the verdict that was forgotten with the evidence of its client, and that the event
+	// log has; zero where none was.
+	Forgotten Verdict
+	// Facts are what was heard of it; nil where that is not remembered.
+	Facts *Facts
+}
+
+// Facts are what is counted of a message or a session, beside its verdict. They are remembered with
+// it, so that a later verdict can be counted as well as the first one.
+type Facts struct {
+	ASN uint32 `json:"asn,omitempty"`
+	// Message says that there was a message.
+	Message    bool    `json:"message"`
+	STARTTLS   Answer  `json:"starttls"`
+	TLS        *TLS    `json:"tls,omitempty"`
+	FromDomain string  `json:"from_domain,omitempty"`
+	Auth       Auth    `json:"auth,omitzero"`
+	Tier       string  `json:"tier"`
+	Outcome    Outcome `json:"outcome"`
 }
 
 // Observation is one message of a session, or one session that carried none.
@@ -128,6 +152,14 @@ type Observation struct {
 	// Decision is the judgement of the client before this message.
 	Decision Decision
 	Outcome  Outcome
+}
+
+// Remember keeps the facts of an observation with its message.
+func (o *Observation) Remember() {
+	o.Facts = &Facts{
+		ASN: o.Decision.ASN, Message: o.Mail, STARTTLS: o.STARTTLS, TLS: o.TLS, FromDomain: o.FromDomain, Auth: o.Auth,
+		Tier: o.Decision.Tier.String(), Outcome: o.Outcome,
+	}
 }
 
 // Lesson is what a message teaches of its client: weights of spam and ham in messages, below zero
@@ -171,6 +203,8 @@ func (m *Message) Teachable() bool {
 type Correction struct {
 	Message
 	Was Verdict
+	// NewTrouble says that the trouble became known with it, NewlyReinjected that the reinjection did.
+	NewTrouble, NewlyReinjected bool
 }
 
 // Lesson is the new verdict's less the old one's; ok is false when the difference is nothing.

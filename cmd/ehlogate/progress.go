@@ -9,6 +9,19 @@ import (
 	"golang.org/x/term"
 )
 
+// usualWidth is how wide output is where there is no terminal, such as in a mail from cron.
+const usualWidth = 80
+
+// widthOf is how many columns a terminal has.
+func widthOf(w io.Writer) int {
+	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
+			return width
+		}
+	}
+	return usualWidth
+}
+
 // progress is a bar on a terminal, and silence elsewhere. A size below zero is one that is not
 // known.
 func progress(w io.Writer, what string, size int64, options ...progressbar.Option) *progressbar.ProgressBar {

@@ -357,6 +357,7 @@ func (c *Correlator) add(e *entry, more policy.Verdicts, trouble policy.Trouble)
 	for _, v := range more {
 		verdicts = verdicts.With(v)
 	}
+	troubled := e.Trouble == "" && trouble != ""
 	if e.Trouble != "" {
 		trouble = e.Trouble
 	}
@@ -371,7 +372,9 @@ func (c *Correlator) add(e *entry, more policy.Verdicts, trouble policy.Trouble)
 	c.Stats.Joined.Add(1)
 	was := e.Verdict
 	e.Verdict = verdicts.Resolve()
-	return &policy.Correction{Message: e.Message, Was: was}
+	correction := &policy.Correction{Message: e.Message, Was: was, NewTrouble: troubled}
+	e.Forgotten = policy.Verdict{}
+	return correction
 }
 
 // extend adds what a further signal tells to a message that is pending.

@@ -50,6 +50,31 @@ func (c *Correlator) Report(s policy.Signal, v policy.Verdict) (correction *poli
 	return nil, Pending
 }
 
+// Reinjected takes note that an after-queue filter has put a message back with a queue id. The
+// correction is nil unless that message was observed, from this host itself, and not known as such.
+func (c *Correlator) Reinjected(queueID string) *policy.Correction {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.byQueue[queueID]
+	if queueID == "" || e == nil || e.observation != nil || e.Reinjected || !policy.IsHere(e.Client.Addr) {
+		return nil
+	}
+	e.Reinjected = true
+	return &policy.Correction{Message: e.Message, Was: e.Verdict, NewlyReinjected: true}
+}
+
+// Remember keeps the facts of a message that Due has yielded, for the verdicts that come later.
+func (c *Correlator) Remember(m *policy.Message) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range slices.Backward(c.byClient[m.Client.Addr]) {
+		if e.Facts == nil && e.Session == "" && e.Time.Equal(m.Time) && e.QueueID == m.QueueID {
+			e.Facts = m.Facts
+			return
+		}
+	}
+}
+
 // Has reports whether a message with a queue id is remembered, or pending.
 func (c *Correlator) Has(queueID string) bool {
 	c.mu.Lock()
@@ -71,6 +96,9 @@ func (c *Correlator) Forgot(n netip.Prefix) {
 	defer c.mu.Unlock()
 	for _, e := range c.order {
 		if n.Contains(e.Client.Addr) {
+			if e.Verdict.Class != policy.None {
+				e.Forgotten = e.Verdict
+			}
 			e.Verdict = policy.Verdict{Class: policy.None}
 		}
 	}

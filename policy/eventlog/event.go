@@ -35,12 +35,16 @@ type Event struct {
 	Client  Client `json:"client"`
 	// Heard is nil for a correction.
 	*Heard
-	Authenticated bool           `json:"authenticated,omitempty"`
-	Submission    bool           `json:"submission,omitempty"`
-	Bounce        bool           `json:"bounce,omitempty"`
-	Backscatter   bool           `json:"backscatter,omitempty"`
-	HamShare      float64        `json:"ham_share,omitempty"`
-	Verdict       policy.Verdict `json:"verdict"`
+	Authenticated bool    `json:"authenticated,omitempty"`
+	Submission    bool    `json:"submission,omitempty"`
+	Bounce        bool    `json:"bounce,omitempty"`
+	Backscatter   bool    `json:"backscatter,omitempty"`
+	HamShare      float64 `json:"ham_share,omitempty"`
+	// Nth is there for the second message of a session and those after it, Reinjected for a message
+	// that an after-queue filter has put back.
+	Nth        int            `json:"nth,omitempty"`
+	Reinjected bool           `json:"reinjected,omitempty"`
+	Verdict    policy.Verdict `json:"verdict"`
 	// Verdicts are there where more than one source gave one.
 	Verdicts   policy.Verdicts `json:"said,omitempty"`
 	Trouble    policy.Trouble  `json:"tls_trouble,omitempty"`
@@ -82,10 +86,17 @@ type Reputation struct {
 	Would string `json:"would,omitempty"`
 }
 
-// Corrected is what a correction corrects: the event of the time Of, whose verdict was Was.
+// Corrected is what a correction corrects: the event of the time Of, whose verdict was Was. About is
+// what was heard of it.
 type Corrected struct {
 	Of  Stamp          `json:"of"`
 	Was policy.Verdict `json:"was"`
+	// Forgotten is the verdict that the event had before the evidence of its client was dropped.
+	Forgotten *policy.Verdict `json:"forgotten,omitempty"`
+	About     *policy.Facts   `json:"about,omitempty"`
+	// NewTrouble says that tls_trouble is new, NewlyReinjected that reinjected is.
+	NewTrouble      bool `json:"new_trouble,omitempty"`
+	NewlyReinjected bool `json:"newly_reinjected,omitempty"`
 }
 
 // Stamp is a time that is written in RFC 3339, in UTC, to the millisecond.
@@ -118,11 +129,7 @@ func Of(o *policy.Observation, node string) *Event {
 	if o.Decision.Mode == policy.Observe {
 		e.Reputation.Would = o.Decision.WouldVerb()
 	}
-	if o.TLS != nil {
-		t := *o.TLS
-		t.CertSubject = withoutLocalParts(t.CertSubject)
-		e.TLS = &t
-	}
+	e.TLS = plainTLS(o.TLS)
 	return e
 }
 
@@ -130,7 +137,16 @@ func Of(o *policy.Observation, node string) *Event {
 func OfCorrection(c *policy.Correction, at time.Time, node string) *Event {
 	e := about(&c.Message, node)
 	e.Time, e.Kind = Stamp{at}, KindCorrection
-	e.Corrected = &Corrected{Of: Stamp{c.Time}, Was: plainVerdict(c.Was)}
+	e.Corrected = &Corrected{Of: Stamp{c.Time}, Was: plainVerdict(c.Was), NewTrouble: c.NewTrouble, NewlyReinjected: c.NewlyReinjected}
+	if c.Forgotten.Class != "" {
+		v := plainVerdict(c.Forgotten)
+		e.Forgotten = &v
+	}
+	if c.Facts != nil {
+		f := *c.Facts
+		f.FromDomain, f.Auth, f.TLS = withoutLocalParts(f.FromDomain), plainAuth(f.Auth), plainTLS(f.TLS)
+		e.About = &f
+	}
 	return e
 }
 
@@ -143,12 +159,15 @@ func OfForget(n netip.Prefix, at time.Time, node string) *Event {
 func about(m *policy.Message, node string) *Event {
 	e := &Event{
 		Node: node, Session: m.Session, QueueID: m.QueueID, Authenticated: m.Authenticated, Submission: m.Submission,
-		Bounce: m.Bounce, Backscatter: m.Backscatter, HamShare: m.HamShare,
+		Bounce: m.Bounce, Backscatter: m.Backscatter, HamShare: m.HamShare, Reinjected: m.Reinjected,
 		Client:  Client{Port: m.Client.Port, Name: withoutLocalParts(m.Client.Name), PTR: withoutLocalParts(m.Client.PTR)},
 		Verdict: plainVerdict(m.Verdict), Trouble: m.Trouble, Unfinished: m.Unfinished,
 	}
 	if m.Client.Addr.IsValid() {
 		e.Client.Addr = m.Client.Addr.String()
+	}
+	if m.Nth > 1 {
+		e.Nth = m.Nth
 	}
 	if len(m.Verdicts) > 1 {
 		for _, v := range m.Verdicts {
@@ -175,6 +194,9 @@ func (e *Event) Anonymize() {
 	}
 	if e.Corrected != nil {
 		hide(&e.Was)
+		if e.About != nil && e.About.TLS != nil {
+			e.About.TLS.CertSubject = ""
+		}
 	}
 }
 
@@ -184,7 +206,7 @@ func (e *Event) Message() (m policy.Message, ok bool) {
 	m = policy.Message{
 		Time: e.Time.Time, Session: e.Session, QueueID: e.QueueID, Mail: e.Kind != KindSession,
 		Authenticated: e.Authenticated, Submission: e.Submission, Unfinished: e.Unfinished, Trouble: e.Trouble,
-		Bounce: e.Bounce, Backscatter: e.Backscatter, HamShare: e.HamShare,
+		Bounce: e.Bounce, Backscatter: e.Backscatter, HamShare: e.HamShare, Nth: e.Nth, Reinjected: e.Reinjected, Facts: e.Facts(),
 		Verdict: e.Verdict, Verdicts: e.Verdicts, Client: policy.Client{Port: e.Client.Port},
 	}
 	if e.Corrected != nil {
@@ -205,12 +227,35 @@ func (e *Event) Message() (m policy.Message, ok bool) {
 	return m, err == nil
 }
 
+// Facts are what was heard of the event's message, nil where the event does not say.
+func (e *Event) Facts() *policy.Facts {
+	switch {
+	case e.Heard != nil:
+		return &policy.Facts{
+			ASN: e.Client.ASN, Message: e.Kind == KindMessage, STARTTLS: e.STARTTLS, TLS: e.TLS, FromDomain: e.FromDomain, Auth: e.Auth,
+			Tier: e.Reputation.Tier, Outcome: e.Outcome,
+		}
+	case e.Corrected != nil:
+		return e.About
+	}
+	return nil
+}
+
 // Line is the event as a line of the event log, without its end.
 func (e *Event) Line() ([]byte, error) { return json.Marshal(e) }
 
 func plainVerdict(v policy.Verdict) policy.Verdict {
 	v.Reason = withoutLocalParts(v.Reason)
 	return v
+}
+
+func plainTLS(t *policy.TLS) *policy.TLS {
+	if t == nil {
+		return nil
+	}
+	plain := *t
+	plain.CertSubject = withoutLocalParts(t.CertSubject)
+	return &plain
 }
 
 func plainAuth(a policy.Auth) policy.Auth {

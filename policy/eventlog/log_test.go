@@ -251,9 +251,11 @@ func TestAMessageIsReadBackAsItWasWritten(t *testing.T) {
 		"with verdicts of several": with(func(o *policy.Observation) {
 			o.Verdicts = o.Verdicts.With(policy.Verdict{Class: policy.Ham, Weight: 0.5, Source: policy.FromRspamd})
 		}),
-		"with no verdict": with(func(o *policy.Observation) { o.Verdict, o.Verdicts = policy.Verdict{Class: policy.None}, nil }),
+		"the second of a session, of a filter": with(func(o *policy.Observation) { o.Nth, o.Reinjected = 2, true }),
+		"with no verdict":                      with(func(o *policy.Observation) { o.Verdict, o.Verdicts = policy.Verdict{Class: policy.None}, nil }),
 	} {
 		t.Run(name, func(t *testing.T) {
+			o.Remember()
 			var e Event
 			if err := json.Unmarshal([]byte(lineOf(t, o, false)), &e); err != nil {
 				t.Fatal(err)
@@ -261,7 +263,7 @@ func TestAMessageIsReadBackAsItWasWritten(t *testing.T) {
 			if m, ok := e.Message(); !ok || !reflect.DeepEqual(m, o.Message) {
 				t.Errorf("read back as\n     %+v\nwant %+v", m, o.Message)
 			}
-			c := &policy.Correction{Message: o.Message, Was: policy.Verdict{Class: policy.None}}
+			c := &policy.Correction{Message: o.Message, Was: policy.Verdict{Class: policy.None}, NewTrouble: true}
 			line, _ := OfCorrection(c, o.Time.Add(time.Hour), "mx1").Line()
 			var corrected Event
 			if err := json.Unmarshal(line, &corrected); err != nil {

@@ -111,7 +111,7 @@ var queueIDKey, forgetEvent = []byte(`"queue_id":"`), []byte(`"event":"forget"`)
 func (r *reader) file(path string, last int64, want map[string]bool, keep func(*Event) bool) error {
 	return eachLine(path, last, func(line []byte) {
 		var e Event
-		if wanted(line, want) && json.Unmarshal(line, &e, lenient) == nil && keep(&e) {
+		if wanted(line, want) && json.Unmarshal(line, &e, Lenient) == nil && keep(&e) {
 			r.add(&e)
 		}
 	})
@@ -214,6 +214,9 @@ func (r *reader) forget(e *Event) {
 	}
 	for _, m := range r.found {
 		if n.Contains(m.Client.Addr) {
+			if m.Verdict.Class != policy.None {
+				m.Forgotten = m.Verdict
+			}
 			m.Verdict = policy.Verdict{Class: policy.None}
 		}
 	}

@@ -1,13 +1,11 @@
 package eventlog
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"net/netip"
-	"runtime"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -58,13 +56,6 @@ func (r *Row) Message() policy.Message {
 	return m
 }
 
-const (
-	// maxLine bounds a line in bytes.
-	maxLine = 1 << 20
-	// batchLines is how many lines are decoded at a time.
-	batchLines = 512
-)
-
 // row is what is read of a line; what must be there is a pointer, so that a missing field can be
 // told from an empty one.
 type row struct {
@@ -103,98 +94,29 @@ func check(name string, v policy.Verdict) error {
 	return nil
 }
 
-// batch is some lines on their way from the reader through a decoder: text has one after the other,
-// ends where each ends.
-type batch struct {
-	text  []byte
-	ends  []int
-	first int
-	rows  []Row
-	err   error
-	done  chan struct{}
-}
-
 // Rows reads a trace. The sequence ends at its end, or with an error that names the first line that
 // is not a row. Lines are decoded on all processors and come in their order.
 func Rows(r io.Reader) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
-		stop := make(chan struct{})
-		defer close(stop)
-		workers := runtime.GOMAXPROCS(0)
-		work, ordered := make(chan *batch, workers), make(chan *batch, 2*workers)
-		for range workers {
-			go func() {
-				for b := range work {
-					b.decode()
-				}
-			}()
-		}
-		go readBatches(r, stop, work, ordered)
-		for b := range ordered {
-			<-b.done
-			for _, row := range b.rows {
-				if !yield(row, nil) {
-					return
-				}
+		for d, err := range decoded(r, parseRow) {
+			if err == nil {
+				err = d.err
 			}
-			if b.err != nil {
-				yield(Row{}, b.err)
+			if errors.Is(err, errForget) {
+				continue
+			}
+			if err != nil {
+				yield(Row{}, fmt.Errorf("line %d: %w", d.number, err))
+				return
+			}
+			d.is.Line = d.number
+			if !d.is.Named {
+				d.is.ID = d.number
+			}
+			if !yield(d.is, nil) {
 				return
 			}
 		}
-	}
-}
-
-func readBatches(r io.Reader, stop <-chan struct{}, work, ordered chan<- *batch) {
-	defer close(ordered)
-	defer close(work)
-	lines := bufio.NewScanner(r)
-	lines.Buffer(make([]byte, 64<<10), maxLine)
-	number := 1
-	for more := true; more; {
-		b := &batch{first: number, done: make(chan struct{})}
-		for len(b.ends) < batchLines {
-			if more = lines.Scan(); !more {
-				break
-			}
-			b.text = append(b.text, lines.Bytes()...)
-			b.ends = append(b.ends, len(b.text))
-		}
-		number += len(b.ends)
-		if err := lines.Err(); errors.Is(err, bufio.ErrTooLong) {
-			b.err = fmt.Errorf("line %d: longer than %d bytes", number, maxLine)
-		} else if err != nil {
-			b.err = fmt.Errorf("line %d: %w", number, err)
-		}
-		for _, c := range []chan<- *batch{ordered, work} {
-			select {
-			case c <- b:
-			case <-stop:
-				return
-			}
-		}
-	}
-}
-
-func (b *batch) decode() {
-	defer close(b.done)
-	b.rows = make([]Row, 0, len(b.ends))
-	begin := 0
-	for i, end := range b.ends {
-		r, err := parseRow(b.text[begin:end])
-		begin = end
-		if errors.Is(err, errForget) {
-			continue
-		}
-		if err != nil {
-			b.err = fmt.Errorf("line %d: %w", b.first+i, err)
-			return
-		}
-		r.Line = b.first + i
-		if !r.Named {
-			r.ID = r.Line
-		}
-		b.rows = append(b.rows, r)
 	}
 }
 
@@ -202,12 +124,12 @@ func (b *batch) decode() {
 // does not depend on it.
 var errForget = errors.New("not a message")
 
-// lenient reads what other people's writers of JSON may have written, as encoding/json does.
-var lenient = json.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+// Lenient reads what other people's writers of JSON may have written, as encoding/json does.
+var Lenient = json.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 
 func parseRow(line []byte) (r Row, err error) {
 	var v row
-	if err := json.Unmarshal(line, &v, lenient); err != nil {
+	if err := json.Unmarshal(line, &v, Lenient); err != nil {
 		return Row{}, fmt.Errorf("no event in JSON: %w", err)
 	}
 	switch {
@@ -253,7 +175,7 @@ func (r *Row) readCorrection(v *row) error {
 		return errors.New(`a correction without "of", the time of what it corrects, or "was", the verdict on it`)
 	}
 	r.Correction = true
-	if err := errors.Join(json.Unmarshal(v.Of, &r.Of), json.Unmarshal(v.Was, &r.Was, lenient)); err != nil {
+	if err := errors.Join(json.Unmarshal(v.Of, &r.Of), json.Unmarshal(v.Was, &r.Was, Lenient)); err != nil {
 		return fmt.Errorf("no correction in JSON: %w", err)
 	}
 	return check("was", r.Was)

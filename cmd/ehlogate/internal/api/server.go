@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/intake"
 	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/ledger"
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
@@ -62,6 +64,8 @@ type Server struct {
 	// Status is how the daemon stands; Reload reads its configuration again.
 	Status func() Status
 	Reload func() (Reloaded, error)
+	// Report draws up a report of what was counted.
+	Report func(ctx context.Context, since, until time.Time, v ledger.View) (*ledger.Report, error)
 	// Learn takes the reports of people.
 	Learn func([]Report) ([]Learnt, error)
 
@@ -96,6 +100,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/heard", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.Heard()) })
 	mux.HandleFunc("GET /api/v1/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.status()) })
 	mux.HandleFunc("GET /api/v1/top", s.top)
+	mux.HandleFunc("GET /api/v1/report", s.report)
 	mux.HandleFunc("GET /api/v1/dump", s.authorized(s.oneAtATime(s.dump)))
 	if s.Feed != nil {
 		mux.HandleFunc("POST /feed/rspamd", s.feeding(body(maxFeed, s.feed(func(body []byte, now time.Time) (policy.Signal, error) { return s.Thresholds().Rspamd(body, now) }))))

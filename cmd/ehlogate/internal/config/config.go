@@ -99,7 +99,11 @@ type Config struct {
 	Feed, LocalFeed bool
 	// OwnNetworks are the relays inside, whose Received lines are believed.
 	OwnNetworks []netip.Prefix
-	Log         struct {
+	Report      struct {
+		// Handshake is the processor time that a TLS handshake costs the MTA.
+		Handshake time.Duration
+	}
+	Log struct {
 		// Events is the event log's path.
 		Events    string
 		Anonymize bool
@@ -264,6 +268,10 @@ func DefaultAddress(key string) Address {
 	return Address{"tcp", "127.0.0.1:" + port}
 }
 
+// DefaultHandshake is what a full handshake with TLS 1.3 and an RSA key of 2,048 bits costs Postfix's
+// smtpd(8) on one processor of some 3 GHz.
+const DefaultHandshake = 800 * time.Microsecond
+
 func defaults(env func(string) (string, bool)) *Config {
 	c := &Config{Policy: policy.Default()}
 	c.Milter.Listen = DefaultAddress("milter.listen")
@@ -274,6 +282,7 @@ func defaults(env func(string) (string, bool)) *Config {
 	c.Store.SpoolLimit = 256 << 20
 	c.Store.MaxRecords = store.DefaultMostRecords
 	c.Store.Sync = SyncSecond
+	c.Report.Handshake = DefaultHandshake
 	// systemd.exec(5): several directories are separated by a colon.
 	if dirs, ok := env("STATE_DIRECTORY"); ok && dirs != "" {
 		c.Store.Dir, _, _ = strings.Cut(dirs, ":")

@@ -93,6 +93,7 @@ var settings = []Setting{
 	{"log.events", "file of the event log", path(func(c *Config) *string { return &c.Log.Events })},
 	{"log.anonymize", "leave out of the event log the host part of addresses, names and ports", boolean(func(c *Config) *bool { return &c.Log.Anonymize })},
 	{"log.retain", "rotate the event log daily and keep it so long; 0s leaves that to logrotate and SIGHUP", duration(0, 87600*time.Hour, func(c *Config) *time.Duration { return &c.Log.Retain })},
+	{"report.handshake", "processor time that a TLS handshake costs the MTA, from which reports say what was saved", duration(time.Microsecond, time.Second, func(c *Config) *time.Duration { return &c.Report.Handshake })},
 	{"log.node", "this host's name in the event log", func(c *Config, v value) error { return c.setNode(v) }},
 }
 

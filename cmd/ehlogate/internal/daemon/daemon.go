@@ -25,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/time/rate"
 
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/account"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/guard"
@@ -68,6 +69,10 @@ type Daemon struct {
 	follower  *follower
 	faults    fault.Guard
 	clock     *clock
+	// keeper counts for reports; nil where that is not possible, because of uncounted.
+	keeper    *account.Keeper
+	uncounted error
+	counting  sync.WaitGroup
 	// unread is why the configuration was not taken at the last reload, nil where it was.
 	unread atomic.Pointer[error]
 	tokens []*api.Token
@@ -129,6 +134,7 @@ func (d *Daemon) open(cfg *config.Config) (err error) {
 		return err
 	}
 	d.judge = policy.NewJudge(inForce, d.store)
+	d.openLedger(cfg)
 	if err = d.newIntake(cfg); err != nil {
 		return err
 	}
@@ -243,7 +249,7 @@ func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 		Status: d.status, Reload: d.reload,
 		Judge: d.judge, Store: d.store, Now: d.clock.Now, Heard: d.intake.Heard, Learn: d.intake.learn, Forgot: d.intake.forgot,
 		LocalFeed: func() bool { return d.cfg.Load().LocalFeed }, Names: func() []string { return d.cfg.Load().HTTP.Names },
-		Strangers: d.intake.stranger,
+		Strangers: d.intake.stranger, Report: d.report,
 	}
 	if cfg.Feed {
 		server.Thresholds = func() verdict.Thresholds { return d.cfg.Load().Verdict.Thresholds }
@@ -331,6 +337,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	go d.faults.Keep(watching, "counting days", d.turn)
 	go d.faults.Keep(watching, "watching sockets and tokens", func(ctx context.Context) { d.listeners.watch(ctx, d.tokens, d.log) })
 	go d.faults.Keep(watching, "watching autonomous systems", func(ctx context.Context) { d.systems.Watch(ctx, asn.Every, d.log) })
+	if d.keeper != nil {
+		d.counting.Go(func() { d.faults.Keep(watching, "counting for reports", d.keeper.Run) })
+	}
 	if l := d.listeners.Milter; l != nil {
 		go func() { failed <- d.milter.Serve(l) }()
 	}
@@ -368,6 +377,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 	cut.Stop()
 	d.http.Close()
 	stopIntake()
+	unwatch()
+	d.counting.Wait()
 	return errors.Join(err, d.close())
 }
 
@@ -427,6 +438,9 @@ func (d *Daemon) close() error {
 	var err error
 	if d.events != nil {
 		err = d.events.Close()
+	}
+	if d.keeper != nil {
+		err = errors.Join(err, d.keeper.Close())
 	}
 	if d.store != nil {
 		err = errors.Join(err, d.store.Close())

@@ -168,6 +168,7 @@ func (in *Intake) Observe(o *policy.Observation, assessments []policy.Assessment
 		o.Verdicts = o.Verdicts.With(in.weigh(a))
 	}
 	standing := in.compare(o)
+	o.Remember()
 	in.Correlator.Observe(&o.Message)
 	in.countClient(o)
 	in.hear(&o.Message, standing)
@@ -246,6 +247,8 @@ func (in *Intake) Conclude(all bool) (receipts []Receipt) {
 		}
 		var known policy.Known
 		o.Decision, known = in.Judge.Explain(o.Client.Addr)
+		o.Remember()
+		in.Correlator.Remember(&o.Message)
 		in.hear(&o.Message, known.OfLongStanding(in.Now()))
 		receipts = append(receipts, in.record(o))
 	}

@@ -122,6 +122,7 @@ func (in *Intake) learn(told Report) Learnt {
 	r.Time = in.bound(r.Time)
 	o := r.Observation(v)
 	o.Decision = in.Judge.Decide(r.Addr)
+	o.Remember()
 	if o.QueueID != "" {
 		// Reported again, it is known.
 		in.Correlator.Restore(&o.Message)

@@ -50,6 +50,9 @@ func (in *Intake) Reinjected(r policy.Reinjection) {
 	re.originals.Set(r.QueueID, original{r, in.Now()})
 	signals, _ := re.heard.Invalidate(r.QueueID)
 	re.Unlock()
+	if c := in.Correlator.Reinjected(r.QueueID); c != nil {
+		in.correct(c).Write()
+	}
 	if len(signals) > 0 && in.Now().Sub(signals[0].Time).Abs() < joinedWithin {
 		in.attribute(signals, r)
 	}
@@ -67,6 +70,11 @@ func (in *Intake) putBack(o *policy.Observation, assessments []policy.Assessment
 	if o.QueueID == "" {
 		return
 	}
+	re := &in.reinjections
+	re.lock()
+	r, known := re.originalOf(o.QueueID, in.Now())
+	re.Unlock()
+	o.Reinjected = known
 	var signals []policy.Signal
 	for _, a := range assessments {
 		if a.Source == policy.FromHeader || a.Source == policy.FromAuthentication {
@@ -76,16 +84,13 @@ func (in *Intake) putBack(o *policy.Observation, assessments []policy.Assessment
 	if len(signals) == 0 {
 		return
 	}
-	re := &in.reinjections
-	re.lock()
-	r, known := re.originalOf(o.QueueID, in.Now())
-	if !known {
-		re.heard.Set(o.QueueID, signals)
-	}
-	re.Unlock()
 	if known {
 		in.attribute(signals, r)
+		return
 	}
+	re.lock()
+	re.heard.Set(o.QueueID, signals)
+	re.Unlock()
 }
 
 // originalOf is the queue id of the message that was put back as another one, else that one.

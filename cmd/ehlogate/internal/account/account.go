@@ -1,0 +1,188 @@
+// Package account counts the lines of event logs in a ledger: those of the daemon's own log as they
+// are written, and those of any files that an operator names.
+package account
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	fast "github.com/go-json-experiment/json"
+
+	"github.com/ehlogate/ehlogate/policy/eventlog"
+	"github.com/ehlogate/ehlogate/policy/ledger"
+)
+
+const (
+	// readEvery is how often it is looked for new lines, flushEvery how often counts are written and
+	// published.
+	readEvery, flushEvery = time.Second, 10 * time.Second
+	// flushLines is after how many lines they are written when many are there at once.
+	flushLines = 200_000
+)
+
+// Count counts an event.
+func Count(l *ledger.Ledger, e *eventlog.Event) {
+	m, ok := e.Message()
+	facts := e.Facts()
+	if !ok || facts == nil {
+		// It is of evidence that was dropped, or a correction that does not say of what.
+		return
+	}
+	entry := ledger.Entry{
+		Time: m.Time, Addr: m.Client.Addr, Message: facts.Message, Own: m.Authenticated || m.Submission,
+		Verdict: e.Verdict, Trouble: m.Trouble, Facts: *facts,
+	}
+	switch {
+	case e.Corrected != nil:
+		correct(l, e, entry)
+	case e.Reinjected:
+	default:
+		entry.Session = e.Session != "" && e.Nth <= 1
+		l.Count(&entry, false)
+	}
+}
+
+// correct counts what a correction changes.
+func correct(l *ledger.Ledger, e *eventlog.Event, entry ledger.Entry) {
+	if e.NewlyReinjected {
+		entry.Session = e.Session != "" && e.Nth <= 1
+		l.Count(&entry, true)
+		return
+	}
+	if e.Reinjected {
+		return
+	}
+	was := entry
+	if was.Verdict = e.Was; e.Forgotten != nil {
+		was.Verdict = *e.Forgotten
+	}
+	if e.NewTrouble {
+		was.Trouble = ""
+	}
+	if was.Verdict.Class == entry.Verdict.Class && was.Verdict.Source == entry.Verdict.Source && was.Trouble == entry.Trouble {
+		return
+	}
+	l.Count(&was, true)
+	l.Count(&entry, false)
+}
+
+// Keeper keeps a ledger of an event log.
+type Keeper struct {
+	Ledger *ledger.Ledger
+	// Events is the path of the event log.
+	Events string
+	Now    func() time.Time
+	Log    *slog.Logger
+
+	// Counted is how many lines were counted since the start, Malformed how many were none.
+	Counted, Malformed atomic.Uint64
+	// fault is why counts could not be written or published, nil where they could.
+	fault atomic.Pointer[error]
+
+	position eventlog.Position
+	begun    bool
+	flushed  time.Time
+	lines    int
+}
+
+// Fault is why counts could not be written or published the last time, nil where they could.
+func (k *Keeper) Fault() error {
+	if err := k.fault.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Run counts what is written to the event log until the context ends.
+func (k *Keeper) Run(ctx context.Context) {
+	tick := time.NewTicker(readEvery)
+	defer tick.Stop()
+	for {
+		k.Step(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Step counts what has been written since the last one, and writes the counts if it is time.
+func (k *Keeper) Step(ctx context.Context) {
+	err := k.read(ctx)
+	if k.Now().Sub(k.flushed) >= flushEvery {
+		err = errors.Join(err, k.flush(ctx))
+	}
+	if err != nil && ctx.Err() == nil && k.Fault() == nil {
+		k.Log.Error("what is heard cannot be counted, or not be shared with other nodes; it is counted later", "error", err)
+	} else if err == nil && k.Fault() != nil {
+		k.Log.Info("counts are written again")
+	}
+	if err == nil {
+		k.fault.Store(nil)
+	} else {
+		k.fault.Store(&err)
+	}
+}
+
+// Close counts what is left and writes the counts.
+func (k *Keeper) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
+	defer cancel()
+	return errors.Join(k.read(ctx), k.flush(ctx), k.Ledger.Close())
+}
+
+// closeWait is how long a stop waits for the last counts. What was not counted then is counted after
+// the next start.
+const closeWait = time.Second
+
+// read counts the lines that were written since the last time.
+func (k *Keeper) read(ctx context.Context) error {
+	from := &k.position
+	if !k.begun {
+		k.begun = true
+		if b := k.Ledger.Position(); b == nil {
+			from = nil
+		} else if err := json.Unmarshal(b, &k.position); err != nil {
+			return fmt.Errorf("the position in the event log: %w", err)
+		}
+	}
+	var flushed error
+	at, err := eventlog.ReadOn(ctx, k.Events, from, func(line []byte, after eventlog.Position) bool {
+		k.line(line)
+		if k.lines++; k.lines >= flushLines {
+			k.position = after
+			flushed = k.flush(ctx)
+		}
+		return flushed == nil
+	})
+	k.position = at
+	return errors.Join(err, flushed)
+}
+
+func (k *Keeper) line(line []byte) {
+	var e eventlog.Event
+	if err := fast.Unmarshal(line, &e, eventlog.Lenient); err != nil {
+		k.Malformed.Add(1)
+		return
+	}
+	Count(k.Ledger, &e)
+	k.Counted.Add(1)
+}
+
+func (k *Keeper) flush(ctx context.Context) error {
+	if k.position == (eventlog.Position{}) {
+		return nil
+	}
+	k.flushed, k.lines = k.Now(), 0
+	b, err := json.Marshal(k.position)
+	if err != nil {
+		return err
+	}
+	return k.Ledger.Flush(ctx, b)
+}

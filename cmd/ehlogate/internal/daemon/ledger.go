@@ -1,0 +1,65 @@
+package daemon
+
+import (
+	"context"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/account"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/policy/ledger"
+	"github.com/ehlogate/ehlogate/policy/store/redis"
+)
+
+// ledgerFile is the ledger's file in the store's directory.
+const ledgerFile = "ledger.db"
+
+// openLedger opens what reports are made of. The daemon does without it where that fails: mail does
+// not wait for reports.
+func (d *Daemon) openLedger(cfg *config.Config) {
+	o := ledger.Options{
+		Path: filepath.Join(cfg.Store.Dir, ledgerFile), Node: cfg.Log.Node, Now: d.clock.Now, Log: d.log,
+		Network: func(a netip.Addr) netip.Prefix { return d.judge.Policy().Keys(a).Network },
+	}
+	if s, ok := d.store.(*redis.Store); ok {
+		o.Shelf = shelf{s}
+	}
+	l, err := ledger.Open(o)
+	if err != nil {
+		d.log.Error("nothing is counted for reports until the next start", "error", err)
+		d.uncounted = err
+		return
+	}
+	d.keeper = &account.Keeper{Ledger: l, Events: cfg.Log.Events, Now: d.clock.Now, Log: d.log}
+}
+
+// shelf is Redis as the nodes of a cluster publish their counts in it.
+type shelf struct{ store *redis.Store }
+
+func (s shelf) Publish(ctx context.Context, leaves []ledger.Leaf) error {
+	all := make([]redis.Publication, len(leaves))
+	for i, l := range leaves {
+		all[i] = redis.Publication{Page: l.Page, Field: l.Field, Value: l.Value, Expire: l.Expire}
+	}
+	return s.store.Publish(ctx, all)
+}
+
+func (s shelf) Pages(ctx context.Context, names []string) (map[string]map[string][]byte, error) {
+	return s.store.Pages(ctx, names)
+}
+
+// report draws up a report of what was counted.
+func (d *Daemon) report(ctx context.Context, since, until time.Time, v ledger.View) (*ledger.Report, error) {
+	if d.keeper == nil {
+		return nil, d.uncounted
+	}
+	v.HandshakeCost = d.cfg.Load().Report.Handshake
+	book, err := d.keeper.Ledger.Read(ctx, since, until)
+	if err != nil {
+		return nil, err
+	}
+	r := book.Report(v)
+	r.Nodes, err = d.keeper.Ledger.Nodes(ctx)
+	return r, err
+}

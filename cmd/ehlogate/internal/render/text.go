@@ -1,0 +1,281 @@
+package render
+
+import (
+	"encoding/csv"
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/guptarohit/asciigraph"
+
+	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/ledger"
+)
+
+// Text writes a report for a terminal or a mail that is so many columns wide: all of it, or one
+// table.
+func Text(w io.Writer, r *ledger.Report, by string, width int) error {
+	t := text{w: w, step: r.StepSeconds, width: width}
+	t.line("TLS and spam, %s to %s%s", r.Since.In(zone(r)).Format("2006-01-02 15:04"), r.Until.In(zone(r)).Format("2006-01-02 15:04 MST"), nodesText(r.Nodes))
+	if by != "" {
+		t.line("")
+		t.table(byTables[by](r))
+		return t.err
+	}
+	t.headline(r)
+	t.plot(r)
+	if len(r.Series) <= mostCourse {
+		t.table(course(r).short())
+	}
+	for _, by := range []string{"tls", "cipher", "source", "tier", "network", "asn", "domain"} {
+		if table := byTables[by](r).short(); len(table.rows) > 0 {
+			t.table(table)
+		}
+	}
+	t.authenticated(r)
+	t.requireTLS(r)
+	return t.err
+}
+
+// mostCourse is how many steps of the course are listed beside its plot.
+const mostCourse = 31
+
+// zone is where the operator is.
+func zone(*ledger.Report) *time.Location { return time.Local }
+
+func nodesText(nodes []ledger.Node) string {
+	if len(nodes) < 2 {
+		return ""
+	}
+	var names []string
+	for _, n := range nodes {
+		names = append(names, n.Name)
+	}
+	return ", nodes " + strings.Join(names, ", ")
+}
+
+// text writes lines until one cannot be written.
+type text struct {
+	w     io.Writer
+	step  int64
+	width int
+	err   error
+}
+
+func (t *text) line(format string, args ...any) {
+	if t.err == nil {
+		_, t.err = fmt.Fprintf(t.w, format+"\n", args...)
+	}
+}
+
+// headline says in a few lines what there is to know.
+func (t *text) headline(r *ledger.Report) {
+	m, s, h := r.Messages, r.Shares, r.Handshakes
+	t.line("")
+	if r.Sessions == 0 && m[policy.Spam].Sum()+m[policy.Ham].Sum()+m[policy.None].Sum() == 0 {
+		t.line("Nothing was heard in this time.")
+		return
+	}
+	t.table(table{head: []column{{"MESSAGES", ""}, {"OVER TLS", ""}, {"IN THE CLEAR", ""}, {"SHARE OVER TLS", ""}}, rows: [][]any{
+		{"spam", m[policy.Spam].TLS, m[policy.Spam].Plain, s.SpamOverTLS},
+		{"ham", m[policy.Ham].TLS, m[policy.Ham].Plain, s.HamOverTLS},
+		{"no verdict", m[policy.None].TLS, m[policy.None].Plain, ledger.Share(m[policy.None].TLS, m[policy.None].Sum())},
+	}})
+	t.line("Spam is %s of what came over TLS, and %s of what came in the clear.", Percent(s.TLSThatIsSpam), Percent(s.PlainThatIsSpam))
+	t.line("%s of about %s: STARTTLS was offered in %s, withheld in %s (%s), and not asked for in %s.", counted(r.Sessions, "session"), counted(int64(r.Clients.All), "client"),
+		Count(r.STARTTLS[policy.Offered]), Count(r.STARTTLS[policy.Withheld]), Percent(s.Withheld), Count(r.STARTTLS[policy.Unasked]))
+	t.line("%s; at most %s avoided, which saved %s of processor time at %g ms each.", counted(h.Done, "TLS handshake"), Count(h.Avoided), duration(h.SavedSeconds), h.CostMilliseconds)
+	t.line("%s failed; %s for want of STARTTLS.", counted(h.Failed, "handshake"), counted(h.Left, "client left", "clients left"))
+	if r.Own != (ledger.OwnCounts{}) {
+		t.line("Beside these, %s of own users.", counted(r.Own.Messages, "message"))
+	}
+	t.line("")
+}
+
+// counted is a number of things.
+func counted(n int64, one string, several ...string) string {
+	many := one + "s"
+	if len(several) > 0 {
+		many = several[0]
+	}
+	if n == 1 {
+		many = one
+	}
+	return Count(n) + " " + many
+}
+
+// duration is so many seconds, in a unit that suits.
+func duration(seconds float64) string {
+	switch {
+	case seconds < 1:
+		return fmt.Sprintf("%.0f ms", seconds*1000)
+	case seconds < 120:
+		return fmt.Sprintf("%.1f s", seconds)
+	case seconds < 7200:
+		return fmt.Sprintf("%.0f minutes", seconds/60)
+	}
+	return fmt.Sprintf("%.1f hours", seconds/3600)
+}
+
+const (
+	// plotHeight is how many lines a plot has, fewest of what a plot is worth.
+	plotHeight, fewest = 8, 4
+	// plotMargin is what a plot needs beside its curve.
+	plotMargin = 12
+)
+
+// plot draws the course of spam over TLS and in the clear.
+func (t *text) plot(r *ledger.Report) {
+	if len(r.Series) < fewest {
+		return
+	}
+	var tls, plain []float64
+	for _, p := range r.Series {
+		tls, plain = append(tls, float64(p.Messages[policy.Spam].TLS)), append(plain, float64(p.Messages[policy.Spam].Plain))
+	}
+	most := 0.0
+	for i := range tls {
+		most = math.Max(most, math.Max(tls[i], plain[i]))
+	}
+	if most == 0 {
+		return
+	}
+	width := max(20, t.width-plotMargin)
+	for _, curve := range []struct {
+		what   string
+		values []float64
+	}{{"Spam over TLS", tls}, {"Spam in the clear", plain}} {
+		t.line("%s, messages by %s, from %s to %s", curve.what, stepName(r.StepSeconds), timeText(r.Series[0].At, r.StepSeconds), timeText(r.Series[len(r.Series)-1].At, r.StepSeconds))
+		t.line("%s", asciigraph.Plot(curve.values, asciigraph.Height(plotHeight), asciigraph.Width(width), asciigraph.LowerBound(0), asciigraph.UpperBound(most), asciigraph.Precision(0)))
+		t.line("")
+	}
+}
+
+// authenticated says how good authenticated mail is: that somebody can be named says nothing.
+func (t *text) authenticated(r *ledger.Report) {
+	table := table{title: "Authenticated is not good: messages by what authenticated them", head: []column{{"BY", ""}, {"SPAM", ""}, {"HAM", ""}, {"SPAM SHARE", ""}}}
+	for _, k := range []struct {
+		kind ledger.Kind
+		name string
+	}{{ledger.ByDKIM, "DKIM"}, {ledger.BySPF, "SPF"}, {ledger.ByCertificate, "client certificate"}} {
+		if c := r.Authenticated[k.kind]; c.Sum() > 0 {
+			table.rows = append(table.rows, []any{k.name, c.Spam, c.Ham, ledger.Share(c.Spam, c.Spam+c.Ham)})
+		}
+	}
+	if len(table.rows) == 0 {
+		return
+	}
+	t.table(table)
+	for _, by := range []string{"dkim", "spf", "certificate"} {
+		if table := byTables[by](r).short(); len(table.rows) > 0 {
+			t.table(table)
+		}
+	}
+}
+
+// RequireTLS writes what would be lost if TLS were required.
+func RequireTLS(w io.Writer, r *ledger.Report) error {
+	t := text{w: w, step: r.StepSeconds}
+	t.line("If TLS were required, %s to %s", r.Since.In(zone(r)).Format("2006-01-02 15:04"), r.Until.In(zone(r)).Format("2006-01-02 15:04 MST"))
+	t.line("")
+	t.requireTLS(r)
+	if rows := r.RequireTLS.Clients; len(rows) > 0 {
+		t.table(losses("Clients that would be lost, those with most ham first", "ADDRESS", rows))
+	}
+	return t.err
+}
+
+func (t *text) requireTLS(r *ledger.Report) {
+	q := r.RequireTLS
+	if q.Ham == 0 {
+		t.line("No ham was heard in this time, so nothing can be said of what requiring TLS would lose.")
+		return
+	}
+	t.line("Of %s of ham, %s came in the clear (%s), and %s over TLS older than 1.2:", counted(q.Ham, "message"), Count(q.Plain), Percent(q.PlainShare), Count(q.Old))
+	t.line("requiring TLS would lose %s of the ham, requiring TLS 1.2 %s.", Percent(q.PlainShare), Percent(q.OldShare))
+	t.line("")
+	if len(q.Senders) > 0 {
+		t.table(losses("Senders that would be lost, those with most ham first", "DOMAIN", q.Senders))
+	}
+}
+
+func losses(title, name string, rows []ledger.Row) table {
+	t := table{title: title, head: []column{{name, ""}, {"HAM IN CLEAR", ""}, {"OVER OLD TLS", ""}, {"OVER TLS 1.2 OR NEWER", ""}}}
+	for _, r := range rows {
+		label := r.Name
+		t.rows = append(t.rows, []any{label, r.Ham.Plain, r.OldHam, r.Ham.TLS - r.OldHam})
+	}
+	return t
+}
+
+// table writes a table: names to the left, numbers to the right.
+func (t *text) table(tab table) {
+	if tab.title != "" {
+		t.line("%s", tab.title)
+	}
+	cells := make([][]string, 0, len(tab.rows)+1)
+	var head []string
+	for _, c := range tab.head {
+		head = append(head, c.name)
+	}
+	cells = append(cells, head)
+	for _, row := range tab.rows {
+		var line []string
+		for _, cell := range row {
+			line = append(line, forPeople(cell, t.step))
+		}
+		cells = append(cells, line)
+	}
+	widths := make([]int, len(head))
+	for _, line := range cells {
+		for i, c := range line {
+			widths[i] = max(widths[i], utf8.RuneCountInString(c))
+		}
+	}
+	for _, line := range cells {
+		var b strings.Builder
+		for i, c := range line {
+			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c))
+			switch {
+			case i == 0:
+				b.WriteString(c + pad)
+			default:
+				b.WriteString("  " + pad + c)
+			}
+		}
+		t.line("%s", strings.TrimRight(b.String(), " "))
+	}
+	if len(tab.rows) == 0 {
+		t.line("(none)")
+	}
+	if tab.note != "" {
+		t.line("%s", tab.note)
+	}
+	t.line("")
+}
+
+// CSV writes a table of a report as RFC 4180 has it: its course unless another one is named.
+func CSV(w io.Writer, r *ledger.Report, by string) error {
+	if by == "" {
+		by = "day"
+	}
+	t := byTables[by](r)
+	out := csv.NewWriter(w)
+	var head []string
+	for _, c := range t.head {
+		head = append(head, c.csv)
+	}
+	out.Write(head)
+	for _, row := range t.rows {
+		var line []string
+		for _, cell := range row {
+			line = append(line, forPrograms(cell))
+		}
+		out.Write(line)
+	}
+	out.Flush()
+	return out.Error()
+}

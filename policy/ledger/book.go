@@ -1,0 +1,159 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// Slot are the counts of a time.
+type Slot struct {
+	At time.Time
+	Counts
+}
+
+// Book is what was counted in a time, over all nodes.
+type Book struct {
+	// Since and Until are where its first slot begins and where it ends; Width is that of its slots.
+	Since, Until time.Time
+	Width        Width
+	Slots        []Slot
+	// Tallies are of whole hours, or of whole days (UTC) where the time is longer than a week.
+	Tallies map[Kind]*Tally
+	// Clients are estimates of how many different clients there were in these, how many of them used
+	// TLS and how many sent spam.
+	Clients, TLSClients, SpamClients uint64
+}
+
+// Read reads what was counted from a time on, rounded down to a slot, until another.
+func (l *Ledger) Read(ctx context.Context, since, until time.Time) (*Book, error) {
+	b := &Book{Width: Coarse, Until: until.UTC(), Tallies: map[Kind]*Tally{}}
+	if l.opt.Path != "" && l.opt.Now().Sub(since) < keepFine-time.Duration(Daily) {
+		b.Width = Fine
+	}
+	b.Since = b.Width.start(since)
+	slots := map[int64]*Counts{}
+	err := l.each(ctx, leafKey{what: leafCounts, width: b.Width}, b.Since, until, func(at int64, enc []byte) error {
+		if slots[at] == nil {
+			slots[at] = new(Counts)
+		}
+		return slots[at].decode(enc)
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, at := range slices.Sorted(maps.Keys(slots)) {
+		b.Slots = append(b.Slots, Slot{time.Unix(at, 0).UTC(), *slots[at]})
+	}
+	width := b.setWidth()
+	for _, kind := range Kinds {
+		t := NewTally()
+		err := l.each(ctx, leafKey{what: leafTally, width: width, kind: kind}, width.start(since), until, func(_ int64, enc []byte) error {
+			return t.decode(enc)
+		})
+		if err != nil {
+			return nil, err
+		}
+		b.Tallies[kind] = t
+	}
+	return b, l.readClients(ctx, b)
+}
+
+func (l *Ledger) readClients(ctx context.Context, b *Book) error {
+	width := b.setWidth()
+	all := newClients()
+	err := l.each(ctx, leafKey{what: leafClients, width: width}, width.start(b.Since), b.Until, func(_ int64, enc []byte) error {
+		return all.decode(enc)
+	})
+	b.Clients, b.TLSClients, b.SpamClients = all[allClients].Estimate(), all[tlsClients].Estimate(), all[spamClients].Estimate()
+	return err
+}
+
+// setWidth is the width of slots of clients and tallies.
+func (b *Book) setWidth() Width {
+	if b.Width == Fine {
+		return Coarse
+	}
+	return Daily
+}
+
+// each shows the leaves of a kind that lie in a time: those of this node as they are in memory, else
+// as they were written, and those of the others as they have published them.
+func (l *Ledger) each(ctx context.Context, k leafKey, since, until time.Time, show func(at int64, b []byte) error) error {
+	l.mu.Lock()
+	fresh, err := l.inMemory(k, since, until)
+	l.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("ledger: %w", err)
+	}
+	for at, b := range fresh {
+		if err := show(at, b); err != nil {
+			return fmt.Errorf("ledger: %w", err)
+		}
+	}
+	err = l.eachWritten(k, since, until, func(at int64, b []byte) error {
+		if _, ok := fresh[at]; ok {
+			return nil
+		}
+		return show(at, b)
+	})
+	if err != nil {
+		return fmt.Errorf("ledger: %w", err)
+	}
+	if err := l.eachPublished(ctx, k, since, until, show); err != nil {
+		return fmt.Errorf("ledger: counts of other nodes: %w", err)
+	}
+	return nil
+}
+
+// inMemory are the leaves of a kind that are in memory. The lock is held.
+func (l *Ledger) inMemory(k leafKey, since, until time.Time) (map[int64][]byte, error) {
+	fresh := map[int64][]byte{}
+	take := func(at int64) error {
+		if at < since.Unix() || at >= until.Unix() {
+			return nil
+		}
+		k.at = at
+		b, err := l.encode(k)
+		fresh[at] = b
+		return err
+	}
+	switch k.what {
+	case leafCounts:
+		for s := range l.slots {
+			if s.width == k.width {
+				if err := take(s.at); err != nil {
+					return nil, err
+				}
+			}
+		}
+	case leafClients:
+		for s := range l.clients {
+			if s.width == k.width {
+				if err := take(s.at); err != nil {
+					return nil, err
+				}
+			}
+		}
+	case leafTally:
+		for s := range l.tallies {
+			if s.kind == k.kind && s.width == k.width {
+				if err := take(s.at); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	return fresh, nil
+}
+
+// Total adds up all slots.
+func (b *Book) Total() *Counts {
+	c := new(Counts)
+	for i := range b.Slots {
+		c.plus(&b.Slots[i].Counts)
+	}
+	return c
+}

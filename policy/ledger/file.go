@@ -1,0 +1,262 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/ehlogate/ehlogate/policy/store/bolted"
+)
+
+// leafKey names what is written at once: the counts, the clients or the tally of a slot.
+type leafKey struct {
+	what  leafKind
+	width Width
+	kind  Kind
+	at    int64
+}
+
+type leafKind string
+
+const (
+	leafCounts  leafKind = "counts"
+	leafClients leafKind = "clients"
+	leafTally   leafKind = "tally"
+)
+
+var leafKinds = []leafKind{leafCounts, leafClients, leafTally}
+
+// names of widths, as keys have them.
+var widthNames = map[Width]string{Fine: "5m", Coarse: "1h", Daily: "1d"}
+
+// prefix is what the keys of all slots have in common, so that they lie in the order of their time.
+func (k leafKey) prefix() string { return widthNames[k.width] + "/" + string(k.kind) + "/" }
+
+func (k leafKey) key() []byte { return []byte(k.prefix() + timeKey(k.at)) }
+
+func timeKey(at int64) string { return fmt.Sprintf("%012d", at) }
+
+// keep is for how long a leaf is kept after its time.
+func (k leafKey) keep() time.Duration {
+	if k.width == Fine || k.what != leafCounts && k.width == Coarse {
+		return keepFine
+	}
+	return keepCoarse
+}
+
+// What is in the file beside leaves.
+var (
+	metaBucket  = []byte("meta")
+	positionKey = []byte("position")
+	idKey       = []byte("id")
+)
+
+const (
+	// lockWait is how long another process may hold the file.
+	lockWait = 3 * time.Second
+	// pruneEvery is how often what is too old is removed.
+	pruneEvery = time.Hour
+)
+
+func (l *Ledger) openFile() error {
+	path := l.opt.Path
+	err := l.tryFile(path)
+	if errors.Is(err, bolted.ErrDamaged) {
+		aside := path + ".damaged-" + l.opt.Now().UTC().Format("20060102T150405")
+		if err := os.Rename(path, aside); err != nil {
+			return err
+		}
+		l.opt.Log.Error("the counts for reports are damaged and were moved aside; they are counted again from the event log, as far as that goes back", "file", aside, "error", err)
+		err = l.tryFile(path)
+	}
+	return err
+}
+
+func (l *Ledger) tryFile(path string) error {
+	if _, err := os.Stat(path); err == nil {
+		if err := bolted.Check(path); err != nil {
+			return err
+		}
+	}
+	opt := bolted.Options()
+	opt.Timeout = lockWait
+	db, err := bolt.Open(path, 0o640, opt)
+	if err != nil {
+		return err
+	}
+	err = bolted.Update(db, func(tx *bolt.Tx) error {
+		for _, k := range leafKinds {
+			if _, err := tx.CreateBucketIfNotExists([]byte(k)); err != nil {
+				return err
+			}
+		}
+		meta, err := tx.CreateBucketIfNotExists(metaBucket)
+		if err != nil {
+			return err
+		}
+		if meta.Get(idKey) == nil {
+			if err := meta.Put(idKey, []byte(newID())); err != nil {
+				return err
+			}
+		}
+		l.id, l.position = string(meta.Get(idKey)), append([]byte(nil), meta.Get(positionKey)...)
+		return nil
+	})
+	if err != nil {
+		db.Close()
+		return err
+	}
+	l.db = db
+	return nil
+}
+
+// load reads a leaf that was written. One that cannot be read counts from nothing.
+func (l *Ledger) load(k leafKey, decode func([]byte) error) {
+	if l.db == nil {
+		return
+	}
+	err := bolted.Guard(func() error {
+		return l.db.View(func(tx *bolt.Tx) error {
+			if b := tx.Bucket([]byte(k.what)).Get(k.key()); b != nil {
+				return decode(b)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		l.opt.Log.Error("counts cannot be read", "counts", string(k.key()), "error", err)
+	}
+}
+
+// write writes what was changed, and the position, in one transaction. The lock is held.
+func (l *Ledger) write(position []byte) ([]leafKey, error) {
+	if l.db == nil || len(l.dirty) == 0 && string(position) == string(l.position) {
+		return nil, nil
+	}
+	err := bolted.Update(l.db, func(tx *bolt.Tx) error {
+		for k := range l.dirty {
+			b, err := l.encode(k)
+			if err != nil {
+				return err
+			}
+			if err := tx.Bucket([]byte(k.what)).Put(k.key(), b); err != nil {
+				return err
+			}
+		}
+		if now := l.opt.Now(); now.Sub(l.pruned) > pruneEvery {
+			l.pruned = now
+			if err := prune(tx, now); err != nil {
+				return err
+			}
+		}
+		return tx.Bucket(metaBucket).Put(positionKey, position)
+	})
+	if err != nil {
+		return nil, err
+	}
+	var written []leafKey
+	for k := range l.dirty {
+		written = append(written, k)
+	}
+	l.position = position
+	clear(l.dirty)
+	l.shed()
+	return written, nil
+}
+
+func (l *Ledger) encode(k leafKey) ([]byte, error) {
+	switch k.what {
+	case leafCounts:
+		return l.slots[slotKey{k.width, k.at}].encode(), nil
+	case leafClients:
+		return l.clients[slotKey{k.width, k.at}].encode()
+	}
+	return l.tallies[tallyKey{k.kind, slotKey{k.width, k.at}}].encode(), nil
+}
+
+// shed forgets what is written and is not counted in any more, but for a late verdict, which reads
+// it back.
+func (l *Ledger) shed() {
+	now := l.opt.Now()
+	old := func(w Width, at int64) bool { return now.Sub(time.Unix(at, 0)) > time.Duration(w)+time.Hour }
+	for k := range l.slots {
+		if old(k.width, k.at) {
+			delete(l.slots, k)
+		}
+	}
+	for k := range l.clients {
+		if old(k.width, k.at) {
+			delete(l.clients, k)
+		}
+	}
+	for k := range l.tallies {
+		if old(k.width, k.at) {
+			delete(l.tallies, k)
+		}
+	}
+}
+
+// prune removes what is too old.
+func prune(tx *bolt.Tx, now time.Time) error {
+	for _, what := range leafKinds {
+		for _, k := range leavesOf(what) {
+			before, prefix := now.Add(-k.keep()).Unix(), k.prefix()
+			cursor := tx.Bucket([]byte(what)).Cursor()
+			for key, _ := cursor.Seek([]byte(prefix)); key != nil && strings.HasPrefix(string(key), prefix); key, _ = cursor.Next() {
+				at, err := strconv.ParseInt(string(key[len(prefix):]), 10, 64)
+				if err == nil && at >= before {
+					break
+				}
+				if err := cursor.Delete(); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// leavesOf are the kinds of leaves in a bucket.
+func leavesOf(what leafKind) (all []leafKey) {
+	switch what {
+	case leafCounts:
+		return []leafKey{{what: what, width: Fine}, {what: what, width: Coarse}}
+	case leafClients:
+		return []leafKey{{what: what, width: Coarse}, {what: what, width: Daily}}
+	}
+	for _, kind := range Kinds {
+		all = append(all, leafKey{what: what, width: Coarse, kind: kind}, leafKey{what: what, width: Daily, kind: kind})
+	}
+	return all
+}
+
+// eachWritten shows the leaves of a kind that lie in a time, as they were written.
+func (l *Ledger) eachWritten(k leafKey, since, until time.Time, show func(at int64, b []byte) error) error {
+	if l.db == nil {
+		return nil
+	}
+	prefix := k.prefix()
+	return bolted.Guard(func() error {
+		return l.db.View(func(tx *bolt.Tx) error {
+			cursor := tx.Bucket([]byte(k.what)).Cursor()
+			for key, b := cursor.Seek([]byte(prefix + timeKey(since.Unix()))); key != nil && strings.HasPrefix(string(key), prefix); key, b = cursor.Next() {
+				at, err := strconv.ParseInt(string(key[len(prefix):]), 10, 64)
+				if err != nil {
+					continue
+				}
+				if at >= until.Unix() {
+					break
+				}
+				if err := show(at, b); err != nil {
+					return fmt.Errorf("%s: %w", key, err)
+				}
+			}
+			return nil
+		})
+	})
+}
