@@ -187,8 +187,8 @@ func (r *reporting) report(x *exchanger, args ...string) *ledger.Report {
 	return &got
 }
 
-// figures are those of a report that must be what was sent.
-type figures struct {
+// reported are the figures of a report that must be what was sent.
+type reported struct {
 	Messages   map[policy.Class]ledger.Transport
 	STARTTLS   map[policy.Answer]int64
 	TLS        map[string]int64
@@ -202,7 +202,7 @@ type figures struct {
 	Certs      map[string][2]int64
 }
 
-func figuresOf(r *ledger.Report) figures {
+func reportedBy(r *ledger.Report) reported {
 	named := func(kind ledger.Kind) map[string][2]int64 {
 		all := map[string][2]int64{}
 		for _, row := range r.Top[kind] {
@@ -212,12 +212,12 @@ func figuresOf(r *ledger.Report) figures {
 	}
 	h := r.Handshakes
 	h.SavedSeconds, h.CostMilliseconds = 0, 0
-	return figures{r.Messages, r.STARTTLS, r.TLS, h, r.Versions, r.Ciphers, r.Exchanges, r.Sessions, named(ledger.ByDomain), named(ledger.ByDKIM), named(ledger.ByCertificate)}
+	return reported{r.Messages, r.STARTTLS, r.TLS, h, r.Versions, r.Ciphers, r.Exchanges, r.Sessions, named(ledger.ByDomain), named(ledger.ByDKIM), named(ledger.ByCertificate)}
 }
 
 // sent is what one round of sessions comes to, times n.
-func sent(n int64) figures {
-	return figures{
+func sent(n int64) reported {
+	return reported{
 		Messages:   map[policy.Class]ledger.Transport{policy.Spam: {TLS: 3 * n, Plain: 2 * n}, policy.Ham: {TLS: 3 * n, Plain: n}, policy.None: {Plain: n}},
 		STARTTLS:   map[policy.Answer]int64{policy.Offered: 11 * n, policy.Withheld: 2 * n, policy.Unasked: 0},
 		TLS:        map[string]int64{"none": 7 * n, "TLSv1.3": 4 * n, "TLSv1.2": 2 * n},
@@ -233,11 +233,11 @@ func sent(n int64) figures {
 }
 
 // await waits until a node's report has certain figures.
-func (r *reporting) await(x *exchanger, want figures, args ...string) {
+func (r *reporting) await(x *exchanger, want reported, args ...string) {
 	r.t.Helper()
-	var got figures
+	var got reported
 	for range 30 {
-		if got = figuresOf(r.report(x, args...)); reflect.DeepEqual(got, want) {
+		if got = reportedBy(r.report(x, args...)); reflect.DeepEqual(got, want) {
 			return
 		}
 		time.Sleep(time.Second)
