@@ -168,7 +168,7 @@ func (b *Book) Report(v View) *Report {
 		TLS: map[string]int64{}, Clients: ClientCounts{b.Clients, b.TLSClients, b.SpamClients}, Own: OwnCounts{c[atOwn], c[atOwn+1]},
 		Versions: classed(c, Versions, atMessages, 8), Ciphers: classed(c, Ciphers, atCiphers, 16), Exchanges: classed(c, Exchanges, atExchanges, 8),
 		Sources: classed(c, Sources, atSources, 64), Tiers: classed(c, Tiers, atTiers, 8), Answers: classed(c, Answers, atAnswers, 8), Outcomes: classed(c, Outcomes, atOutcomes, 8),
-		StepSeconds: int64(v.Step.Seconds()), Series: b.course(v), Top: map[Kind][]Row{}, Authenticated: map[Kind]Classed{},
+		StepSeconds: int64(v.Step.Seconds()), Series: b.course(v), Top: map[Kind][]Row{}, Authenticated: classed(c, Proofs, atProofs, 4),
 	}
 	for answer := range Answers {
 		for i, version := range Versions {
@@ -181,9 +181,6 @@ func (b *Book) Report(v View) *Report {
 	}
 	for _, kind := range Kinds {
 		r.Top[kind] = rows(b.Tallies[kind].Top(v.Top, v.Measure))
-	}
-	for _, kind := range []Kind{ByDKIM, BySPF, ByCertificate} {
-		r.Authenticated[kind] = b.Tallies[kind].classed()
 	}
 	r.RequireTLS = b.requireTLS(c, v.Top)
 	return r
@@ -257,15 +254,6 @@ func classed[T ~string](c *Counts, names []T, at, room int) map[T]Classed {
 		}
 	}
 	return all
-}
-
-func (t *Tally) classed() (c Classed) {
-	for i := range t.tallied {
-		c.Spam += total(t.tallied[i].Spam)
-		c.Ham += total(t.tallied[i].Ham)
-		c.None += total(t.tallied[i].None)
-	}
-	return c
 }
 
 // course are the counts in steps, without gaps.

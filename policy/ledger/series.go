@@ -22,7 +22,8 @@ const (
 	atOutcomes  = 384 // by class, 8 for each, and outcome
 	atTroubles  = 408
 	atOwn       = 416 // messages of own users, then their sessions
-	series      = 424
+	atProofs    = 424 // by class, 4 for each, and what authenticated the sender
+	series      = 440
 )
 
 // Classes are the classes of messages in the order of their counts.
@@ -60,6 +61,9 @@ var Tiers = []string{"good", "unknown", "suspect", "bad", other}
 
 // Outcomes are the outcomes in the order of their counts.
 var Outcomes = []policy.Outcome{policy.Accepted, policy.Rejected, policy.Aborted, other}
+
+// Proofs are what can authenticate a sender in the order of their counts.
+var Proofs = []Kind{ByDKIM, BySPF, ByCertificate}
 
 // Troubles are the troubles with TLS in the order of their counts.
 var Troubles = []policy.Trouble{policy.HandshakeFailed, policy.LeftWithout, policy.RefusedWithout}
@@ -102,6 +106,11 @@ func (c *Counts) add(e *Entry, n int64) {
 	c[atTiers+8*class+place(Tiers, e.Tier)] += n
 	c[atAnswers+8*class+placeAnswer(e.STARTTLS)] += n
 	c[atOutcomes+8*class+place(Outcomes, e.Outcome)] += n
+	for i, proven := range []bool{e.Auth.DKIM == "pass", e.Auth.SPF == "pass", e.TLS != nil && e.TLS.CertSubject != ""} {
+		if proven {
+			c[atProofs+4*class+i] += n
+		}
+	}
 	if e.TLS != nil {
 		c[atCiphers+16*class+place(Ciphers, cipherGroup(e.TLS.Cipher))] += n
 		c[atExchanges+8*class+place(Exchanges, exchange(e.TLS))] += n

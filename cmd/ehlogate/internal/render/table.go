@@ -76,7 +76,7 @@ func messageCells(m map[policy.Class]ledger.Transport) []any {
 // course is a report's course.
 func course(r *ledger.Report) table {
 	t := table{title: "Course, by " + stepName(r.StepSeconds), head: append([]column{{"TIME", "time"}}, messageColumns...)}
-	t.head = append(t.head, column{"SPAM OF TLS", "tls_that_is_spam"}, column{"WITHHELD", "starttls_withheld"}, column{"FAILED", "handshakes_failed"}, column{"LEFT", "left"})
+	t.head = append(t.head, column{"SPAM IN TLS", "tls_that_is_spam"}, column{"WITHHELD", "starttls_withheld"}, column{"FAILED", "handshakes_failed"}, column{"LEFT", "left"})
 	for _, p := range r.Series {
 		cells := append([]any{p.At}, messageCells(p.Messages)...)
 		t.rows = append(t.rows, append(cells, p.Shares.TLSThatIsSpam, p.STARTTLS[policy.Withheld], p.Handshakes.Failed, p.Handshakes.Left))
