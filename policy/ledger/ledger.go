@@ -88,6 +88,7 @@ type Ledger struct {
 	dirty    map[leafKey]struct{}
 	unshared map[leafKey]struct{}
 	pruned   time.Time
+	fresh    *fresh
 }
 
 // slotKey names counts of a width that began at a time in Unix seconds.
@@ -104,7 +105,7 @@ type tallyKey struct {
 // Open opens the ledger in a file, or makes it. A file that is damaged is moved aside, and counting
 // begins anew from what is left of the event log.
 func Open(o Options) (*Ledger, error) {
-	l := &Ledger{opt: o, slots: map[slotKey]*Counts{}, tallies: map[tallyKey]*Tally{}, clients: map[slotKey]*Clients{}, dirty: map[leafKey]struct{}{}, unshared: map[leafKey]struct{}{}}
+	l := &Ledger{opt: o, slots: map[slotKey]*Counts{}, tallies: map[tallyKey]*Tally{}, clients: map[slotKey]*Clients{}, fresh: newFresh(), dirty: map[leafKey]struct{}{}, unshared: map[leafKey]struct{}{}}
 	if o.Path == "" {
 		return l, nil
 	}
@@ -129,12 +130,17 @@ func (l *Ledger) Count(e *Entry, back bool) {
 	if back {
 		n = -1
 	}
+	var add Counts
+	add.add(e, n)
+	if !back && !e.Own && e.Addr.IsValid() {
+		l.fresh.add(&add, e, l.opt.Network(e.Addr))
+	}
 	for _, w := range []Width{Fine, Coarse} {
 		if w == Fine && (l.opt.Path == "" || l.tooOld(e.Time, keepFine)) || l.tooOld(e.Time, keepCoarse) {
 			continue
 		}
 		key := slotKey{w, w.start(e.Time).Unix()}
-		l.counts(key).add(e, n)
+		l.counts(key).plus(&add)
 		l.touch(leafKey{leafCounts, key.width, "", key.at})
 	}
 	if e.Own || l.tooOld(e.Time, keepCoarse) {

@@ -23,7 +23,8 @@ const (
 	atTroubles  = 408
 	atOwn       = 416 // messages of own users, then their sessions
 	atProofs    = 424 // by class, 4 for each, and what authenticated the sender
-	series      = 440
+	atFresh     = 440 // clients, each once a day, by what is watched
+	series      = 448
 )
 
 // Classes are the classes of messages in the order of their counts.
