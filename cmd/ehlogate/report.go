@@ -201,7 +201,9 @@ func drawUp(c *cli.Context, q api.Reporting) (*ledger.Report, error) {
 		return nil, err
 	}
 	book.Since = q.Since
-	return book.Report(ledger.View{Step: max(q.Step, time.Hour), Location: time.Local, Top: q.Top, Measure: ledger.Measures[q.Measure], HandshakeCost: cfg.Report.Handshake}), nil
+	r := book.Report(ledger.View{Step: max(q.Step, time.Hour), Location: time.Local, Top: q.Top, Measure: ledger.Measures[q.Measure], HandshakeCost: cfg.Report.Handshake})
+	r.Waves = ledger.WavesSince(ledger.Waves(book.Slots), q.Since)
+	return r, nil
 }
 
 // countFile counts what an event log has of the time that is asked for.

@@ -65,6 +65,9 @@ func statusText(st api.Status, now time.Time) string {
 	withheld("withheld today", st.Withheld.Today)
 	row("cost", "%s", costText(&st))
 	row("overrides", "%d set by the operator; %s made by the daemon", st.Overrides, plural(st.Exceptions, "exception"))
+	for _, w := range st.Waves {
+		row("wave", "%s", w.Text())
+	}
 	for _, source := range st.Silent {
 		row("silent", "%s: %s", source, st.Why[source])
 	}

@@ -34,18 +34,9 @@ func (l *Ledger) Read(ctx context.Context, since, until time.Time) (*Book, error
 		b.Width = Fine
 	}
 	b.Since = b.Width.start(since)
-	slots := map[int64]*Counts{}
-	err := l.each(ctx, leafKey{what: leafCounts, width: b.Width}, b.Since, until, func(at int64, enc []byte) error {
-		if slots[at] == nil {
-			slots[at] = new(Counts)
-		}
-		return slots[at].decode(enc)
-	})
-	if err != nil {
+	var err error
+	if b.Slots, err = l.slotsOf(ctx, b.Width, b.Since, until); err != nil {
 		return nil, err
-	}
-	for _, at := range slices.Sorted(maps.Keys(slots)) {
-		b.Slots = append(b.Slots, Slot{time.Unix(at, 0).UTC(), *slots[at]})
 	}
 	width := b.setWidth()
 	for _, kind := range Kinds {
@@ -59,6 +50,36 @@ func (l *Ledger) Read(ctx context.Context, since, until time.Time) (*Book, error
 		b.Tallies[kind] = t
 	}
 	return b, l.readClients(ctx, b)
+}
+
+// seasons is how much of the past says what is usual.
+const seasons = 8 * 7 * 24 * time.Hour
+
+// Course are the slots in which waves are looked for, until a time: the last week in short ones, and
+// hours before that.
+func (l *Ledger) Course(ctx context.Context, until time.Time) ([]Slot, error) {
+	border := Daily.start(until.Add(-keepFine + 24*time.Hour))
+	hours, err := l.slotsOf(ctx, Coarse, until.Add(-seasons), border)
+	if err != nil {
+		return nil, err
+	}
+	fine, err := l.slotsOf(ctx, Fine, border, until)
+	return append(hours, fine...), err
+}
+
+// slotsOf are the counts of a width in a time, in their order.
+func (l *Ledger) slotsOf(ctx context.Context, w Width, since, until time.Time) (all []Slot, err error) {
+	slots := map[int64]*Counts{}
+	err = l.each(ctx, leafKey{what: leafCounts, width: w}, since, until, func(at int64, enc []byte) error {
+		if slots[at] == nil {
+			slots[at] = new(Counts)
+		}
+		return slots[at].decode(enc)
+	})
+	for _, at := range slices.Sorted(maps.Keys(slots)) {
+		all = append(all, Slot{time.Unix(at, 0).UTC(), *slots[at]})
+	}
+	return all, err
 }
 
 func (l *Ledger) readClients(ctx context.Context, b *Book) error {

@@ -131,7 +131,7 @@ func (l *Ledger) Count(e *Entry, back bool) {
 		n = -1
 	}
 	var add Counts
-	add.add(e, n)
+	add.Add(e, n)
 	if !back && !e.Own && e.Addr.IsValid() {
 		l.fresh.add(&add, e, l.opt.Network(e.Addr))
 	}

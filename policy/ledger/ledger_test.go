@@ -213,15 +213,15 @@ func TestTakenBackIsAsIfItWereNeverCounted(t *testing.T) {
 			if rapid.Bool().Draw(t, "plain") {
 				e.TLS = nil
 			}
-			both.add(e, 1)
+			both.Add(e, 1)
 			if rapid.Bool().Draw(t, "back") {
 				back = append(back, e)
 			} else {
-				plain.add(e, 1)
+				plain.Add(e, 1)
 			}
 		}
 		for _, e := range back {
-			both.add(e, -1)
+			both.Add(e, -1)
 		}
 		if *plain != *both {
 			t.Fatalf("%v; want %v", both, plain)

@@ -15,12 +15,14 @@ type Report struct {
 	Messages map[policy.Class]Transport `json:"messages"`
 	// Sessions counts those that were heard, STARTTLS what their clients were offered, and TLS their
 	// versions, "none" for those in the clear.
-	Sessions   int64                   `json:"sessions"`
-	STARTTLS   map[policy.Answer]int64 `json:"starttls"`
-	TLS        map[string]int64        `json:"tls"`
-	Handshakes Handshakes              `json:"handshakes"`
-	Shares     Shares                  `json:"shares"`
-	Clients    ClientCounts            `json:"clients"`
+	Sessions int64                   `json:"sessions"`
+	STARTTLS map[policy.Answer]int64 `json:"starttls"`
+	// Uses are sessions by what was offered, and by whether TLS was used.
+	Uses       map[policy.Answer]Transport `json:"uses"`
+	TLS        map[string]int64            `json:"tls"`
+	Handshakes Handshakes                  `json:"handshakes"`
+	Shares     Shares                      `json:"shares"`
+	Clients    ClientCounts                `json:"clients"`
 	// Versions, Ciphers, Exchanges, Sources, Tiers, Answers and Outcomes are messages by class.
 	Versions  map[string]Classed         `json:"versions"`
 	Ciphers   map[string]Classed         `json:"ciphers"`
@@ -40,7 +42,9 @@ type Report struct {
 	// Authenticated is what authenticated mail was, by what authenticated it.
 	Authenticated map[Kind]Classed `json:"authenticated"`
 	RequireTLS    RequireTLS       `json:"require_tls"`
-	Nodes         []Node           `json:"nodes,omitempty"`
+	// Waves are those that were noticed, or ended, in the time or later.
+	Waves []Wave `json:"waves"`
+	Nodes []Node `json:"nodes,omitempty"`
 }
 
 // Transport is messages over TLS and in the clear.
@@ -163,26 +167,40 @@ var Measures = map[string]func(*Named) int64{
 // Report draws up a report of what was counted.
 func (b *Book) Report(v View) *Report {
 	c := b.Total()
-	r := &Report{
-		Since: b.Since, Until: b.Until, Messages: c.messages(), STARTTLS: c.starttls(), Handshakes: c.handshakes(v.HandshakeCost), Shares: c.shares(),
-		TLS: map[string]int64{}, Clients: ClientCounts{b.Clients, b.TLSClients, b.SpamClients}, Own: OwnCounts{c[atOwn], c[atOwn+1]},
-		Versions: classed(c, Versions, atMessages, 8), Ciphers: classed(c, Ciphers, atCiphers, 16), Exchanges: classed(c, Exchanges, atExchanges, 8),
-		Sources: classed(c, Sources, atSources, 64), Tiers: classed(c, Tiers, atTiers, 8), Answers: classed(c, Answers, atAnswers, 8), Outcomes: classed(c, Outcomes, atOutcomes, 8),
-		StepSeconds: int64(v.Step.Seconds()), Series: b.course(v), Top: map[Kind][]Row{}, Authenticated: classed(c, Proofs, atProofs, 4),
-	}
-	for answer := range Answers {
-		for i, version := range Versions {
-			n := c[atSessions+8*answer+i]
-			r.Sessions += n
-			if n != 0 {
-				r.TLS[version] += n
-			}
-		}
-	}
+	r := c.Summary(v.HandshakeCost)
+	r.Since, r.Until, r.Clients = b.Since, b.Until, ClientCounts{b.Clients, b.TLSClients, b.SpamClients}
+	r.StepSeconds, r.Series = int64(v.Step.Seconds()), b.course(v)
 	for _, kind := range Kinds {
 		r.Top[kind] = rows(b.Tallies[kind].Top(v.Top, v.Measure))
 	}
 	r.RequireTLS = b.requireTLS(c, v.Top)
+	return r
+}
+
+// Summary is what a report has of counts alone, without course and names.
+func (c *Counts) Summary(handshake time.Duration) *Report {
+	r := &Report{
+		Messages: c.messages(), STARTTLS: c.starttls(), Handshakes: c.handshakes(handshake), Shares: c.shares(),
+		TLS: map[string]int64{}, Uses: map[policy.Answer]Transport{}, Own: OwnCounts{c[atOwn], c[atOwn+1]},
+		Versions: classed(c, Versions, atMessages, 8), Ciphers: classed(c, Ciphers, atCiphers, 16), Exchanges: classed(c, Exchanges, atExchanges, 8),
+		Sources: classed(c, Sources, atSources, 64), Tiers: classed(c, Tiers, atTiers, 8), Answers: classed(c, Answers, atAnswers, 8), Outcomes: classed(c, Outcomes, atOutcomes, 8),
+		Series: []Point{}, Waves: []Wave{}, Top: map[Kind][]Row{}, Authenticated: classed(c, Proofs, atProofs, 4),
+	}
+	for at, answer := range Answers {
+		var uses Transport
+		for i, version := range Versions {
+			n := c[atSessions+8*at+i]
+			if r.Sessions += n; n != 0 {
+				r.TLS[version] += n
+			}
+			if i == 0 {
+				uses.Plain += n
+			} else {
+				uses.TLS += n
+			}
+		}
+		r.Uses[answer] = uses
+	}
 	return r
 }
 

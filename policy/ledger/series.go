@@ -80,8 +80,8 @@ func place[T ~string](list []T, name T) int {
 	return max(0, slices.Index(list, other))
 }
 
-// add counts an entry n times.
-func (c *Counts) add(e *Entry, n int64) {
+// Add counts an entry n times.
+func (c *Counts) Add(e *Entry, n int64) {
 	if e.Own {
 		if e.Message {
 			c[atOwn] += n

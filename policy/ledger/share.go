@@ -1,9 +1,11 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -142,6 +144,27 @@ func (l *Ledger) eachPublished(ctx context.Context, k leafKey, since, until time
 	return nil
 }
 
+// aliveFor is for how long a node is taken to be alive after it has published.
+const aliveFor = 15 * time.Minute
+
+// First reports whether this node is the one that does what one of a cluster has to do.
+func (l *Ledger) First(ctx context.Context) (bool, error) {
+	if l.opt.Shelf == nil {
+		return true, nil
+	}
+	pages, err := l.opt.Shelf.Pages(ctx, []string{nodesPage})
+	if err != nil {
+		return false, err
+	}
+	for id, b := range pages[nodesPage] {
+		var n Node
+		if id < l.id && json.Unmarshal(b, &n) == nil && l.opt.Now().Sub(n.Time) < aliveFor {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
 // Nodes are the nodes of the cluster, this one not among them where there is none.
 func (l *Ledger) Nodes(ctx context.Context) (nodes []Node, err error) {
 	if l.opt.Shelf == nil {
@@ -157,5 +180,6 @@ func (l *Ledger) Nodes(ctx context.Context) (nodes []Node, err error) {
 			nodes = append(nodes, n)
 		}
 	}
+	slices.SortFunc(nodes, func(a, b Node) int { return cmp.Or(cmp.Compare(a.Name, b.Name), a.Time.Compare(b.Time)) })
 	return nodes, nil
 }

@@ -1,7 +1,9 @@
 package ledger
 
 import (
+	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -23,8 +25,8 @@ const (
 // AllWatched are all shares that are watched.
 var AllWatched = []Watched{SpamOverTLS, TLSThatIsSpam, WithheldShare}
 
-// Says is the change in words.
-func (w Watched) Says() string {
+// says is the change in words.
+func (w Watched) says() string {
 	switch w {
 	case SpamOverTLS:
 		return "more of the clients that send spam use TLS"
@@ -58,6 +60,17 @@ type Wave struct {
 	Usual float64 `json:"usual"`
 	Share float64 `json:"share"`
 }
+
+// Text is the wave in a sentence.
+func (w *Wave) Text() string {
+	percent := func(share float64) string { return fmt.Sprintf("%.0f %%", 100*share) }
+	if !w.Ended.IsZero() {
+		return fmt.Sprintf("over since %s, having begun at %s: %s", w.Ended.Format(waveFormat), w.Began.Format(waveFormat), w.What.says())
+	}
+	return fmt.Sprintf("%s since %s: %s, usually %s", w.What.says(), w.Began.Format(waveFormat), percent(w.Share), percent(w.Usual))
+}
+
+const waveFormat = "2006-01-02 15:04Z"
 
 // looked is what is looked for in a share: a rise, in log-odds, and how much more likely it has to be
 // than none, in nats, to be announced, after a warm-up in which nothing is. A false alarm comes about
@@ -157,6 +170,11 @@ func Waves(slots []Slot) []Wave {
 		all = append(all, w.waves()...)
 	}
 	return all
+}
+
+// WavesSince are those of some waves that had not ended at a time.
+func WavesSince(all []Wave, since time.Time) []Wave {
+	return slices.DeleteFunc(append([]Wave{}, all...), func(w Wave) bool { return !w.Ended.IsZero() && w.Ended.Before(since) })
 }
 
 func (w *watch) waves() []Wave {

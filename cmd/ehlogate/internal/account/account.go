@@ -8,11 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	fast "github.com/go-json-experiment/json"
 
+	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/eventlog"
 	"github.com/ehlogate/ehlogate/policy/ledger"
 )
@@ -25,55 +28,65 @@ const (
 	flushLines = 200_000
 )
 
-// Count counts an event.
-func Count(l *ledger.Ledger, e *eventlog.Event) {
+// Change is what an event changes in the counts: Entry is counted, and Was is taken back, if it is
+// not nil. Back says that Entry is taken back itself.
+type Change struct {
+	Entry ledger.Entry
+	Was   *ledger.Entry
+	Back  bool
+}
+
+// Of is what an event changes; ok is false where that is nothing.
+func Of(e *eventlog.Event) (c Change, ok bool) {
 	m, ok := e.Message()
 	facts := e.Facts()
 	if !ok || facts == nil {
 		// It is of evidence that was dropped, or a correction that does not say of what.
-		return
+		return c, false
 	}
-	entry := ledger.Entry{
+	c.Entry = ledger.Entry{
 		Time: m.Time, Addr: m.Client.Addr, Message: facts.Message, Own: m.Authenticated || m.Submission,
 		Verdict: e.Verdict, Trouble: m.Trouble, Facts: *facts,
 	}
+	counted := e.Session != "" && e.Nth <= 1
 	switch {
-	case e.Corrected != nil:
-		correct(l, e, entry)
+	case e.Corrected == nil:
+		c.Entry.Session = counted
+		return c, !e.Reinjected
+	case e.NewlyReinjected:
+		c.Entry.Session, c.Back = counted, true
+		return c, true
 	case e.Reinjected:
-	default:
-		entry.Session = e.Session != "" && e.Nth <= 1
-		l.Count(&entry, false)
+		return c, false
 	}
-}
-
-// correct counts what a correction changes.
-func correct(l *ledger.Ledger, e *eventlog.Event, entry ledger.Entry) {
-	if e.NewlyReinjected {
-		entry.Session = e.Session != "" && e.Nth <= 1
-		l.Count(&entry, true)
-		return
-	}
-	if e.Reinjected {
-		return
-	}
-	was := entry
+	was := c.Entry
 	if was.Verdict = e.Was; e.Forgotten != nil {
 		was.Verdict = *e.Forgotten
 	}
 	if e.NewTrouble {
 		was.Trouble = ""
 	}
-	if was.Verdict.Class == entry.Verdict.Class && was.Verdict.Source == entry.Verdict.Source && was.Trouble == entry.Trouble {
+	c.Was = &was
+	return c, was.Verdict.Class != c.Entry.Verdict.Class || was.Verdict.Source != c.Entry.Verdict.Source || e.NewTrouble
+}
+
+// Count counts an event.
+func Count(l *ledger.Ledger, e *eventlog.Event) {
+	c, ok := Of(e)
+	if !ok {
 		return
 	}
-	l.Count(&was, true)
-	l.Count(&entry, false)
+	if c.Was != nil {
+		l.Count(c.Was, true)
+	}
+	l.Count(&c.Entry, c.Back)
 }
 
 // Keeper keeps a ledger of an event log.
 type Keeper struct {
 	Ledger *ledger.Ledger
+	// Alarms looks for waves in it.
+	Alarms *Alarms
 	// Events is the path of the event log.
 	Events string
 	Now    func() time.Time
@@ -83,6 +96,11 @@ type Keeper struct {
 	Counted, Malformed atomic.Uint64
 	// fault is why counts could not be written or published, nil where they could.
 	fault atomic.Pointer[error]
+
+	// since is what was counted since the start, by first verdicts; corrected are later ones.
+	mu        sync.Mutex
+	since     ledger.Counts
+	corrected map[[2]policy.Class]uint64
 
 	position eventlog.Position
 	begun    bool
@@ -118,6 +136,7 @@ func (k *Keeper) Step(ctx context.Context) {
 	if k.Now().Sub(k.flushed) >= flushEvery {
 		err = errors.Join(err, k.flush(ctx))
 	}
+	err = errors.Join(err, k.Alarms.look(ctx))
 	if err != nil && ctx.Err() == nil && k.Fault() == nil {
 		k.Log.Error("what is heard cannot be counted, or not be shared with other nodes; it is counted later", "error", err)
 	} else if err == nil && k.Fault() != nil {
@@ -134,6 +153,7 @@ func (k *Keeper) Step(ctx context.Context) {
 func (k *Keeper) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
 	defer cancel()
+	defer k.Alarms.notifying.Wait()
 	return errors.Join(k.read(ctx), k.flush(ctx), k.Ledger.Close())
 }
 
@@ -173,6 +193,41 @@ func (k *Keeper) line(line []byte) {
 	}
 	Count(k.Ledger, &e)
 	k.Counted.Add(1)
+	k.sum(&e)
+}
+
+// sum keeps what was counted since the start, in counts that never go down: a later verdict is
+// counted as that.
+func (k *Keeper) sum(e *eventlog.Event) {
+	c, ok := Of(e)
+	if !ok || c.Back {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if c.Was == nil {
+		k.since.Add(&c.Entry, 1)
+		return
+	}
+	if e.NewTrouble {
+		trouble := c.Entry
+		trouble.Message = false
+		k.since.Add(&trouble, 1)
+	}
+	if from, to := c.Was.Verdict.Class, c.Entry.Verdict.Class; from != to && c.Entry.Message {
+		if k.corrected == nil {
+			k.corrected = map[[2]policy.Class]uint64{}
+		}
+		k.corrected[[2]policy.Class{from, to}]++
+	}
+}
+
+// Since is what was counted since the start, by first verdicts, and how many verdicts were replaced
+// by another class.
+func (k *Keeper) Since() (*ledger.Report, map[[2]policy.Class]uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.since.Summary(0), maps.Clone(k.corrected)
 }
 
 func (k *Keeper) flush(ctx context.Context) error {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/ledger"
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
 
@@ -43,10 +44,14 @@ type Status struct {
 	Store    StoreStatus    `json:"store"`
 	// Silent are the sources that are configured, and of which nothing was heard although there was
 	// mail: header, log, milter, table; Why says more of each.
-	Silent     []string          `json:"silent_sources"`
-	Why        map[string]string `json:"silent_because,omitempty"`
-	Overrides  int               `json:"overrides"`
-	Exceptions int               `json:"exceptions"`
+	Silent []string          `json:"silent_sources"`
+	Why    map[string]string `json:"silent_because,omitempty"`
+	// Waves are the waves of TLS spam, and of clients from which STARTTLS is withheld, that last.
+	Waves []ledger.Wave `json:"waves"`
+	// Nodes are those of the cluster, empty where there is none.
+	Nodes      []ledger.Node `json:"nodes,omitempty"`
+	Overrides  int           `json:"overrides"`
+	Exceptions int           `json:"exceptions"`
 }
 
 // Counts are counts of what was heard.

@@ -102,6 +102,8 @@ type Config struct {
 	Report      struct {
 		// Handshake is the processor time that a TLS handshake costs the MTA.
 		Handshake time.Duration
+		// Notify is the program, or the URL of a webhook, that is told of waves; empty for none.
+		Notify string
 	}
 	Log struct {
 		// Events is the event log's path.

@@ -94,8 +94,21 @@ var settings = []Setting{
 	{"log.anonymize", "leave out of the event log the host part of addresses, names and ports", boolean(func(c *Config) *bool { return &c.Log.Anonymize })},
 	{"log.retain", "rotate the event log daily and keep it so long; 0s leaves that to logrotate and SIGHUP", duration(0, 87600*time.Hour, func(c *Config) *time.Duration { return &c.Log.Retain })},
 	{"report.handshake", "processor time that a TLS handshake costs the MTA, from which reports say what was saved", duration(time.Microsecond, time.Second, func(c *Config) *time.Duration { return &c.Report.Handshake })},
+	{"report.notify", "program, by its absolute path, or URL of a webhook, that is told in JSON when a wave of TLS spam begins or ends", func(c *Config, v value) error { return c.setNotify(v) }},
 	{"log.node", "this host's name in the event log", func(c *Config, v value) error { return c.setNode(v) }},
 }
+
+func (c *Config) setNotify(v value) error {
+	s, err := v.str()
+	if err == nil && s != "" && !filepath.IsAbs(s) && !webhook.MatchString(s) {
+		err = fmt.Errorf("%q is neither a program nor a webhook; want an absolute path, such as /usr/local/bin/notify, or http://HOST/PATH", s)
+	}
+	c.Report.Notify = s
+	return err
+}
+
+// webhook is a URL that can be posted to.
+var webhook = regexp.MustCompile(`^https?://[^\s/]+(/\S*)?$`)
 
 func (c *Config) setUsers(v value) (err error) {
 	c.Milter.Users, err = names(v, serviceName, "neither a {daemon_name} nor a port; expected something like ORIGINATING or 587")

@@ -31,7 +31,8 @@ func (d *Daemon) openLedger(cfg *config.Config) {
 		d.uncounted = err
 		return
 	}
-	d.keeper = &account.Keeper{Ledger: l, Events: cfg.Log.Events, Now: d.clock.Now, Log: d.log}
+	alarms := &account.Alarms{Ledger: l, Notify: func() string { return d.cfg.Load().Report.Notify }, Node: cfg.Log.Node, Now: d.clock.Now, Log: d.log}
+	d.keeper = &account.Keeper{Ledger: l, Alarms: alarms, Events: cfg.Log.Events, Now: d.clock.Now, Log: d.log}
 }
 
 // shelf is Redis as the nodes of a cluster publish their counts in it.
@@ -60,6 +61,7 @@ func (d *Daemon) report(ctx context.Context, since, until time.Time, v ledger.Vi
 		return nil, err
 	}
 	r := book.Report(v)
+	r.Waves = ledger.WavesSince(d.keeper.Alarms.Waves(), since)
 	r.Nodes, err = d.keeper.Ledger.Nodes(ctx)
 	return r, err
 }

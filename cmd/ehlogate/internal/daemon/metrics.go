@@ -72,6 +72,9 @@ func (d *Daemon) register(r prometheus.Registerer) {
 	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "ehlogate", Name: "cpu_seconds", Help: "Processor time of this process, user and system."}, func() float64 { return spent().Seconds() }))
 	d.tables.Took = histogram(r, "lookup_seconds", "How long the decision of a lookup took.", 10e-6, 100e-6, 1e-3, 10e-3, 50e-3)
 	d.milter.Took = histogram(r, "end_of_message_seconds", "How long the end of a message took, until it was learnt and written.", 1e-3, 5e-3, 20e-3, 100e-3, 1)
+	if d.keeper != nil {
+		r.MustRegister(heard{d.keeper})
+	}
 	switch s := d.store.(type) {
 	case *store.Embedded:
 		registerEmbedded(r, s)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
+	"github.com/ehlogate/ehlogate/policy/ledger"
 	"github.com/ehlogate/ehlogate/policy/store"
 	"github.com/ehlogate/ehlogate/policy/store/redis"
 )
@@ -101,6 +102,10 @@ func (d *Daemon) status() api.Status {
 		Lookups: withheld.Lookups - d.today.withheld.Lookups, Withheld: withheld.Withheld - d.today.withheld.Withheld, Would: withheld.Would - d.today.withheld.Would,
 	}
 	d.today.mu.Unlock()
+	st.Waves = []ledger.Wave{}
+	if d.keeper != nil {
+		st.Waves = ledger.WavesSince(d.keeper.Alarms.Waves(), time.Now().Add(365*24*time.Hour))
+	}
 	d.findSilent(&st)
 	return st
 }
@@ -124,6 +129,11 @@ func (d *Daemon) warnings() []string {
 	all := append([]string{}, d.listeners.warnings()...)
 	if err := d.follower.inspect(d.booted.LogFile); err != nil {
 		all = append(all, err.Error())
+	}
+	if d.keeper == nil {
+		all = append(all, "nothing is counted for reports: "+d.uncounted.Error())
+	} else if err := d.keeper.Fault(); err != nil {
+		all = append(all, "what is heard is not counted for reports now, and is later: "+err.Error())
 	}
 	if err := d.events.Fault(); err != nil {
 		all = append(all, "the event log cannot be written: "+err.Error())

@@ -26,6 +26,12 @@ func Text(w io.Writer, r *ledger.Report, by string, width int) error {
 		return t.err
 	}
 	t.headline(r)
+	for _, w := range r.Waves {
+		t.line("WAVE: %s.", w.Text())
+	}
+	if len(r.Waves) > 0 {
+		t.line("")
+	}
 	t.plot(r)
 	if len(r.Series) <= mostCourse {
 		t.table(course(r).short())
