@@ -20,7 +20,7 @@ type Book struct {
 	Since, Until time.Time
 	Width        Width
 	Slots        []Slot
-	// Tallies are of whole hours, or of whole days (UTC) where the time is longer than a week.
+	// Tallies are of whole hours, or of whole days (UTC) where the time is longer than two days.
 	Tallies map[Kind]*Tally
 	// Clients are estimates of how many different clients there were in these, how many of them used
 	// TLS and how many sent spam.
@@ -92,9 +92,12 @@ func (l *Ledger) readClients(ctx context.Context, b *Book) error {
 	return err
 }
 
+// mostHourly is how long a time is at most of which names and clients are of whole hours.
+const mostHourly = 49 * time.Hour
+
 // setWidth is the width of slots of clients and tallies.
 func (b *Book) setWidth() Width {
-	if b.Width == Fine {
+	if b.Width == Fine && b.Until.Sub(b.Since) <= mostHourly {
 		return Coarse
 	}
 	return Daily

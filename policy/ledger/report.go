@@ -36,8 +36,8 @@ type Report struct {
 	// Series is the course, in steps of StepSeconds.
 	Series      []Point `json:"series"`
 	StepSeconds int64   `json:"step_seconds"`
-	// Top are those that sent most spam, by kind; they are of whole hours, or days where the time is
-	// longer than a week.
+	// Top are those that sent most spam, by kind; they are of whole hours, or of whole days (UTC)
+	// where the time is longer than two.
 	Top map[Kind][]Row `json:"top"`
 	// Authenticated is what authenticated mail was, by what authenticated it.
 	Authenticated map[Kind]Classed `json:"authenticated"`

@@ -177,19 +177,18 @@ func (t *Tally) replace(name string) int {
 	return least
 }
 
-// plus adds another tally, of another day or another node, whatever the number of names.
-func (t *Tally) plus(u *Tally) {
-	for i := range u.tallied {
-		n := &u.tallied[i]
-		at, ok := t.names[n.Name]
-		if !ok {
-			at = t.put(Named{Name: n.Name})
-		}
-		to := &t.tallied[at]
-		to.Sum.plus(&n.Sum)
-		to.Seen += n.Seen
-		to.Missed += n.Missed
+// merge adds what was counted under a name on another day, or by another node, whatever the number of
+// names.
+func (t *Tally) merge(n *Named) {
+	at, ok := t.names[n.Name]
+	if !ok {
+		t.put(*n)
+		return
 	}
+	to := &t.tallied[at]
+	to.Sum.plus(&n.Sum)
+	to.Seen += n.Seen
+	to.Missed += n.Missed
 }
 
 // Top are the names of which most was counted, by some measure, those of which nothing was left
@@ -252,9 +251,7 @@ func (t *Tally) decode(b []byte) error {
 				return errShort
 			}
 		}
-		one := NewTally()
-		one.put(named)
-		t.plus(one)
+		t.merge(&named)
 	}
 	return nil
 }

@@ -25,15 +25,17 @@ const (
 // AllWatched are all shares that are watched.
 var AllWatched = []Watched{SpamOverTLS, TLSThatIsSpam, WithheldShare}
 
-// says is the change in words.
-func (w Watched) says() string {
-	switch w {
-	case SpamOverTLS:
-		return "more of the clients that send spam use TLS"
-	case TLSThatIsSpam:
-		return "more of the clients that use TLS send spam"
+// says is the change in words, while it lasts or afterwards.
+func (w Watched) says(over bool) string {
+	words := map[Watched][2]string{
+		SpamOverTLS:   {"more of the clients that send spam use TLS", "more of the clients that sent spam used TLS"},
+		TLSThatIsSpam: {"more of the clients that use TLS send spam", "more of the clients that used TLS sent spam"},
+		WithheldShare: {"STARTTLS is withheld from more of the clients", "STARTTLS was withheld from more of the clients"},
+	}[w]
+	if over {
+		return words[1]
 	}
-	return "STARTTLS is withheld from more of the clients"
+	return words[0]
 }
 
 // of is the share in a slot: x of n clients.
@@ -63,11 +65,11 @@ type Wave struct {
 
 // Text is the wave in a sentence.
 func (w *Wave) Text() string {
-	percent := func(share float64) string { return fmt.Sprintf("%.0f %%", 100*share) }
+	shares := fmt.Sprintf("%.0f %%, usually %.0f %%", 100*w.Share, 100*w.Usual)
 	if !w.Ended.IsZero() {
-		return fmt.Sprintf("over since %s, having begun at %s: %s", w.Ended.Format(waveFormat), w.Began.Format(waveFormat), w.What.says())
+		return fmt.Sprintf("from %s to %s %s: %s", w.Began.Format(waveFormat), w.Ended.Format(waveFormat), w.What.says(true), shares)
 	}
-	return fmt.Sprintf("%s since %s: %s, usually %s", w.What.says(), w.Began.Format(waveFormat), percent(w.Share), percent(w.Usual))
+	return fmt.Sprintf("since %s %s: %s", w.Began.Format(waveFormat), w.What.says(false), shares)
 }
 
 const waveFormat = "2006-01-02 15:04Z"

@@ -66,6 +66,8 @@ type Server struct {
 	Reload func() (Reloaded, error)
 	// Report draws up a report of what was counted.
 	Report func(ctx context.Context, since, until time.Time, v ledger.View) (*ledger.Report, error)
+	// Page adds the paths of the page for browsers; nil for none.
+	Page func(*http.ServeMux)
 	// Learn takes the reports of people.
 	Learn func([]Report) ([]Learnt, error)
 
@@ -90,7 +92,7 @@ func (s *Server) Handler() http.Handler {
 		s.address(w, r, func(addr netip.Addr) any { return s.lookup(addr) })
 	})
 	mux.HandleFunc("GET /api/v1/explain", func(w http.ResponseWriter, r *http.Request) {
-		s.address(w, r, func(addr netip.Addr) any { return s.explain(addr) })
+		s.address(w, r, func(addr netip.Addr) any { return s.Explain(addr) })
 	})
 	mux.HandleFunc("GET /api/v1/overrides", func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, http.StatusOK, append([]policy.Override{}, s.Store.Overrides()...))
@@ -98,7 +100,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/marks", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.exceptions()) })
 	mux.HandleFunc("GET /api/v1/export", s.authorized(s.oneAtATime(s.export)))
 	mux.HandleFunc("GET /api/v1/heard", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.Heard()) })
-	mux.HandleFunc("GET /api/v1/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.status()) })
+	mux.HandleFunc("GET /api/v1/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.Whole()) })
 	mux.HandleFunc("GET /api/v1/top", s.top)
 	mux.HandleFunc("GET /api/v1/report", s.report)
 	mux.HandleFunc("GET /api/v1/dump", s.authorized(s.oneAtATime(s.dump)))
@@ -112,6 +114,9 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("POST /api/v1/reload", s.authorized(s.reload))
 	for name, h := range map[string]http.HandlerFunc{"": pprof.Index, "cmdline": pprof.Cmdline, "profile": pprof.Profile, "symbol": pprof.Symbol, "trace": pprof.Trace} {
 		mux.HandleFunc("GET /debug/pprof/"+name, s.authorized(h))
+	}
+	if s.Page != nil {
+		s.Page(mux)
 	}
 	return s.protect(mux)
 }
@@ -147,7 +152,8 @@ func lookupOf(d policy.Decision) Lookup {
 	return l
 }
 
-func (s *Server) explain(addr netip.Addr) Explanation {
+// Explain explains an address term by term.
+func (s *Server) Explain(addr netip.Addr) Explanation {
 	d, known := s.Judge.Explain(addr)
 	p, now := *s.Judge.Policy(), s.Now()
 	e := Explanation{
@@ -209,25 +215,38 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, errors.New("body: there is something after the change"))
 		return
 	}
+	done, err := s.Apply(c)
+	switch {
+	case errors.As(err, new(misused)):
+		refuse(w, http.StatusBadRequest, err)
+	case err != nil:
+		refuse(w, http.StatusInternalServerError, err)
+	default:
+		reply(w, http.StatusOK, done)
+	}
+}
+
+// misused marks an error as the caller's.
+type misused struct{ error }
+
+// Apply makes a change.
+func (s *Server) Apply(c Change) (done Changed, err error) {
 	if c.Note != policy.Printable(c.Note) || len(c.Note) > policy.MostNote {
-		refuse(w, http.StatusBadRequest, fmt.Errorf("note: it may have %d bytes, all on one line and printable", policy.MostNote))
-		return
+		return done, misused{fmt.Errorf("note: it may have %d bytes, all on one line and printable", policy.MostNote)}
 	}
 	n, err := config.ParseNetwork(c.Network)
 	if err != nil {
-		refuse(w, http.StatusBadRequest, err)
-		return
+		return done, misused{err}
 	}
 	override := policy.Override{Network: n, Allow: c.Verb == "allow", Note: c.Note, Set: s.Now().UTC()}
 	if c.For != "" {
 		d, err := config.ParseDuration(c.For)
 		if err != nil || d < time.Second {
-			refuse(w, http.StatusBadRequest, fmt.Errorf("for: %q is not a duration of a second or more; expected something like 24h or 7d", c.For))
-			return
+			return done, misused{fmt.Errorf("for: %q is not a duration of a second or more; expected something like 24h or 7d", c.For)}
 		}
 		override.Until = override.Set.Add(d)
 	}
-	done := Changed{Network: n.String()}
+	done = Changed{Network: n.String()}
 	if c.Verb == "deny" {
 		done.Exempt = s.exempt(n)
 	}
@@ -243,14 +262,9 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 			done.Removed = 1
 		}
 	default:
-		refuse(w, http.StatusBadRequest, fmt.Errorf("verb: %q is not allowed; want allow, deny or forget, or lift", c.Verb))
-		return
+		err = misused{fmt.Errorf("verb: %q is not allowed; want allow, deny or forget, or lift", c.Verb)}
 	}
-	if err != nil {
-		refuse(w, http.StatusInternalServerError, err)
-		return
-	}
-	reply(w, http.StatusOK, done)
+	return done, err
 }
 
 // exempt are the exempt networks that a network lies in, or that lie in it.

@@ -139,8 +139,8 @@ func (s *Server) count() tierCounts {
 // fewRecords are counted anew each time.
 const fewRecords = 10_000
 
-// status adds what the store knows to what the daemon says of itself.
-func (s *Server) status() Status {
+// Whole is how the daemon stands, with what the store knows.
+func (s *Server) Whole() Status {
 	st, c := s.Status(), s.count()
 	st.Tiers, st.Store.Records = c.tiers, c.records
 	st.Overrides, st.Exceptions = len(s.Store.Overrides()), len(s.exceptions())

@@ -30,6 +30,7 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/guard"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/intake"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/page"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/postfix"
 	"github.com/ehlogate/ehlogate/milter"
 	"github.com/ehlogate/ehlogate/milter/verdict"
@@ -270,6 +271,11 @@ func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 		d.intake.tokenFile = cfg.HTTP.FeedTokenFile
 		d.tokens = []*api.Token{server.Token, server.FeedToken}
 	}
+	web := &page.Server{
+		Status: server.Whole, Report: d.report, Explain: server.Explain, Change: server.Apply, Now: d.clock.Now, Open: server.Unix,
+		Token: func(given string) bool { return server.Token != nil && server.Token.Is(given) },
+	}
+	server.Page = web.Register
 	registry := prometheus.NewRegistry()
 	d.register(registry)
 	server.Metrics = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
