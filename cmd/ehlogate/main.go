@@ -84,7 +84,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		},
 		Commands: []*cli.Command{
 			serveCommand(), checkCommand(), setupCommand(), statusCommand(), reloadCommand(), lookupCommand(), explainCommand(),
-			changeCommand("allow"), changeCommand("deny"), changeCommand("forget"), overridesCommand(), learnCommand(), reportCommand(), topCommand(), exportCommand(), dumpCommand(), loadCommand(), replayCommand(), tuneCommand(), versionCommand(), helpCommand(),
+			changeCommand("allow"), changeCommand("deny"), changeCommand("forget"), overridesCommand(), learnCommand(), reportCommand(), tailCommand(), topCommand(), exportCommand(), dumpCommand(), loadCommand(), replayCommand(), tuneCommand(), versionCommand(), helpCommand(),
 		},
 	}
 	for _, c := range app.Commands {

@@ -5,12 +5,16 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/render"
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/ledger"
 )
 
 func topCommand() *cli.Command {
@@ -19,6 +23,9 @@ func topCommand() *cli.Command {
 		Flags: []cli.Flag{
 			apiFlag, jsonFlag,
 			&cli.IntFlag{Name: "n", Usage: "`NUMBER` of hosts", Value: 20},
+			&cli.StringFlag{Name: "by", Usage: "count from what was heard instead, by `WHAT`: address, network, asn, domain"},
+			&cli.StringFlag{Name: "measure", Usage: "with --by, `WHAT` they are ordered by: " + strings.Join(measures(), ", "), Value: "spam"},
+			&cli.StringFlag{Name: "since", Usage: "with --by, how long ago, or a `TIME`", Value: "24h"},
 			&cli.BoolFlag{Name: brokenTLS, Usage: "those whose TLS handshakes fail again and again: STARTTLS is withheld for a while"},
 			&cli.BoolFlag{Name: requiresTLS, Usage: "those that left, or were refused, for want of STARTTLS: it is offered again"},
 		},
@@ -45,6 +52,9 @@ func top(c *cli.Context) error {
 	daemon, err := client(c)
 	if err != nil {
 		return err
+	}
+	if by := c.String("by"); by != "" {
+		return topBy(c, daemon, ledger.Kind(by))
 	}
 	if len(causes) == 0 {
 		return topByScore(c, daemon)
@@ -75,6 +85,36 @@ func top(c *cli.Context) error {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", x.Network, x.Cause, x.Set.Format(minuteFormat), x.Until.Format(minuteFormat), x.Note)
 	}
 	return w.Flush()
+}
+
+// topBy lists what most was heard of.
+func topBy(c *cli.Context, daemon *api.Client, kind ledger.Kind) error {
+	kinds := []ledger.Kind{ledger.ByAddress, ledger.ByNetwork, ledger.ByASN, ledger.ByDomain}
+	if !slices.Contains(kinds, kind) {
+		return misuseOf("--by: %q is none of address, network, asn, domain", kind)
+	}
+	now := time.Now()
+	since, err := timeOf(c.String("since"), now)
+	if err != nil {
+		return misuseOf("--since: %w", err)
+	}
+	q := api.Reporting{Since: since, Until: now, Step: 24 * time.Hour, Top: min(c.Int("n"), api.MostRows), Measure: c.String("measure")}
+	if ledger.Measures[q.Measure] == nil {
+		return misuseOf("--measure: %q is none of %s", q.Measure, strings.Join(measures(), ", "))
+	}
+	r, err := daemon.Report(c.Context, q)
+	if err != nil {
+		return err
+	}
+	if !c.Bool("json") {
+		return render.Text(c.App.Writer, r, string(kind), widthOf(c.App.Writer))
+	}
+	for _, row := range r.Top[kind] {
+		if err := json.NewEncoder(c.App.Writer).Encode(row); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // topByScore lists the hosts of the highest scores.

@@ -306,4 +306,56 @@ func TestTheReportEqualsWhatWasSent(t *testing.T) {
 			}
 		}
 	})
+	t.Run("by who sent most", func(t *testing.T) {
+		out := r.nodes[0].command("top", "--by", "address", "--json", "-n", "1")
+		var row ledger.Row
+		must(t, json.Unmarshal([]byte(out), &row))
+		if row.Name != denied || row.Spam.Plain != 2 || row.Withheld != 2 {
+			t.Errorf("%s", out)
+		}
+		if out := r.nodes[0].command("top", "--by", "network", "--measure", "broken-tls"); !strings.Contains(out, "FAILED") {
+			t.Errorf("%s", out)
+		}
+	})
+	t.Run("in the metrics of both nodes", func(t *testing.T) {
+		for i, x := range r.nodes {
+			// They were killed, and what they had counted before is counted no more.
+			must(t, r.play(x, r.sessions()[0]))
+			must(t, r.play(x, r.sessions()[9]))
+			for name, want := range map[string]float64{`ehlogate_heard_messages_total{class="spam",tls="yes"}`: 1, `ehlogate_heard_handshakes_total{result="failed"}`: 1, `ehlogate_heard_sessions_total{starttls="offered",tls="yes"}`: 1} {
+				var got float64
+				for range 20 {
+					var err error
+					if got, err = x.daemon.Metric(name); got == want {
+						break
+					}
+					must(t, err)
+					time.Sleep(500 * time.Millisecond)
+				}
+				if got != want {
+					t.Errorf("node %d: %s is %v; want %v", i, name, got, want)
+				}
+			}
+		}
+	})
+	t.Run("at once, of both nodes", func(t *testing.T) {
+		lines := make(chan string, 1)
+		go func() {
+			out, _ := r.nodes[0].daemon.Command("tail", "--spam", "-n", "2")
+			lines <- out
+		}()
+		// The other node learns within seconds that somebody watches.
+		time.Sleep(4 * time.Second)
+		for _, x := range r.nodes {
+			must(t, r.play(x, r.sessions()[5]))
+		}
+		select {
+		case out := <-lines:
+			if !strings.Contains(out, " mx1 ") || !strings.Contains(out, " mx2 ") || strings.Count(out, "\n") != 2 {
+				t.Errorf("tail shows\n%s", out)
+			}
+		case <-time.After(20 * time.Second):
+			t.Error("tail shows nothing")
+		}
+	})
 }

@@ -147,3 +147,22 @@ func readOn(ctx context.Context, path string, from Position, show func(line []by
 	}
 	return at, false, ctx.Err()
 }
+
+// End is the position at the end of an event log.
+func End(path string) (at Position, err error) {
+	f, err := regular.Open(path)
+	if errors.Is(err, os.ErrNotExist) || special(path) {
+		return at, nil
+	} else if err != nil {
+		return at, fmt.Errorf("eventlog: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return at, fmt.Errorf("eventlog: %w", err)
+	}
+	at.Checked = int(min(info.Size(), mostChecked))
+	at.Inode, at.Head, err = identify(f, at.Checked)
+	at.Offset = info.Size()
+	return at, err
+}

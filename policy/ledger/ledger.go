@@ -115,6 +115,9 @@ func Open(o Options) (*Ledger, error) {
 	return l, nil
 }
 
+// ID tells this node's counts from those of others.
+func (l *Ledger) ID() string { return l.id }
+
 // newID is a name that no other node has.
 func newID() string {
 	var id [6]byte

@@ -87,6 +87,8 @@ type Keeper struct {
 	Ledger *ledger.Ledger
 	// Alarms looks for waves in it.
 	Alarms *Alarms
+	// Tail shows what is written to it.
+	Tail *Tail
 	// Events is the path of the event log.
 	Events string
 	Now    func() time.Time
@@ -136,7 +138,7 @@ func (k *Keeper) Step(ctx context.Context) {
 	if k.Now().Sub(k.flushed) >= flushEvery {
 		err = errors.Join(err, k.flush(ctx))
 	}
-	err = errors.Join(err, k.Alarms.look(ctx))
+	err = errors.Join(err, k.Alarms.look(ctx), k.Tail.relay(ctx, k.Now()))
 	if err != nil && ctx.Err() == nil && k.Fault() == nil {
 		k.Log.Error("what is heard cannot be counted, or not be shared with other nodes; it is counted later", "error", err)
 	} else if err == nil && k.Fault() != nil {

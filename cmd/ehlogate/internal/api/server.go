@@ -66,6 +66,8 @@ type Server struct {
 	Reload func() (Reloaded, error)
 	// Report draws up a report of what was counted.
 	Report func(ctx context.Context, since, until time.Time, v ledger.View) (*ledger.Report, error)
+	// Watch shows the lines of the event logs of all nodes as they are written; nil where it cannot.
+	Watch func(ctx context.Context, show func(line []byte) error) error
 	// Page adds the paths of the page for browsers; nil for none.
 	Page func(*http.ServeMux)
 	// Learn takes the reports of people.
@@ -103,6 +105,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.Whole()) })
 	mux.HandleFunc("GET /api/v1/top", s.top)
 	mux.HandleFunc("GET /api/v1/report", s.report)
+	mux.HandleFunc("GET /api/v1/tail", s.authorized(s.tail))
 	mux.HandleFunc("GET /api/v1/dump", s.authorized(s.oneAtATime(s.dump)))
 	if s.Feed != nil {
 		mux.HandleFunc("POST /feed/rspamd", s.feeding(body(maxFeed, s.feed(func(body []byte, now time.Time) (policy.Signal, error) { return s.Thresholds().Rspamd(body, now) }))))

@@ -271,6 +271,9 @@ func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 		d.intake.tokenFile = cfg.HTTP.FeedTokenFile
 		d.tokens = []*api.Token{server.Token, server.FeedToken}
 	}
+	if d.keeper != nil {
+		server.Watch = d.keeper.Tail.Watch
+	}
 	web := &page.Server{
 		Status: server.Whole, Report: d.report, Explain: server.Explain, Change: server.Apply, Now: d.clock.Now, Open: server.Unix,
 		Token: func(given string) bool { return server.Token != nil && server.Token.Is(given) },

@@ -32,7 +32,11 @@ func (d *Daemon) openLedger(cfg *config.Config) {
 		return
 	}
 	alarms := &account.Alarms{Ledger: l, Notify: func() string { return d.cfg.Load().Report.Notify }, Node: cfg.Log.Node, Now: d.clock.Now, Log: d.log}
-	d.keeper = &account.Keeper{Ledger: l, Alarms: alarms, Events: cfg.Log.Events, Now: d.clock.Now, Log: d.log}
+	tail := &account.Tail{Events: cfg.Log.Events, ID: l.ID()}
+	if s, ok := d.store.(*redis.Store); ok {
+		tail.Wire = s
+	}
+	d.keeper = &account.Keeper{Tail: tail, Ledger: l, Alarms: alarms, Events: cfg.Log.Events, Now: d.clock.Now, Log: d.log}
 }
 
 // shelf is Redis as the nodes of a cluster publish their counts in it.
