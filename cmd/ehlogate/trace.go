@@ -13,7 +13,7 @@ import (
 )
 
 // traceFlag names the trace that a command reads.
-var traceFlag = &cli.StringFlag{Name: "trace", Usage: "`FILE` of events, one JSON object a line, compressed with gzip or not; - is standard input"}
+var traceFlag = &cli.StringFlag{Name: "trace", Usage: "`FILE` of events, one JSON object a line, compressed with gzip or zstd or not; - is standard input"}
 
 // trace is a trace to read, and what to close.
 type trace struct {
@@ -21,7 +21,7 @@ type trace struct {
 	io.Closer
 }
 
-// openTrace opens a trace, compressed with gzip or not, and tells its size, -1 where that is not
+// openTrace opens a trace, compressed with gzip or zstd or not, and tells its size, -1 where that is not
 // known.
 func openTrace(name string) (io.ReadCloser, int64, error) {
 	f, size := os.Stdin, int64(-1)

@@ -13,6 +13,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // The reasons for which a file cannot be read at all.
@@ -37,15 +39,29 @@ var undated = regexp.MustCompile(`^From(?: ?| -? ?| [^ ]{1,320} ?)$`)
 // fieldLine is the first line of a header.
 var fieldLine = regexp.MustCompile(`^>?[!-9;-~]+[ \t]*:|^>?From `)
 
-// Unzip reads what may be compressed with gzip, and reports whether it is.
+// What compressed files begin with: RFC 1952 section 2.3.1, RFC 8878 section 3.1.1.
+var gzipMagic, zstdMagic = []byte{0x1f, 0x8b}, []byte{0x28, 0xb5, 0x2f, 0xfd}
+
+// mostWindow bounds the memory that unpacking takes, in bytes. It is what zstd(1) writes without
+// --ultra.
+const mostWindow = 8 << 20
+
+// Unzip reads what may be compressed with gzip or zstd, and reports whether it is.
 func Unzip(r io.Reader) (in *bufio.Reader, zipped bool, err error) {
 	in = bufio.NewReaderSize(r, 64<<10)
-	if start, _ := in.Peek(2); !bytes.Equal(start, []byte{0x1f, 0x8b}) {
+	start, _ := in.Peek(len(zstdMagic))
+	var unzipped io.Reader
+	switch {
+	case bytes.HasPrefix(start, gzipMagic):
+		if unzipped, err = gzip.NewReader(in); err != nil {
+			return nil, true, fmt.Errorf("gzip: %w", err)
+		}
+	case bytes.HasPrefix(start, zstdMagic):
+		if unzipped, err = zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(mostWindow)); err != nil {
+			return nil, true, fmt.Errorf("zstd: %w", err)
+		}
+	default:
 		return in, false, nil
-	}
-	unzipped, err := gzip.NewReader(in)
-	if err != nil {
-		return nil, true, fmt.Errorf("gzip: %w", err)
 	}
 	return bufio.NewReaderSize(unzipped, 64<<10), true, nil
 }
