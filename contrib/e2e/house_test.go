@@ -29,15 +29,17 @@ func TestTheThreatModelHasItsTests(t *testing.T) {
 func TestImportsPointDown(t *testing.T) {
 	const module = "github.com/ehlogate/ehlogate/"
 	allowed := map[string][]string{
-		"policy/reputation":   {},
-		"policy":              {"policy/reputation"},
-		"policy/behaviour":    {"policy", "policy/reputation"},
-		"policy/correlate":    {"policy", "policy/reputation"},
-		"policy/deadline":     {},
-		"policy/fault":        {},
-		"policy/regular":      {},
-		"policy/eventlog":     {"policy", "policy/reputation", "policy/fault", "policy/regular"},
-		"policy/asn":          {},
+		"policy/reputation": {},
+		"policy":            {"policy/reputation"},
+		"policy/behaviour":  {"policy", "policy/reputation"},
+		"policy/correlate":  {"policy", "policy/reputation"},
+		"policy/deadline":   {},
+		"policy/fault":      {},
+		"policy/regular":    {},
+		"policy/eventlog":   {"policy", "policy/reputation", "policy/fault", "policy/regular"},
+		"policy/asn":        {},
+		// What was heard is counted, whatever the store is that evidence is in.
+		"policy/ledger":       {"policy", "policy/reputation", "policy/store/bolted"},
 		"policy/table":        {"policy", "policy/deadline", "policy/reputation"},
 		"policy/store/bolted": {},
 		"policy/store":        {"policy", "policy/reputation", "policy/fault", "policy/regular", "policy/store/bolted"},
@@ -51,7 +53,8 @@ func TestImportsPointDown(t *testing.T) {
 		"milter/verdict/report":  {"policy", "policy/reputation"},
 		"milter":                 {"milter/verdict", "policy/behaviour", "policy", "policy/deadline", "policy/reputation"},
 		// What is heard meets here, and knows neither sockets nor the MTA.
-		"cmd/ehlogate/internal/intake": {"policy/behaviour", "policy/correlate", "policy/eventlog", "policy/fault", "policy/regular", "policy", "policy/reputation"},
+		"cmd/ehlogate/internal/account": {"policy/eventlog", "policy/fault", "policy/ledger", "policy/regular", "policy", "policy/reputation", "policy/store/bolted"},
+		"cmd/ehlogate/internal/intake":  {"policy/behaviour", "policy/correlate", "policy/eventlog", "policy/fault", "policy/regular", "policy", "policy/reputation"},
 	}
 	for name, may := range allowed {
 		out, err := exec.Command("go", "list", "-deps", module+name).Output()

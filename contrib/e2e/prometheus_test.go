@@ -55,6 +55,7 @@ func startPrometheus(t *testing.T, d *mx.Daemon) (query func(expr string) (sampl
 // TestPrometheusHasWhatIsNamed: every metric that the rules and the dashboard name exists and has
 // data, every expression of the dashboard can be asked, and the conventions of Prometheus are kept.
 func TestPrometheusHasWhatIsNamed(t *testing.T) {
+	t.Parallel()
 	x := start(t, "")
 	x.send("198.51.100.7", "spam")
 	x.send("198.51.100.8", "hello")

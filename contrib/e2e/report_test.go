@@ -248,6 +248,7 @@ func (r *reporting) await(x *exchanger, want reported, args ...string) {
 // TestTheReportEqualsWhatWasSent plays a session of each kind at both nodes of a cluster, and holds
 // the reports of both against what was sent: in every form, and after both daemons were killed.
 func TestTheReportEqualsWhatWasSent(t *testing.T) {
+	t.Parallel()
 	r := newReporting(t)
 	for _, x := range r.nodes {
 		for _, s := range r.sessions() {

@@ -56,15 +56,6 @@ func (l *Ledger) countClient(e *Entry) {
 	}
 }
 
-func (c *Clients) plus(d *Clients) error {
-	for i := range c {
-		if err := c[i].Merge(d[i]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // encode writes the sets, each after its length.
 func (c *Clients) encode() ([]byte, error) {
 	var b []byte

@@ -66,7 +66,8 @@ func (f *fresh) add(c *Counts, e *Entry, network netip.Prefix) {
 		}
 		f.prune(at)
 		f.seen[k] = at
-		if f.crowded(freshKey{neighbours, what}, at) {
+		// Both sides of a share are one crowd, or each would be cut to the same number.
+		if f.crowded(freshKey{neighbours, what / 2}, at) {
 			return
 		}
 		c[atFresh+int(what)]++

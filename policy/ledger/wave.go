@@ -263,14 +263,15 @@ func (w *watch) usual(at time.Time) (p float64, ok bool) {
 }
 
 func (w *watch) judge(s sample, usual float64) {
-	ratio := evidence(s, usual, w.what.looks().rise) / w.blocks.factor()
 	if w.wave != nil {
 		w.wave.add(s, &w.rose)
+		ratio := evidence(s, usual, w.wave.rise()) / w.blocks.factor()
 		if w.fall = max(0, w.fall-ratio); w.fall > w.what.looks().certain {
 			w.end(s.at)
 		}
 		return
 	}
+	ratio := evidence(s, usual, w.what.looks().rise) / w.blocks.factor()
 	if w.sum == 0 {
 		w.rose = sample{at: s.at}
 	}
@@ -293,6 +294,12 @@ func (w *Wave) add(s sample, all *sample) {
 	if all.n > 0 {
 		w.Share = all.x / all.n
 	}
+}
+
+// rise is how far a wave has risen, in log-odds, as far as it can be told from what is usual.
+func (w *Wave) rise() float64 {
+	odds := func(share float64) float64 { return math.Log(share / (1 - share)) }
+	return min(max(odds(min(w.Share, 0.99))-odds(w.Usual), 0.3), 2)
 }
 
 func (w *watch) end(at time.Time) {
