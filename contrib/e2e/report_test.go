@@ -12,6 +12,8 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -304,6 +306,21 @@ func TestTheReportEqualsWhatWasSent(t *testing.T) {
 		} {
 			if !strings.Contains(out, want) {
 				t.Errorf("no %q in\n%s", want, out)
+			}
+		}
+	})
+	t.Run("as a page, and on the page", func(t *testing.T) {
+		out := r.nodes[0].command("report", "--html", "-", "--since", "3h")
+		answer, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", r.nodes[1].daemon.HTTP))
+		must(t, err)
+		defer answer.Body.Close()
+		shown, err := io.ReadAll(answer.Body)
+		must(t, err)
+		for what, text := range map[string]string{"the report's page": out, "the daemon's page": string(shown)} {
+			for _, want := range []string{"<b>60.0 %</b>of the spam came over TLS <small>6 of 10 messages", "<b>50.0 %</b>of what came over TLS was spam", "<b>4</b>handshakes avoided", "26 sessions", "sender.example"} {
+				if !strings.Contains(text, want) {
+					t.Errorf("%s has no %q\n%s", what, want, text)
+				}
 			}
 		}
 	})
