@@ -119,7 +119,7 @@ func Of(o *policy.Observation, node string) *Event {
 	}
 	e.Client.ASN = o.Decision.ASN
 	e.Heard = &Heard{
-		HELO: withoutLocalParts(o.HELO), STARTTLS: o.STARTTLS, FromDomain: withoutLocalParts(o.FromDomain),
+		HELO: localParts.ReplaceAllString(o.HELO, "...@"), STARTTLS: o.STARTTLS, FromDomain: withoutLocalParts(o.FromDomain),
 		Rcpts: o.Rcpts, RcptsRejected: o.RcptsRejected, Auth: plainAuth(o.Auth), Outcome: o.Outcome,
 		Reputation: Reputation{Score: math.Round(o.Decision.Score*100) / 100, Tier: o.Decision.Tier.String()},
 	}

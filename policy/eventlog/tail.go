@@ -2,6 +2,7 @@ package eventlog
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"os"
 	"slices"
 	"syscall"
+
+	"github.com/go-json-experiment/json"
 
 	"github.com/ehlogate/ehlogate/policy/regular"
 )
@@ -165,4 +168,24 @@ func End(path string) (at Position, err error) {
 	at.Inode, at.Head, err = identify(f, at.Checked)
 	at.Offset = info.Size()
 	return at, err
+}
+
+// LastOf are the last events of a client among the last bytes of an event log, the newest first.
+func LastOf(path, addr string, last int64, most int) ([]Event, error) {
+	var found []Event
+	quoted := []byte(`"addr":"` + addr + `"`)
+	err := eachLine(path, last, func(line []byte) {
+		var e Event
+		if !bytes.Contains(line, quoted) || json.Unmarshal(line, &e, Lenient) != nil || e.Client.Addr != addr {
+			return
+		}
+		if found = append(found, e); len(found) >= 2*most {
+			found = append(found[:0], found[most:]...)
+		}
+	})
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	slices.Reverse(found)
+	return found[:min(most, len(found))], err
 }

@@ -53,6 +53,10 @@ const (
 	tablesWait   = 500 * time.Millisecond
 )
 
+// recentMost is how many of a client's events are shown, of those among so many last bytes of the
+// event log.
+const recentMost, recentBytes = 20, 8 << 20
+
 // Daemon is a running ehlogate. New makes one.
 type Daemon struct {
 	log       *slog.Logger
@@ -276,6 +280,9 @@ func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 	}
 	web := &page.Server{
 		Status: server.Whole, Report: d.report, Explain: server.Explain, Change: server.Apply, Now: d.clock.Now, Open: server.Unix,
+		Recent: func(addr string) ([]eventlog.Event, error) {
+			return eventlog.LastOf(cfg.Log.Events, addr, recentBytes, recentMost)
+		},
 		Token: func(given string) bool { return server.Token != nil && server.Token.Is(given) },
 	}
 	server.Page = web.Register

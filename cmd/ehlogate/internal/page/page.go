@@ -24,6 +24,7 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/render"
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/eventlog"
 	"github.com/ehlogate/ehlogate/policy/ledger"
 )
 
@@ -40,6 +41,8 @@ type Server struct {
 	Report  func(ctx context.Context, since, until time.Time, v ledger.View) (*ledger.Report, error)
 	Explain func(netip.Addr) api.Explanation
 	Change  func(api.Change) (api.Changed, error)
+	// Recent are the last events of an address, the newest first.
+	Recent func(addr string) ([]eventlog.Event, error)
 	// Token reports whether a token lets do all; Open says that everybody who can connect may.
 	Token func(string) bool
 	Open  bool
@@ -107,6 +110,7 @@ type view struct {
 	Client  *api.Explanation
 	Drawing template.HTML
 	WhatIf  string
+	Recent  []recent
 	Domain  string
 	Found   []found
 	Most    int
@@ -114,6 +118,12 @@ type view struct {
 
 // May reports whether the page's user may change anything.
 func (v *view) May() bool { return v.Open || v.CSRF != "" }
+
+// recent is a session or message of a client.
+type recent struct {
+	Time                                   time.Time
+	HELO, Used, Verdict, Reason, From, End string
+}
 
 // node is a node of the cluster, and how it is.
 type node struct{ Name, Health string }
@@ -228,6 +238,9 @@ func (s *Server) client(w http.ResponseWriter, r *http.Request) {
 	case err == nil:
 		e := s.Explain(addr)
 		v.Client, v.Drawing, v.WhatIf = &e, render.Explanation(&e), render.WhatIf(&e)
+		if s.Open || s.sessions.csrf(r, s.Now()) != "" {
+			v.Recent, v.Fault = s.recent(e.Addr)
+		}
 	case !strings.Contains(q, ".") || len(q) > 253:
 		status, v.Fault = http.StatusBadRequest, fmt.Sprintf("%q is neither an address nor a domain.", policy.Printable(q[:min(len(q), 100)]))
 	default:
@@ -236,6 +249,29 @@ func (s *Server) client(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	s.show(w, r, status, "client.html", v)
+}
+
+// recent are the last sessions and messages of an address, or why they cannot be had.
+func (s *Server) recent(addr string) (all []recent, fault string) {
+	events, err := s.Recent(addr)
+	if err != nil {
+		return nil, "The event log cannot be read: " + err.Error()
+	}
+	for i := range events {
+		e := &events[i]
+		if e.Heard == nil {
+			continue
+		}
+		used := "in the clear"
+		switch {
+		case e.TLS != nil:
+			used = e.TLS.Version
+		case e.STARTTLS == policy.Withheld:
+			used = "withheld"
+		}
+		all = append(all, recent{e.Time.Time, e.HELO, used, string(e.Verdict.Class), e.Verdict.Reason, e.FromDomain, string(e.Outcome)})
+	}
+	return all, ""
 }
 
 // domain finds what the tallies have of a domain.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/eventlog"
 	"github.com/ehlogate/ehlogate/policy/ledger"
 )
 
@@ -49,6 +50,10 @@ func newSite(t *testing.T, e *ledger.Entry) *site {
 		Change: func(c api.Change) (api.Changed, error) {
 			s.changes = append(s.changes, c)
 			return api.Changed{Network: c.Network}, nil
+		},
+		Recent: func(addr string) ([]eventlog.Event, error) {
+			o := &policy.Observation{Message: policy.Message{Time: noon, Client: policy.Client{Addr: e.Addr}}, HELO: `<script>alert("HELO")</script>`}
+			return []eventlog.Event{*eventlog.Of(o, "mx1")}, nil
 		},
 		Token: func(given string) bool { return given == token },
 		Now:   func() time.Time { return noon },
@@ -127,6 +132,19 @@ func TestWhatClientsSendIsText(t *testing.T) {
 		if got := answer.Header.Get("Content-Security-Policy"); !strings.Contains(got, "default-src 'none'") || strings.Contains(got, "unsafe") {
 			t.Errorf("%s: Content-Security-Policy is %q", path, got)
 		}
+	}
+}
+
+// TestSessionsAreShownToWhoHasLoggedIn, with the HELO as text.
+func TestSessionsAreShownToWhoHasLoggedIn(t *testing.T) {
+	s := newSite(t, entry())
+	if _, body := s.ask("GET", "/client?q=192.0.2.7", "", nil); strings.Contains(body, "HELO") {
+		t.Error("sessions are shown to everybody")
+	}
+	cookie, _ := s.login()
+	_, body := s.ask("GET", "/client?q=192.0.2.7", cookie, nil)
+	if !strings.Contains(body, "&lt;script&gt;alert(&#34;HELO&#34;)&lt;/script&gt;") || strings.Contains(body, "<script>alert") {
+		t.Errorf("the HELO is not shown as text:\n%s", body)
 	}
 }
 
