@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -80,6 +81,27 @@ func accessible(t *testing.T, ctx context.Context, axe, what string, width int64
 	}
 }
 
+// says has a client say lines, whatever the answers are.
+func (x *exchanger) says(client string, lines ...string) {
+	x.t.Helper()
+	conn, err := x.DialRaw(client, x.ProxyPort)
+	must(x.t, err)
+	defer conn.Close()
+	in := bufio.NewReader(conn)
+	for _, line := range append([]string{""}, lines...) {
+		if line != "" {
+			fmt.Fprintf(conn, "%s\r\n", line)
+		}
+		for {
+			answer, err := in.ReadString('\n')
+			must(x.t, err)
+			if len(answer) < 4 || answer[3] != '-' {
+				break
+			}
+		}
+	}
+}
+
 // TestThePageInABrowser looks an address up in a real Chromium, through a reverse proxy below a path,
 // denies it there, and sees that the next EHLO has no STARTTLS.
 func TestThePageInABrowser(t *testing.T) {
@@ -92,6 +114,8 @@ func TestThePageInABrowser(t *testing.T) {
 		}
 	}
 	x.send("203.0.113.20", "spam")
+	const helo = `<script>alert("HELO")</script>`
+	x.says(client, "EHLO "+helo, "QUIT")
 	token, err := os.ReadFile(filepath.Join(x.daemon.Dir, "data", "api-token"))
 	must(t, err)
 	axe, err := os.ReadFile(filepath.Join(cacheDir(), "axe", "package", "axe.min.js"))
@@ -112,12 +136,12 @@ func TestThePageInABrowser(t *testing.T) {
 	// The counts are written within seconds.
 	for range 20 {
 		must(t, chromedp.Do(ctx, chromedp.Navigate(home), chromedp.WaitReady(chromedp.CSS("main"))))
-		if strings.Contains(text("main"), "4 sessions") {
+		if strings.Contains(text("main"), "5 sessions") {
 			break
 		}
 		time.Sleep(time.Second)
 	}
-	if got := text("main"); !strings.Contains(got, "4 sessions") || !strings.Contains(got, "sender.example") || !strings.Contains(got, "203.0.113.0/24") {
+	if got := text("main"); !strings.Contains(got, "5 sessions") || !strings.Contains(got, "sender.example") || !strings.Contains(got, "203.0.113.0/24") {
 		t.Errorf("the overview says\n%s", got)
 	}
 	do(chromedp.SendKeys(css("#q"), client+"\n"), chromedp.WaitVisible(css("h2")))
@@ -128,7 +152,7 @@ func TestThePageInABrowser(t *testing.T) {
 	do(chromedp.SendKeys(css("#token"), strings.TrimSpace(string(token))+"\n"), chromedp.WaitVisible(css("nav button")))
 	const note = `<script>alert("a note")</script>`
 	do(chromedp.SendKeys(css("#q"), client+"\n"), chromedp.WaitVisible(css("#note")), chromedp.SendKeys(css("#note"), note), chromedp.Click(css(`button[value="deny"]`)), chromedp.WaitVisible(css(`[role="status"]`)))
-	if got := text("main"); !strings.Contains(got, "Done: deny "+client) || !strings.Contains(got, "STARTTLS is withheld from it") || !strings.Contains(got, note) {
+	if got := text("main"); !strings.Contains(got, "Done: deny "+client) || !strings.Contains(got, "STARTTLS is withheld from it") || !strings.Contains(got, note) || !strings.Contains(got, helo) {
 		t.Errorf("after it was denied the client's page says\n%s", got)
 	}
 	if x.offered(client) {

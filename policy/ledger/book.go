@@ -11,7 +11,7 @@ import (
 // Slot are the counts of a time.
 type Slot struct {
 	At time.Time
-	Counts
+	*Counts
 }
 
 // Book is what was counted in a time, over all nodes.
@@ -77,7 +77,7 @@ func (l *Ledger) slotsOf(ctx context.Context, w Width, since, until time.Time) (
 		return slots[at].decode(enc)
 	})
 	for _, at := range slices.Sorted(maps.Keys(slots)) {
-		all = append(all, Slot{time.Unix(at, 0).UTC(), *slots[at]})
+		all = append(all, Slot{time.Unix(at, 0).UTC(), slots[at]})
 	}
 	return all, err
 }
@@ -177,7 +177,7 @@ func (l *Ledger) inMemory(k leafKey, since, until time.Time) (map[int64][]byte, 
 func (b *Book) Total() *Counts {
 	c := new(Counts)
 	for i := range b.Slots {
-		c.plus(&b.Slots[i].Counts)
+		c.plus(b.Slots[i].Counts)
 	}
 	return c
 }

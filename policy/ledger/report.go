@@ -115,10 +115,12 @@ type Point struct {
 
 // Row is who messages came from.
 type Row struct {
-	Name string    `json:"name"`
-	Spam Transport `json:"spam"`
-	Ham  Transport `json:"ham"`
-	None Transport `json:"none"`
+	Name string `json:"name"`
+	// Contact is whom to write to about abuse, where that is known.
+	Contact string    `json:"contact,omitempty"`
+	Spam    Transport `json:"spam"`
+	Ham     Transport `json:"ham"`
+	None    Transport `json:"none"`
 	// OldHam is ham over TLS that is older than 1.2.
 	OldHam       int64 `json:"old_tls_ham,omitempty"`
 	Withheld     int64 `json:"withheld"`
@@ -286,7 +288,7 @@ func (b *Book) course(v View) []Point {
 		if steps[at] == nil {
 			steps[at] = new(Counts)
 		}
-		steps[at].plus(&b.Slots[i].Counts)
+		steps[at].plus(b.Slots[i].Counts)
 	}
 	for at := v.start(b.Since); at.Before(b.Until); at = v.next(at) {
 		c := steps[at]
@@ -315,6 +317,15 @@ func (v *View) next(t time.Time) time.Time {
 	}
 	y, m, d := t.Date()
 	return time.Date(y, m, d+1, 0, 0, 0, 0, v.Location)
+}
+
+// WriteTo names whom to write to about each of those that are named.
+func (r *Report) WriteTo(contact func(name string) string) {
+	for _, rows := range r.Top {
+		for i := range rows {
+			rows[i].Contact = contact(rows[i].Name)
+		}
+	}
 }
 
 func transport(by [protocols]int64) Transport { return Transport{TLS: overTLS(by), Plain: by[InClear]} }

@@ -188,7 +188,7 @@ func (w *watch) waves() []Wave {
 
 // step takes the next slot.
 func (w *watch) step(slot *Slot) {
-	x, n := w.what.of(&slot.Counts)
+	x, n := w.what.of(slot.Counts)
 	s := sample{slot.At, x, n}
 	if w.since.IsZero() {
 		w.since = s.at

@@ -39,12 +39,12 @@ func (x *exchanger) client(addr netip.Addr, class policy.Class, overTLS float64)
 	if x.random.Float64() < overTLS {
 		e.TLS = &policy.TLS{Version: "TLSv1.3"}
 	}
-	x.fresh.add(&x.slots[len(x.slots)-1].Counts, e, networkOf(addr))
+	x.fresh.add(x.slots[len(x.slots)-1].Counts, e, networkOf(addr))
 }
 
 func (x *exchanger) run(last time.Duration, dronesOverTLS float64) {
 	for until := x.at.Add(last); x.at.Before(until); x.at = x.at.Add(time.Duration(Fine)) {
-		x.slots = append(x.slots, Slot{At: x.at})
+		x.slots = append(x.slots, Slot{At: x.at, Counts: new(Counts)})
 		some := func() byte { return byte(x.random.IntN(256)) }
 		for range x.poisson(6) {
 			x.client(netip.AddrFrom4([4]byte{byte(60 + x.random.IntN(2)), byte(x.random.IntN(150)), 7, some()}), policy.Spam, dronesOverTLS)
@@ -133,7 +133,7 @@ func TestARisingShareOfWithheldClientsIsAnnounced(t *testing.T) {
 	began := x.at
 	for range 24 * 12 {
 		x.run(time.Duration(Fine), 0.3)
-		c := &x.slots[len(x.slots)-1].Counts
+		c := x.slots[len(x.slots)-1].Counts
 		c[atFresh+freshWithheld] += c[atFresh+freshOffered] / 3
 		c[atFresh+freshOffered] -= c[atFresh+freshOffered] / 3
 	}

@@ -102,6 +102,8 @@ type Config struct {
 	Report      struct {
 		// Handshake is the processor time that a TLS handshake costs the MTA.
 		Handshake time.Duration
+		// Contacts is a file of answers of whois or RDAP servers, empty for none.
+		Contacts string
 		// Notify is the program, or the URL of a webhook, that is told of waves; empty for none.
 		Notify string
 	}

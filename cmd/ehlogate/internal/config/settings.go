@@ -94,6 +94,7 @@ var settings = []Setting{
 	{"log.anonymize", "leave out of the event log the host part of addresses, names and ports", boolean(func(c *Config) *bool { return &c.Log.Anonymize })},
 	{"log.retain", "rotate the event log daily and keep it so long; 0s leaves that to logrotate and SIGHUP", duration(0, 87600*time.Hour, func(c *Config) *time.Duration { return &c.Log.Retain })},
 	{"report.handshake", "processor time that a TLS handshake costs the MTA, from which reports say what was saved", duration(time.Microsecond, time.Second, func(c *Config) *time.Duration { return &c.Report.Handshake })},
+	{"report.contacts", "file with answers of whois or RDAP servers, from which reports say whom to write to about abuse", path(func(c *Config) *string { return &c.Report.Contacts })},
 	{"report.notify", "program, by its absolute path, or URL of a webhook, that is told in JSON when a wave of TLS spam begins or ends", func(c *Config, v value) error { return c.setNotify(v) }},
 	{"log.node", "this host's name in the event log", func(c *Config, v value) error { return c.setNode(v) }},
 }

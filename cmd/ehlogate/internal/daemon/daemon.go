@@ -28,6 +28,7 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/account"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/contacts"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/guard"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/intake"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/page"
@@ -78,6 +79,7 @@ type Daemon struct {
 	keeper    *account.Keeper
 	uncounted error
 	counting  sync.WaitGroup
+	contacts  atomic.Pointer[contacts.Book]
 	// unread is why the configuration was not taken at the last reload, nil where it was.
 	unread atomic.Pointer[error]
 	tokens []*api.Token

@@ -8,6 +8,7 @@ import (
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/account"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/contacts"
 	"github.com/ehlogate/ehlogate/policy/ledger"
 	"github.com/ehlogate/ehlogate/policy/store/redis"
 )
@@ -39,6 +40,17 @@ func (d *Daemon) openLedger(cfg *config.Config) {
 	d.keeper = &account.Keeper{Tail: tail, Ledger: l, Alarms: alarms, Events: cfg.Log.Events, Now: d.clock.Now, Log: d.log}
 }
 
+// contactsOf are the contacts that are configured, as their file is now.
+func (d *Daemon) contactsOf() *contacts.Book {
+	path := d.cfg.Load().Report.Contacts
+	book, err := contacts.Open(path, d.contacts.Load())
+	if err != nil {
+		d.log.Error("reports do not say whom to write to: the file of report.contacts cannot be used", "error", err)
+	}
+	d.contacts.Store(book)
+	return book
+}
+
 // shelf is Redis as the nodes of a cluster publish their counts in it.
 type shelf struct{ store *redis.Store }
 
@@ -65,6 +77,7 @@ func (d *Daemon) report(ctx context.Context, since, until time.Time, v ledger.Vi
 		return nil, err
 	}
 	r := book.Report(v)
+	r.WriteTo(d.contactsOf().Of)
 	r.Waves = ledger.WavesSince(d.keeper.Alarms.Waves(), since)
 	r.Nodes, err = d.keeper.Ledger.Nodes(ctx)
 	return r, err

@@ -112,10 +112,10 @@ func classes[T ~string](title, name string, all map[T]ledger.Classed, order []T)
 // named is a table of who messages came from.
 func named(title, name string, rows []ledger.Row) table {
 	t := table{title: title, head: append([]column{{name, strings.ToLower(name)}}, messageColumns...)}
-	t.head = append(t.head, column{"SPAM SHARE", "spam_share"}, column{"WITHHELD", "starttls_withheld"}, column{"FAILED", "handshakes_failed"}, column{"UNKNOWN USERS", "unknown_users"})
+	t.head = append(t.head, column{"SPAM SHARE", "spam_share"}, column{"WITHHELD", "starttls_withheld"}, column{"FAILED", "handshakes_failed"}, column{"UNKNOWN USERS", "unknown_users"}, column{"WRITE TO", "contact"})
 	for _, r := range rows {
 		cells := append([]any{r.Name}, messageCells(map[policy.Class]ledger.Transport{policy.Spam: r.Spam, policy.Ham: r.Ham, policy.None: r.None})...)
-		t.rows = append(t.rows, append(cells, ledger.Share(r.Spam.Sum(), r.Spam.Sum()+r.Ham.Sum()), r.Withheld, r.Failed, r.UnknownUsers))
+		t.rows = append(t.rows, append(cells, ledger.Share(r.Spam.Sum(), r.Spam.Sum()+r.Ham.Sum()), r.Withheld, r.Failed, r.UnknownUsers, r.Contact))
 		if r.Missed > 0 {
 			t.note = "Figures are at least what is shown: there were more names than are tallied."
 		}
@@ -134,6 +134,8 @@ func (t table) short() table {
 				keep[i] = keep[i] || v != 0
 			case *float64:
 				keep[i] = keep[i] || v != nil
+			case string:
+				keep[i] = keep[i] || v != ""
 			default:
 				keep[i] = true
 			}

@@ -1,0 +1,284 @@
+// Package contacts knows whom to write to about abuse, from what an operator has fetched: answers of
+// whois servers, one after the other in a file, or of RDAP servers (RFC 9083), one JSON object after
+// the other. Nobody is asked.
+package contacts
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gaissmai/bart"
+	"go4.org/netipx"
+
+	"github.com/ehlogate/ehlogate/policy/regular"
+)
+
+// Book has contacts by network, autonomous system and domain. Read makes one.
+type Book struct {
+	// path and changed are of the file that it was read from.
+	path    string
+	changed time.Time
+
+	networks bart.Table[string]
+	systems  map[uint32]string
+	domains  map[string]string
+}
+
+// Open reads the file of a path, or returns what was read of it before, if it has not changed. An
+// empty path has no contacts, nor has a file that cannot be read; that is a fault once.
+func Open(path string, before *Book) (*Book, error) {
+	if path == "" {
+		return nil, nil
+	}
+	info, err := os.Stat(path)
+	if err == nil && before != nil && before.path == path && before.changed.Equal(info.ModTime()) {
+		return before, nil
+	}
+	none := &Book{path: path}
+	if err != nil {
+		if before != nil && before.path == path && before.changed.IsZero() {
+			return before, nil
+		}
+		return none, fmt.Errorf("contacts: %w", err)
+	}
+	none.changed = info.ModTime()
+	f, err := regular.Open(path)
+	if err != nil {
+		return none, fmt.Errorf("contacts: %w", err)
+	}
+	defer f.Close()
+	b, err := Read(f)
+	if err != nil {
+		return none, fmt.Errorf("%s: %w", path, err)
+	}
+	b.path, b.changed = path, none.changed
+	return b, nil
+}
+
+// Len is how many networks, systems and domains have a contact.
+func (b *Book) Len() int { return b.networks.Size() + len(b.systems) + len(b.domains) }
+
+// Of is the contact for a name of a report: an address, a network, an AS or a domain, or what is
+// above it; empty where none is known.
+func (b *Book) Of(name string) string {
+	if b == nil {
+		return ""
+	}
+	if n, ok := strings.CutPrefix(name, "AS"); ok {
+		if asn, err := strconv.ParseUint(n, 10, 32); err == nil {
+			return b.systems[uint32(asn)]
+		}
+	}
+	if addr, err := netip.ParseAddr(name); err == nil {
+		contact, _ := b.networks.Lookup(addr)
+		return contact
+	}
+	if n, err := netip.ParsePrefix(name); err == nil {
+		contact, _ := b.networks.LookupPrefix(n)
+		return contact
+	}
+	for domain := strings.ToLower(name); domain != ""; {
+		if contact, ok := b.domains[domain]; ok {
+			return contact
+		}
+		_, domain, _ = strings.Cut(domain, ".")
+	}
+	return ""
+}
+
+// mostLine bounds a line, or an RDAP object, in bytes.
+const mostLine = 1 << 20
+
+// ErrNone is what is wrong with a file that has no contact in it.
+var ErrNone = errors.New("no contact for abuse is in it; want answers of whois servers, or of RDAP servers in JSON")
+
+// Read reads contacts.
+func Read(r io.Reader) (*Book, error) {
+	b := &Book{systems: map[uint32]string{}, domains: map[string]string{}}
+	in := bufio.NewReaderSize(r, 4096)
+	start, _ := in.Peek(512)
+	var err error
+	if bytes.HasPrefix(bytes.TrimLeft(start, " \t\r\n"), []byte("{")) {
+		err = b.readRDAP(in)
+	} else {
+		err = b.readWhois(in)
+	}
+	if err == nil && b.Len() == 0 {
+		err = ErrNone
+	}
+	return b, err
+}
+
+// add enters a contact for what a whois server or an RDAP server calls it.
+func (b *Book) add(subject, contact string) {
+	subject, contact = strings.TrimSpace(subject), strings.TrimSpace(contact)
+	if !mailbox.MatchString(contact) {
+		return
+	}
+	if from, to, ok := strings.Cut(subject, "-"); ok {
+		first, errFirst := netip.ParseAddr(strings.TrimSpace(from))
+		last, errLast := netip.ParseAddr(strings.TrimSpace(to))
+		if r := netipx.IPRangeFrom(first, last); errFirst == nil && errLast == nil && r.IsValid() {
+			for _, n := range r.Prefixes() {
+				b.networks.Insert(n, contact)
+			}
+			return
+		}
+	}
+	if n, ok := strings.CutPrefix(strings.ToUpper(subject), "AS"); ok {
+		if asn, err := strconv.ParseUint(n, 10, 32); err == nil {
+			b.systems[uint32(asn)] = contact
+			return
+		}
+	}
+	if n, err := netip.ParsePrefix(subject); err == nil {
+		b.networks.Insert(n.Masked(), contact)
+		return
+	}
+	if domain := strings.ToLower(strings.TrimSuffix(subject, ".")); domainName.MatchString(domain) {
+		b.domains[domain] = contact
+	}
+}
+
+var (
+	mailbox    = regexp.MustCompile(`^[!-~]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}$`)
+	domainName = regexp.MustCompile(`^[a-z0-9_-]+(\.[a-z0-9_-]+)+$`)
+	// ripeContact is the line that RIPE's and APNIC's servers put above an answer.
+	ripeContact = regexp.MustCompile(`(?i)^% Abuse contact for '([^']+)' is '([^']+)'`)
+	field       = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9 /-]*):\s*(.*?)\s*$`)
+)
+
+// Fields of whois answers, lower-case: what an answer is about, and whom to write to.
+var (
+	subjects = map[string]bool{"inetnum": true, "inet6num": true, "netrange": true, "cidr": true, "route": true, "route6": true, "aut-num": true, "asnumber": true, "domain": true, "domain name": true}
+	contacts = map[string]bool{"abuse-mailbox": true, "orgabuseemail": true, "registrar abuse contact email": true, "rabuseemail": true}
+)
+
+// readWhois reads the answers of whois servers. A contact is for what was named before it, since the
+// last contact.
+func (b *Book) readWhois(in io.Reader) error {
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, mostLine)
+	var about []string
+	told := false
+	for n := 1; lines.Scan(); n++ {
+		line := lines.Text()
+		if m := ripeContact.FindStringSubmatch(line); m != nil {
+			b.add(m[1], m[2])
+			about, told = nil, false
+			continue
+		}
+		m := field.FindStringSubmatch(line)
+		if m == nil {
+			continue
+		}
+		switch name := strings.ToLower(m[1]); {
+		case subjects[name]:
+			if told {
+				about, told = nil, false
+			}
+			about = append(about, strings.Split(m[2], ",")...)
+		case contacts[name]:
+			for _, subject := range about {
+				b.add(subject, m[2])
+			}
+			told = true
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("contacts: %w", err)
+	}
+	return nil
+}
+
+// rdap is an answer of an RDAP server: RFC 9083 sections 5.3 to 5.5.
+type rdap struct {
+	Start       string   `json:"startAddress"`
+	End         string   `json:"endAddress"`
+	FirstSystem *uint32  `json:"startAutnum"`
+	Name        string   `json:"ldhName"`
+	Entities    []entity `json:"entities"`
+}
+
+// entity is somebody who is responsible: RFC 9083 section 5.1.
+type entity struct {
+	Roles    []string          `json:"roles"`
+	VCard    []json.RawMessage `json:"vcardArray"`
+	Entities []entity          `json:"entities"`
+}
+
+func (b *Book) readRDAP(in io.Reader) error {
+	decoder := json.NewDecoder(in)
+	for n := 1; ; n++ {
+		var r rdap
+		if err := decoder.Decode(&r); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("contacts: RDAP object %d: %w", n, err)
+		}
+		contact := abuse(r.Entities)
+		switch {
+		case contact == "":
+		case r.Start != "":
+			b.add(r.Start+" - "+r.End, contact)
+		case r.FirstSystem != nil:
+			b.add(fmt.Sprint("AS", *r.FirstSystem), contact)
+		default:
+			b.add(r.Name, contact)
+		}
+	}
+}
+
+// mostNested bounds how deep entities are looked through.
+const mostNested = 8
+
+// abuse is the mailbox of who has the role "abuse" (RFC 9083 section 10.2.4), in the vCard of RFC
+// 7095.
+func abuse(all []entity) string { return abuseAt(all, 0) }
+
+func abuseAt(all []entity, depth int) string {
+	if depth == mostNested {
+		return ""
+	}
+	for _, e := range all {
+		for _, role := range e.Roles {
+			if role == "abuse" {
+				if m := e.mailbox(); m != "" {
+					return m
+				}
+			}
+		}
+		if m := abuseAt(e.Entities, depth+1); m != "" {
+			return m
+		}
+	}
+	return ""
+}
+
+func (e *entity) mailbox() string {
+	if len(e.VCard) < 2 {
+		return ""
+	}
+	var properties [][]any
+	if json.Unmarshal(e.VCard[1], &properties) != nil {
+		return ""
+	}
+	for _, p := range properties {
+		if len(p) > 3 && p[0] == "email" {
+			if m, ok := p[3].(string); ok {
+				return m
+			}
+		}
+	}
+	return ""
+}
