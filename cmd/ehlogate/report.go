@@ -2,8 +2,10 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -12,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/renameio/v2"
 	"github.com/schollz/progressbar/v3"
 	"github.com/urfave/cli/v2"
 
@@ -21,6 +24,7 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/render"
 	"github.com/ehlogate/ehlogate/policy/eventlog"
 	"github.com/ehlogate/ehlogate/policy/ledger"
+	"github.com/ehlogate/ehlogate/policy/regular"
 )
 
 func reportCommand() *cli.Command {
@@ -106,15 +110,22 @@ func writePage(c *cli.Context, r *ledger.Report) error {
 	if name == "-" {
 		return render.HTML(c.App.Writer, r)
 	}
-	f, err := os.Create(name)
-	if err != nil {
+	// An older page goes, and nothing else does: a name that was mistyped could be the event log's.
+	const doctype = "<!doctype html>"
+	before, err := regular.ReadFile(name, int64(len(doctype)))
+	if err == nil && len(before) > 0 && string(before) != doctype {
+		return misuseOf("%s is a file of another kind; name one that does not exist, or a page", name)
+	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return misused{err}
 	}
-	if err := render.HTML(f, r); err != nil {
-		f.Close()
+	var page bytes.Buffer
+	if err := render.HTML(&page, r); err != nil {
 		return err
 	}
-	return f.Close()
+	if err := renameio.WriteFile(name, page.Bytes(), 0o644); err != nil {
+		return misused{err}
+	}
+	return nil
 }
 
 // reportingOf reads what a report is asked for.

@@ -33,7 +33,7 @@ func Text(w io.Writer, r *ledger.Report, by string, width int) error {
 		t.line("")
 	}
 	t.plot(r)
-	if len(r.Series) <= mostCourse {
+	if n := len(r.Series); n > 0 && n <= mostCourse {
 		t.table(course(r).short())
 	}
 	for _, by := range []string{"tls", "cipher", "source", "tier", "network", "asn", "domain"} {
