@@ -3,8 +3,11 @@ package redis
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // What nodes send each other while somebody watches: the channel, and the key that says that
@@ -28,8 +31,11 @@ func (s *Store) Wanted(ctx context.Context) (bool, error) {
 	if !s.ready() {
 		return false, errAway
 	}
-	n, err := s.server.client.Exists(ctx, tailKey).Result()
-	return n > 0, err
+	err := s.server.client.Get(ctx, tailKey).Err()
+	if errors.Is(err, redis.Nil) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Send sends lines to who watches, in the name of a node.
