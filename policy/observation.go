@@ -101,7 +101,8 @@ type Message struct {
 	// HamShare is the share of its weight that it counts if it is ham, 0 for all of it: a host sent
 	// much like it.
 	HamShare float64
-	// Nth is which message of its session it is, from 1; 0 where there is none, or it was not heard.
+	// Nth is which message of its session it is, from 1; 0 where there is none, or it was not
+	// heard.
 	Nth int
 	// Reinjected says that an after-queue filter has put it back into the MTA: it is counted as the
 	// message that a client sent.
@@ -113,8 +114,8 @@ type Message struct {
 	// Verdicts are those of all sources, Verdict the one that counts.
 	Verdicts Verdicts
 	Verdict  Verdict
-	// Forgotten is the verdict that was forgotten with the evidence of its client, and that the event
-	// log has; zero where none was.
+	// Forgotten is the verdict that was forgotten with the evidence of its client, and that the
+	// event log has; zero where none was.
 	Forgotten Verdict
 	// Facts are what was heard of it; nil where that is not remembered.
 	Facts *Facts
@@ -203,7 +204,8 @@ func (m *Message) Teachable() bool {
 type Correction struct {
 	Message
 	Was Verdict
-	// NewTrouble says that the trouble became known with it, NewlyReinjected that the reinjection did.
+	// NewTrouble says that the trouble became known with it, NewlyReinjected that the reinjection
+	// did.
 	NewTrouble, NewlyReinjected bool
 }
 

@@ -21,8 +21,8 @@ type trace struct {
 	io.Closer
 }
 
-// openTrace opens a trace, compressed with gzip or zstd or not, and tells its size, -1 where that is not
-// known.
+// openTrace opens a trace, compressed with gzip or zstd or not, and tells its size, -1 where that
+// is not known.
 func openTrace(name string) (io.ReadCloser, int64, error) {
 	f, size := os.Stdin, int64(-1)
 	if name != "-" {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"text/tabwriter"
+	"time"
 
 	"github.com/ehlogate/ehlogate/contrib/e2e/mx"
 )
@@ -140,6 +141,12 @@ func show(ctx context.Context, postfix *mx.Postfix, daemon *mx.Daemon) error {
 		return fmt.Errorf("explain: status %d: %s", status, out)
 	}
 	fmt.Printf("\n$ ehlogate explain %s\n%s", why, out)
+	// What is heard is counted once a second.
+	time.Sleep(2 * time.Second)
+	if out, status = daemon.Command("report", "--since", "1h", "--by", "starttls"); status != 0 {
+		return fmt.Errorf("report: status %d: %s", status, out)
+	}
+	fmt.Printf("\n$ ehlogate report --since 1h --by starttls\n%s", out)
 	return nil
 }
 

@@ -102,8 +102,8 @@ func (x *exchanger) says(client string, lines ...string) {
 	}
 }
 
-// TestThePageInABrowser looks an address up in a real Chromium, through a reverse proxy below a path,
-// denies it there, and sees that the next EHLO has no STARTTLS.
+// TestThePageInABrowser looks an address up in a real Chromium, through a reverse proxy below a
+// path, denies it there, and sees that the next EHLO has no STARTTLS.
 func TestThePageInABrowser(t *testing.T) {
 	t.Parallel()
 	x := start(t, "[log]\nnode = 'mx1'\n")

@@ -43,8 +43,8 @@ type reporting struct {
 	next int
 }
 
-// newReporting starts two exchangers on one Redis: each with certificates of both kinds, a client CA,
-// and an opendkim.
+// newReporting starts two exchangers on one Redis: each with certificates of both kinds, a client
+// CA, and an opendkim.
 func newReporting(t *testing.T) *reporting {
 	r := &reporting{t: t}
 	var err error

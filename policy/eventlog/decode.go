@@ -28,8 +28,8 @@ type Line struct {
 	Err error
 }
 
-// Events reads an event log. Lines that are no events are in the sequence, too; the error is of what
-// cannot be read on. Lines are decoded on all processors and come in their order.
+// Events reads an event log. Lines that are no events are in the sequence, too; the error is of
+// what cannot be read on. Lines are decoded on all processors and come in their order.
 func Events(r io.Reader) iter.Seq2[Line, error] {
 	return func(yield func(Line, error) bool) {
 		for d, err := range decoded(r, parseEvent) {

@@ -86,8 +86,8 @@ type Reputation struct {
 	Would string `json:"would,omitempty"`
 }
 
-// Corrected is what a correction corrects: the event of the time Of, whose verdict was Was. About is
-// what was heard of it.
+// Corrected is what a correction corrects: the event of the time Of, whose verdict was Was. About
+// is what was heard of it.
 type Corrected struct {
 	Of  Stamp          `json:"of"`
 	Was policy.Verdict `json:"was"`

@@ -22,8 +22,8 @@ import (
 type Position struct {
 	Inode  uint64 `json:"inode"`
 	Offset int64  `json:"offset"`
-	// Head is the CRC-32C of the file's first bytes, as many of them as Checked: another file may get
-	// the inode of one that was removed.
+	// Head is the CRC-32C of the file's first bytes, as many of them as Checked: another file may
+	// get the inode of one that was removed.
 	Head    uint32 `json:"head"`
 	Checked int    `json:"checked"`
 }
@@ -33,9 +33,10 @@ const mostChecked = 256
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// ReadOn shows the whole lines of an event log that come after a position, through the files that it
-// was rotated to meanwhile, and returns the position after them. It begins with the oldest file that
-// is not compressed where the position is nil, or its file is gone. Show returns false to stop.
+// ReadOn shows the whole lines of an event log that come after a position, through the files that
+// it was rotated to meanwhile, and returns the position after them. It begins with the oldest file
+// that is not compressed where the position is nil, or its file is gone. Show returns false to
+// stop.
 func ReadOn(ctx context.Context, path string, from *Position, show func(line []byte, after Position) bool) (Position, error) {
 	if from == nil {
 		from = &Position{}

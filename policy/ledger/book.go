@@ -16,14 +16,15 @@ type Slot struct {
 
 // Book is what was counted in a time, over all nodes.
 type Book struct {
-	// Since and Until are where its first slot begins and where it ends; Width is that of its slots.
+	// Since and Until are where its first slot begins and where it ends; Width is that of its
+	// slots.
 	Since, Until time.Time
 	Width        Width
 	Slots        []Slot
 	// Tallies are of whole hours, or of whole days (UTC) where the time is longer than two days.
 	Tallies map[Kind]*Tally
-	// Clients are estimates of how many different clients there were in these, how many of them used
-	// TLS and how many sent spam.
+	// Clients are estimates of how many different clients there were in these, how many of them
+	// used TLS and how many sent spam.
 	Clients, TLSClients, SpamClients uint64
 }
 
@@ -55,8 +56,8 @@ func (l *Ledger) Read(ctx context.Context, since, until time.Time) (*Book, error
 // seasons is how much of the past says what is usual.
 const seasons = 8 * 7 * 24 * time.Hour
 
-// Course are the slots in which waves are looked for, until a time: the last week in short ones, and
-// hours before that.
+// Course are the slots in which waves are looked for, until a time: the last week in short ones,
+// and hours before that.
 func (l *Ledger) Course(ctx context.Context, until time.Time) ([]Slot, error) {
 	border := Daily.start(until.Add(-keepFine + 24*time.Hour))
 	hours, err := l.slotsOf(ctx, Coarse, until.Add(-seasons), border)
@@ -103,8 +104,8 @@ func (b *Book) setWidth() Width {
 	return Daily
 }
 
-// each shows the leaves of a kind that lie in a time: those of this node as they are in memory, else
-// as they were written, and those of the others as they have published them.
+// each shows the leaves of a kind that lie in a time: those of this node as they are in memory,
+// else as they were written, and those of the others as they have published them.
 func (l *Ledger) each(ctx context.Context, k leafKey, since, until time.Time, show func(at int64, b []byte) error) error {
 	l.mu.Lock()
 	fresh, err := l.inMemory(k, since, until)

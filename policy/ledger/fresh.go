@@ -14,8 +14,8 @@ const (
 	// mostFresh bounds the clients that are remembered, at some 40 bytes each. When there are more,
 	// counting begins anew.
 	mostFresh = 400_000
-	// crowd is how many clients of a network are counted in crowdFor: a range that somebody has hired
-	// is one cause, and not a hundred.
+	// crowd is how many clients of a network are counted in crowdFor: a range that somebody has
+	// hired is one cause, and not a hundred.
 	crowd    = 3
 	crowdFor = 6 * time.Hour
 )
@@ -30,8 +30,9 @@ const (
 	freshWithheld
 )
 
-// fresh counts clients instead of messages: a drone that sends forty messages says no more of a wave
-// than one that sends four. It is kept in memory only, so that a restart counts some clients twice.
+// fresh counts clients instead of messages: a drone that sends forty messages says no more of a
+// wave than one that sends four. It is kept in memory only, so that a restart counts some clients
+// twice.
 type fresh struct {
 	seed   maphash.Seed
 	seen   map[freshKey]int64

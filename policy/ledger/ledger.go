@@ -3,8 +3,8 @@
 //
 // Counts are kept for each five minutes of a week and for each hour of a year; tallies of the most
 // frequent clients, networks and domains for each hour of a week and each day of a year, and so are
-// estimates of how many different clients there were (HyperLogLog, Flajolet et al. 2007). All of it is bounded, whatever clients
-// send: series are named here, and what has no name counts as "other".
+// estimates of how many different clients there were (HyperLogLog, Flajolet et al. 2007). All of it
+// is bounded, whatever clients send: series are named here, and what has no name counts as "other".
 //
 // A ledger counts the lines of its node's event log, and keeps in the same transaction how far it
 // has read: a line counts once, however the daemon ends. In a cluster each node publishes what it

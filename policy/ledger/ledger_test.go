@@ -128,8 +128,8 @@ func TestCipherSuitesHaveTheirGroups(t *testing.T) {
 	}
 }
 
-// TestClientsMakeNoSeries: whatever clients send, the counts are those that have a name, and a tally
-// is bounded.
+// TestClientsMakeNoSeries: whatever clients send, the counts are those that have a name, and a
+// tally is bounded.
 func TestClientsMakeNoSeries(t *testing.T) {
 	n := newNode(t, "mx1", nil)
 	for i := range 5000 {
@@ -154,8 +154,8 @@ func TestClientsMakeNoSeries(t *testing.T) {
 	}
 }
 
-// TestWhatWasCountedSurvivesAKill: a kill loses what was not flushed, and the position says where to
-// read on.
+// TestWhatWasCountedSurvivesAKill: a kill loses what was not flushed, and the position says where
+// to read on.
 func TestWhatWasCountedSurvivesAKill(t *testing.T) {
 	n := newNode(t, "mx1", nil)
 	for i := range 10 {
@@ -288,8 +288,8 @@ func TestTheCourseHasNoGaps(t *testing.T) {
 	}
 }
 
-// TestAYearIsReadSoon fills a year of hours and reads it, in 0.4 s on an idle processor. The limit is
-// for the race detector on a busy one.
+// TestAYearIsReadSoon fills a year of hours and reads it, in 0.4 s on an idle processor. The limit
+// is for the race detector on a busy one.
 func TestAYearIsReadSoon(t *testing.T) {
 	n := newNode(t, "mx1", nil)
 	for h := range 365 * 24 {

@@ -13,8 +13,8 @@ type Report struct {
 	Until time.Time `json:"until"`
 	// Messages are by class and whether they came over TLS.
 	Messages map[policy.Class]Transport `json:"messages"`
-	// Sessions counts those that were heard, STARTTLS what their clients were offered, and TLS their
-	// versions, "none" for those in the clear.
+	// Sessions counts those that were heard, STARTTLS what their clients were offered, and TLS
+	// their versions, "none" for those in the clear.
 	Sessions int64                   `json:"sessions"`
 	STARTTLS map[policy.Answer]int64 `json:"starttls"`
 	// Uses are sessions by what was offered, and by whether TLS was used.
@@ -127,8 +127,8 @@ type Row struct {
 	Failed       int64 `json:"handshakes_failed"`
 	Left         int64 `json:"left"`
 	UnknownUsers int64 `json:"unknown_users"`
-	// Missed is how many messages or sessions of it may not be counted, because it was not among the
-	// most frequent for a while.
+	// Missed is how many messages or sessions of it may not be counted, because it was not among
+	// the most frequent for a while.
 	Missed int64 `json:"missed,omitempty"`
 }
 

@@ -58,8 +58,8 @@ type Sum struct {
 	// Spam, Ham and None are messages by protocol, from InClear to TLS13.
 	Spam, Ham, None [protocols]int64
 	// Withheld counts messages and sessions without one to which STARTTLS was not offered, Failed
-	// handshakes that failed, Left sessions that left for want of STARTTLS, and UnknownUsers messages
-	// that were refused for asking for those.
+	// handshakes that failed, Left sessions that left for want of STARTTLS, and UnknownUsers
+	// messages that were refused for asking for those.
 	Withheld, Failed, Left, UnknownUsers int64
 }
 
@@ -121,8 +121,8 @@ func overTLS(by [protocols]int64) int64 { return total(by) - by[InClear] }
 type Named struct {
 	Name string
 	Sum
-	// Seen is how often the name was seen, as far as that is known, and Missed how many of these may
-	// have been another's: Sum has the others.
+	// Seen is how often the name was seen, as far as that is known, and Missed how many of these
+	// may have been another's: Sum has the others.
 	Seen, Missed int64
 }
 
@@ -177,8 +177,8 @@ func (t *Tally) replace(name string) int {
 	return least
 }
 
-// merge adds what was counted under a name on another day, or by another node, whatever the number of
-// names.
+// merge adds what was counted under a name on another day, or by another node, whatever the number
+// of names.
 func (t *Tally) merge(n *Named) {
 	at, ok := t.names[n.Name]
 	if !ok {

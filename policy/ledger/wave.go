@@ -12,8 +12,8 @@ type Watched string
 
 // The shares that are watched, all of clients, each counted once a day.
 const (
-	// SpamOverTLS is how many of the clients that send spam use TLS: it rises when a botnet turns to
-	// TLS.
+	// SpamOverTLS is how many of the clients that send spam use TLS: it rises when a botnet turns
+	// to TLS.
 	SpamOverTLS Watched = "spam-over-tls"
 	// TLSThatIsSpam is how many of the clients that use TLS send spam.
 	TLSThatIsSpam Watched = "tls-that-is-spam"
@@ -53,8 +53,8 @@ func (w Watched) of(c *Counts) (x, n float64) {
 // Wave is a share that has risen and has not fallen back.
 type Wave struct {
 	What Watched `json:"what"`
-	// Began is when the share began to rise, Noticed when that was certain, Ended when it had fallen
-	// back, or was what is usual by then; zero while it lasts.
+	// Began is when the share began to rise, Noticed when that was certain, Ended when it had
+	// fallen back, or was what is usual by then; zero while it lasts.
 	Began   time.Time `json:"began"`
 	Noticed time.Time `json:"noticed"`
 	Ended   time.Time `json:"ended,omitzero"`
@@ -74,9 +74,9 @@ func (w *Wave) Text() string {
 
 const waveFormat = "2006-01-02 15:04Z"
 
-// looked is what is looked for in a share: a rise, in log-odds, and how much more likely it has to be
-// than none, in nats, to be announced, after a warm-up in which nothing is. A false alarm comes about
-// once in e^certain independent slots.
+// looked is what is looked for in a share: a rise, in log-odds, and how much more likely it has to
+// be than none, in nats, to be announced, after a warm-up in which nothing is. A false alarm comes
+// about once in e^certain independent slots.
 type looked struct {
 	rise, certain float64
 	warmUp        time.Duration
@@ -96,8 +96,8 @@ func (w Watched) looks() looked {
 }
 
 const (
-	// baseFor is the half-life of what is usual, baseLag how old a slot has to be to count for it, so
-	// that a change does not hide itself.
+	// baseFor is the half-life of what is usual, baseLag how old a slot has to be to count for it,
+	// so that a change does not hide itself.
 	baseFor, baseLag = 4 * 24 * time.Hour, 6 * time.Hour
 	// fewestClients is of how many clients something has to be known before anything is announced.
 	fewestClients = 40
@@ -110,8 +110,8 @@ const (
 	block = 6 * time.Hour
 )
 
-// watch finds waves of a share, slot by slot: a cumulative sum of log-likelihood ratios (CUSUM; Page,
-// "Continuous inspection schemes", 1954), against what is usual at the hour of the week.
+// watch finds waves of a share, slot by slot: a cumulative sum of log-likelihood ratios (CUSUM;
+// Page, "Continuous inspection schemes", 1954), against what is usual at the hour of the week.
 type watch struct {
 	what Watched
 	// base is x of n with the weight of age, at its time; since is when it began.

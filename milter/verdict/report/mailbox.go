@@ -25,8 +25,8 @@ var (
 	errCR    = errors.New("its lines end with CR alone, as on a Mac of old; convert them, with tr '\\r' '\\n'")
 )
 
-// envelope is the line before a message in an mbox: the sender, which can have blanks in quotes or be
-// missing, and a date, as asctime(3) writes it, with a zone, in RFC 5322's order, or ISO 8601's.
+// envelope is the line before a message in an mbox: the sender, which can have blanks in quotes or
+// be missing, and a date, as asctime(3) writes it, with a zone, in RFC 5322's order, or ISO 8601's.
 var envelope = regexp.MustCompile(`^From[ \t](?:.{0,320}[ \t])?(?i:` +
 	`(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? +(?:(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) +[0-9]{1,2}|[0-9]{1,2} +(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec))[ ,].*[0-9]{1,2}:[0-9]{2}` +
 	`|[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}` +
@@ -135,7 +135,8 @@ func (s *splitter) run() error {
 			return fmt.Errorf("report: %w", err)
 		}
 		if s.until >= 0 && s.body >= 0 && len(s.message) >= s.until && len(s.candidates) > 0 && !s.ends() {
-			// The Content-Length is wrong; many are by a little, for the line ends of another system.
+			// The Content-Length is wrong; many are by a little, for the line ends of another
+			// system.
 			if last := s.candidates[len(s.candidates)-1]; s.until-last <= nearly {
 				s.candidates = []int{last}
 			}
@@ -195,8 +196,8 @@ func (s *splitter) take(line []byte) {
 	}
 }
 
-// end ends the message. Where its Content-Length was wrong, it is parted at the lines that look like
-// the beginning of another one; the last of these goes on.
+// end ends the message. Where its Content-Length was wrong, it is parted at the lines that look
+// like the beginning of another one; the last of these goes on.
 func (s *splitter) end(whole bool) error {
 	if !s.begun {
 		s.reset()

@@ -46,8 +46,8 @@ func aclOf(t *testing.T) (name string, rights []any) {
 	return words[1], rights
 }
 
-// TestWhatNodesPublishIsThere: what one node publishes the other reads, and a field that is published
-// again is replaced.
+// TestWhatNodesPublishIsThere: what one node publishes the other reads, and a field that is
+// published again is replaced.
 func TestWhatNodesPublishIsThere(t *testing.T) {
 	for name, pair := range shelves(t) {
 		t.Run(name, func(t *testing.T) {

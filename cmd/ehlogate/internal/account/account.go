@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	// readEvery is how often it is looked for new lines, flushEvery how often counts are written and
-	// published.
+	// readEvery is how often it is looked for new lines, flushEvery how often counts are written
+	// and published.
 	readEvery, flushEvery = time.Second, 10 * time.Second
 	// flushLines is after how many lines they are written when many are there at once.
 	flushLines = 200_000
@@ -159,8 +159,8 @@ func (k *Keeper) Close() error {
 	return errors.Join(k.read(ctx), k.flush(ctx), k.Ledger.Close())
 }
 
-// closeWait is how long a stop waits for the last counts. What was not counted then is counted after
-// the next start.
+// closeWait is how long a stop waits for the last counts. What was not counted then is counted
+// after the next start.
 const closeWait = time.Second
 
 // read counts the lines that were written since the last time.

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// tailEvery is how often it is looked for lines for who watches, mostTailed how many of them are
-	// passed on at a time: of more, the last.
+	// tailEvery is how often it is looked for lines for who watches, mostTailed how many of them
+	// are passed on at a time: of more, the last.
 	tailEvery, mostTailed = 250 * time.Millisecond, 500
 	// mostWatching bounds those who watch.
 	mostWatching = 8
@@ -83,7 +83,8 @@ func (t *Tail) Watch(ctx context.Context, show func(line []byte) error) error {
 				err = errors.Join(err, show(line))
 			}
 			if len(some) == 0 && err == nil {
-				// Nothing is written for long at a quiet exchanger: who watches no more is noticed so.
+				// Nothing is written for long at a quiet exchanger: who watches no more is noticed
+				// so.
 				err = show(nil)
 			}
 		}

@@ -15,8 +15,8 @@ import (
 // Reporting is a question for a report.
 type Reporting struct {
 	Since, Until time.Time
-	// Step is the width of a step of the course, Top how many clients, networks and so on are named,
-	// by Measure, one of ledger.Measures.
+	// Step is the width of a step of the course, Top how many clients, networks and so on are
+	// named, by Measure, one of ledger.Measures.
 	Step    time.Duration
 	Top     int
 	Measure string

@@ -66,7 +66,8 @@ type Server struct {
 	Reload func() (Reloaded, error)
 	// Report draws up a report of what was counted.
 	Report func(ctx context.Context, since, until time.Time, v ledger.View) (*ledger.Report, error)
-	// Watch shows the lines of the event logs of all nodes as they are written; nil where it cannot.
+	// Watch shows the lines of the event logs of all nodes as they are written; nil where it
+	// cannot.
 	Watch func(ctx context.Context, show func(line []byte) error) error
 	// Page adds the paths of the page for browsers; nil for none.
 	Page func(*http.ServeMux)

@@ -272,8 +272,8 @@ func DefaultAddress(key string) Address {
 	return Address{"tcp", "127.0.0.1:" + port}
 }
 
-// DefaultHandshake is what a full handshake with TLS 1.3 and an RSA key of 2,048 bits costs Postfix's
-// smtpd(8) on one processor of some 3 GHz.
+// DefaultHandshake is what a full handshake with TLS 1.3 and an RSA key of 2,048 bits costs
+// Postfix's smtpd(8) on one processor of some 3 GHz.
 const DefaultHandshake = 800 * time.Microsecond
 
 func defaults(env func(string) (string, bool)) *Config {

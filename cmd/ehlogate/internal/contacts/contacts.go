@@ -1,6 +1,6 @@
-// Package contacts knows whom to write to about abuse, from what an operator has fetched: answers of
-// whois servers, one after the other in a file, or of RDAP servers (RFC 9083), one JSON object after
-// the other. Nobody is asked.
+// Package contacts knows whom to write to about abuse, from what an operator has fetched: answers
+// of whois servers, one after the other in a file, or of RDAP servers (RFC 9083), one JSON object
+// after the other. Nobody is asked.
 package contacts
 
 import (
@@ -164,8 +164,8 @@ var (
 	contacts = map[string]bool{"abuse-mailbox": true, "orgabuseemail": true, "registrar abuse contact email": true, "rabuseemail": true}
 )
 
-// readWhois reads the answers of whois servers. A contact is for what was named before it, since the
-// last contact.
+// readWhois reads the answers of whois servers. A contact is for what was named before it, since
+// the last contact.
 func (b *Book) readWhois(in io.Reader) error {
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, mostLine)

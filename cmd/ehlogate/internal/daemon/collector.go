@@ -8,8 +8,8 @@ import (
 	"github.com/ehlogate/ehlogate/policy/ledger"
 )
 
-// heard collects what this node has counted since its start: sessions and messages of clients, those
-// of the operator's own users not among them.
+// heard collects what this node has counted since its start: sessions and messages of clients,
+// those of the operator's own users not among them.
 type heard struct{ keeper *account.Keeper }
 
 func heardDesc(name, help string, labels ...string) *prometheus.Desc {

@@ -18,7 +18,8 @@ const reinjectedMost = 50_000
 // can come first. The zero value has none.
 type reinjections struct {
 	sync.Mutex
-	// originals are known from the log, heard from the milter, by the queue id of what was put back.
+	// originals are known from the log, heard from the milter, by the queue id of what was put
+	// back.
 	originals *otter.Cache[string, original]
 	heard     *otter.Cache[string, []policy.Signal]
 }

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// cookie is the cookie's name, sessionFor how long a login holds, and mostSessions how many there
-	// are at most: the oldest goes first.
+	// cookie is the cookie's name, sessionFor how long a login holds, and mostSessions how many
+	// there are at most: the oldest goes first.
 	cookie       = "ehlogate"
 	sessionFor   = 12 * time.Hour
 	mostSessions = 100

@@ -1,4 +1,5 @@
-// Package render draws reports: as text for a terminal or a mail, as CSV, and as a page with charts.
+// Package render draws reports: as text for a terminal or a mail, as CSV, and as a page with
+// charts.
 package render
 
 import (
