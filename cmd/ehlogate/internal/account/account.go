@@ -104,10 +104,18 @@ type Keeper struct {
 	since     ledger.Counts
 	corrected map[[2]policy.Class]uint64
 
+	// soon has read what is written at once, and closes what it gets.
+	soon chan chan struct{}
+
 	position eventlog.Position
 	begun    bool
 	flushed  time.Time
 	lines    int
+}
+
+// NewKeeper returns a keeper of a ledger.
+func NewKeeper(l *ledger.Ledger, alarms *Alarms, tail *Tail, events string, now func() time.Time, log *slog.Logger) *Keeper {
+	return &Keeper{Ledger: l, Alarms: alarms, Tail: tail, Events: events, Now: now, Log: log, soon: make(chan chan struct{})}
 }
 
 // Fault is why counts could not be written or published the last time, nil where they could.
@@ -128,7 +136,26 @@ func (k *Keeper) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case read := <-k.soon:
+			k.Step(ctx)
+			close(read)
 		}
+	}
+}
+
+// CatchUp waits until what is written is counted, but not for long: after the event log was rotated,
+// and before logrotate(8) compresses the old file.
+func (k *Keeper) CatchUp() {
+	read := make(chan struct{})
+	late := time.After(readEvery)
+	select {
+	case k.soon <- read:
+	case <-late:
+		return
+	}
+	select {
+	case <-read:
+	case <-late:
 	}
 }
 

@@ -1,6 +1,7 @@
 package account
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -45,7 +47,8 @@ func (c *counter) open() {
 		c.t.Fatal(err)
 	}
 	events := filepath.Join(c.dir, "events.ndjson")
-	c.Keeper = &Keeper{Ledger: l, Events: events, Now: now, Log: log, Tail: &Tail{Events: events}, Alarms: &Alarms{Ledger: l, Notify: func() string { return c.notify }, Node: "mx1", Now: now, Log: log}}
+	alarms := &Alarms{Ledger: l, Notify: func() string { return c.notify }, Node: "mx1", Now: now, Log: log}
+	c.Keeper = NewKeeper(l, alarms, &Tail{Events: events}, events, now, log)
 }
 
 // write writes events as the daemon does.
@@ -155,6 +158,24 @@ func TestNothingCountsTwiceAfterAKill(t *testing.T) {
 	}
 	if n := c.Malformed.Load(); n != 0 {
 		t.Errorf("%d lines were malformed", n)
+	}
+}
+
+// TestARotatedLogIsReadBeforeItIsCompressed: a reload waits for it.
+func TestARotatedLogIsReadBeforeItIsCompressed(t *testing.T) {
+	c := newCounter(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { c.Run(ctx) })
+	c.CatchUp()
+	c.write(eventlog.Of(observation("1"), "mx1"))
+	os.Rename(c.Events, c.Events+".1")
+	c.CatchUp()
+	os.Remove(c.Events + ".1")
+	cancel()
+	running.Wait()
+	if got := c.messages(); got[policy.Ham].TLS != 1 {
+		t.Errorf("%v", got)
 	}
 }
 

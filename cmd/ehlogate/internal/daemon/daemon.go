@@ -448,7 +448,11 @@ func (d *Daemon) Reload(cfg *config.Config) (api.Reloaded, error) {
 	}
 	d.cfg.Store(cfg)
 	d.judge.Set(p)
-	return done, d.events.Reopen()
+	err = d.events.Reopen()
+	if d.keeper != nil {
+		d.keeper.CatchUp()
+	}
+	return done, err
 }
 
 func (d *Daemon) close() error {

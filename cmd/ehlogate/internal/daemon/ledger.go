@@ -37,7 +37,7 @@ func (d *Daemon) openLedger(cfg *config.Config) {
 	if s, ok := d.store.(*redis.Store); ok {
 		tail.Wire = s
 	}
-	d.keeper = &account.Keeper{Tail: tail, Ledger: l, Alarms: alarms, Events: cfg.Log.Events, Now: d.clock.Now, Log: d.log}
+	d.keeper = account.NewKeeper(l, alarms, tail, cfg.Log.Events, d.clock.Now, d.log)
 }
 
 // contactsOf are the contacts that are configured, as their file is now.
