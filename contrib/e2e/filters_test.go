@@ -239,6 +239,7 @@ func withRspamd(t *testing.T, more map[string]string) *exchanger {
 // TestRspamd puts a real rspamd before the daemon: it adds headers, greylists and rejects, and
 // exports what it found.
 func TestRspamd(t *testing.T) {
+	t.Parallel()
 	x := withRspamd(t, map[string]string{})
 	newChain(x, "rspamd").sendAll(t, append([]kind{
 		{"clean", letter{subject: "hello"}, "header rspamd", "ham", 1, "accepted"},
@@ -255,6 +256,7 @@ func TestRspamd(t *testing.T) {
 // TestSpamAssassin puts a real SpamAssassin behind spamass-milter before the daemon: it adds
 // headers, and rejects from 15 on.
 func TestSpamAssassin(t *testing.T) {
+	t.Parallel()
 	x := withLog(t, "")
 	s, err := filters.StartSpamAssassin(tempDir(t), 15)
 	must(t, err)

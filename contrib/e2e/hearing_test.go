@@ -63,6 +63,7 @@ func (x *exchanger) until(what string, holds func() bool) {
 // TestBrokenTLSIsSparedIt breaks three handshakes of a client: then its mail gets through without
 // TLS.
 func TestBrokenTLSIsSparedIt(t *testing.T) {
+	t.Parallel()
 	x := withLog(t, "")
 	x.apply()
 	x.run()
@@ -108,6 +109,7 @@ func TestBrokenTLSIsSparedIt(t *testing.T) {
 // TestWhoRequiresTLSIsOfferedItAgain lets a stranger leave in mode earn because it is not offered
 // STARTTLS.
 func TestWhoRequiresTLSIsOfferedItAgain(t *testing.T) {
+	t.Parallel()
 	x := start(t, "[policy]\nmode = 'earn'\n")
 	const client = "192.0.2.7"
 	if x.offered(client) {
@@ -135,6 +137,7 @@ func TestWhoRequiresTLSIsOfferedItAgain(t *testing.T) {
 
 // TestPostscreenIsHeard lets clients fail postscreen's tests: the milter never sees them.
 func TestPostscreenIsHeard(t *testing.T) {
+	t.Parallel()
 	x := withLog(t, "")
 	must(t, x.Set("postscreen_greet_action = enforce"))
 	x.apply()
@@ -182,6 +185,7 @@ func (x *exchanger) say(client, text string) string {
 // TestTheLogOfARealPostfix makes happen what its log tells, and wants one observation of each
 // client.
 func TestTheLogOfARealPostfix(t *testing.T) {
+	t.Parallel()
 	x := withLog(t, "")
 	must(t, x.Set("smtpd_client_connection_rate_limit = 3", "smtpd_client_event_limit_exceptions =", "smtpd_delay_reject = no",
 		"smtpd_client_restrictions = check_client_access inline:{{192.0.2.6 = REJECT}}"))
@@ -250,6 +254,7 @@ func TestTheLogOfARealPostfix(t *testing.T) {
 
 // TestTheJournalAndStandardInputAreFollowed gives the daemon a line in each.
 func TestTheJournalAndStandardInputAreFollowed(t *testing.T) {
+	t.Parallel()
 	const told = "SSL_accept error from unknown[192.0.2.7]: -1"
 	t.Run("journal", func(t *testing.T) {
 		x := prepare(t, "")
@@ -299,6 +304,7 @@ func (x *exchanger) heardOf(clients ...string) {
 // messages by their content, which only its log and the docket know to be spam, and rotates the
 // log.
 func TestEveryMessageOfTheLogIsCountedOnce(t *testing.T) {
+	t.Parallel()
 	x := withLog(t, "")
 	checks := filepath.Join(x.ConfigDir(), "checks")
 	must(t, os.WriteFile(checks, []byte("/pills/ REJECT no pills\n"), 0o644))
@@ -346,6 +352,7 @@ func TestEveryMessageOfTheLogIsCountedOnce(t *testing.T) {
 
 // TestPeopleCorrect lets people say what messages were.
 func TestPeopleCorrect(t *testing.T) {
+	t.Parallel()
 	x := start(t, "[verdict]\nown_networks = ['127.0.0.0/8']\n")
 	x.send("192.0.2.7", "hello")
 	x.send("192.0.2.7", "spam")

@@ -30,6 +30,7 @@ rspamd_config.BROKEN = {
 // TestRspamdGoesMad breaks the scores of a real rspamd: for as many messages as a well-known sender
 // has in an hour it calls all mail spam, first by headers, then by refusing it.
 func TestRspamdGoesMad(t *testing.T) {
+	t.Parallel()
 	score := filepath.Join(tempDir(t), "score")
 	// Greylisting would keep the mail from being called anything.
 	x := withRspamd(t, map[string]string{"rspamd.local.lua": fmt.Sprintf(broken, score), "local.d/greylist.conf": "enabled = false;\n"})

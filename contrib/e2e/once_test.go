@@ -127,6 +127,7 @@ func play(t *testing.T, x *exchanger, scenes []scene) {
 // TestAMessageCountsOnceHoweverSlowItsClient has clients that pause within their sessions, while
 // the log tells of them at once.
 func TestAMessageCountsOnceHoweverSlowItsClient(t *testing.T) {
+	t.Parallel()
 	x := slowExchanger(t)
 	play(t, x, []scene{
 		{"a recipient is refused, and the session ends eight seconds later", func(x *exchanger, client string) {
@@ -228,6 +229,7 @@ func TestAMessageCountsOnceHoweverSlowItsClient(t *testing.T) {
 // TestAMessageCountsOnceOverARestart stops and starts the daemon, and kills it, while clients are
 // in their sessions. Postfix goes on without it.
 func TestAMessageCountsOnceOverARestart(t *testing.T) {
+	t.Parallel()
 	x := slowExchanger(t)
 	again := make(chan struct{})
 	var ready sync.WaitGroup
@@ -288,6 +290,7 @@ func TestAMessageCountsOnceOverARestart(t *testing.T) {
 // TestAKillLosesNothingAndCountsNothingTwice kills the daemon while what the log told of one client
 // waits for its session, and another's message is under way.
 func TestAKillLosesNothingAndCountsNothingTwice(t *testing.T) {
+	t.Parallel()
 	x := slowExchanger(t)
 	const client, other = "192.0.2.7", "192.0.3.7"
 	refused, late := x.slowClient(client), x.slowClient(other)

@@ -65,6 +65,7 @@ func (x *exchanger) waitOwn(client, want string) {
 // message that it puts back comes from this host. What it found is said of the client that sent the
 // message.
 func TestAmavisBehindTheQueue(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, option string
 	}{
@@ -101,6 +102,7 @@ func TestAmavisBehindTheQueue(t *testing.T) {
 
 // TestAmavisBeforeTheQueue has amavisd-new as smtpd_proxy_filter: it refuses within the session.
 func TestAmavisBeforeTheQueue(t *testing.T) {
+	t.Parallel()
 	x := withLog(t, "")
 	a, err := filters.StartAmavis(tempDir(t), "D_REJECT")
 	must(t, err)
@@ -131,6 +133,7 @@ func TestAmavisBeforeTheQueue(t *testing.T) {
 // TestSenderAuthentication has OpenDKIM and pypolicyd-spf before the daemon, which ask a name
 // server of the test's own.
 func TestSenderAuthentication(t *testing.T) {
+	t.Parallel()
 	key, err := rsa.GenerateKey(mathrand.New(mathrand.NewSource(1)), 2048)
 	must(t, err)
 	public, err := x509.MarshalPKIXPublicKey(key.Public())
@@ -200,6 +203,7 @@ func TestSenderAuthentication(t *testing.T) {
 // TestBlockLists has smtpd and postscreen ask a DNS block list of the test's own, and one that does
 // not serve the test's resolver.
 func TestBlockLists(t *testing.T) {
+	t.Parallel()
 	d, err := filters.StartDNS(tempDir(t),
 		"7.100.51.198.bl.example. 60 IN A 127.0.0.2", `7.100.51.198.bl.example. 60 IN TXT "listed: greylist, Error-free"`,
 		"8.100.51.198.bl.example. 60 IN A 127.0.0.2",
@@ -251,6 +255,7 @@ func TestBlockLists(t *testing.T) {
 // TestTwentyUnknownUsersCountAsTwenty asks for them in one session, with the log read and not, and
 // as the bounce that a forged sender causes.
 func TestTwentyUnknownUsersCountAsTwenty(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, from string
 		log        bool
@@ -287,6 +292,7 @@ func TestTwentyUnknownUsersCountAsTwenty(t *testing.T) {
 
 // TestReportSafe has SpamAssassin wrap a message, as it does by default, and a user report that.
 func TestReportSafe(t *testing.T) {
+	t.Parallel()
 	x := start(t, "")
 	for i, safe := range []int{0, 1, 2} {
 		client := fmt.Sprintf("198.51.100.%d", 7+i)
