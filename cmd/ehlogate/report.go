@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,7 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/account"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/contacts"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/render"
 	"github.com/ehlogate/ehlogate/policy/eventlog"
 	"github.com/ehlogate/ehlogate/policy/ledger"
@@ -76,6 +78,15 @@ func giveReport(c *cli.Context) error {
 	if forms > 1 {
 		return misuseOf("--json, --csv and --html: choose one")
 	}
+	if forms > 0 && by != "" && !c.Bool("csv") {
+		return misuseOf("--by is for text and --csv; --json and --html have all tables")
+	}
+	if c.Bool("require-tls") {
+		if by != "" || c.IsSet("html") {
+			return misuseOf("--require-tls is a table of its own: leave --by and --html out")
+		}
+		by = "require-tls"
+	}
 	r, err := drawUp(c, q)
 	if err != nil {
 		return err
@@ -88,6 +99,8 @@ func present(c *cli.Context, r *ledger.Report, by string) error {
 	out := bufio.NewWriter(c.App.Writer)
 	var err error
 	switch {
+	case c.Bool("json") && c.Bool("require-tls"):
+		err = json.NewEncoder(out).Encode(r.RequireTLS)
 	case c.Bool("json"):
 		err = json.NewEncoder(out).Encode(r)
 	case c.Bool("csv"):
@@ -97,7 +110,7 @@ func present(c *cli.Context, r *ledger.Report, by string) error {
 	case c.Bool("require-tls"):
 		err = render.RequireTLS(out, r)
 	default:
-		err = render.Text(out, r, by, widthOf(c.App.Writer))
+		err = render.Text(out, r, by, widthOf(c.App.Writer), unicode())
 	}
 	if err != nil {
 		return err
@@ -111,10 +124,9 @@ func writePage(c *cli.Context, r *ledger.Report) error {
 		return render.HTML(c.App.Writer, r)
 	}
 	// An older page goes, and nothing else does: a name that was mistyped could be the event log's.
-	const doctype = "<!doctype html>"
-	before, err := regular.ReadFile(name, int64(len(doctype)))
-	if err == nil && len(before) > 0 && string(before) != doctype {
-		return misuseOf("%s is a file of another kind; name one that does not exist, or a page", name)
+	before, err := regular.ReadFile(name, 512)
+	if err == nil && !bytes.Contains(before, []byte(`<meta name="generator" content="ehlogate">`)) {
+		return misuseOf("%s is a file of another kind; name one that does not exist, or an older report", name)
 	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return misused{err}
 	}
@@ -213,8 +225,19 @@ func drawUp(c *cli.Context, q api.Reporting) (*ledger.Report, error) {
 	}
 	book.Since = q.Since
 	r := book.Report(ledger.View{Step: max(q.Step, time.Hour), Location: time.Local, Top: q.Top, Measure: ledger.Measures[q.Measure], HandshakeCost: cfg.Report.Handshake})
-	r.Waves = ledger.WavesSince(ledger.Waves(book.Slots), q.Since)
+	r.Waves = ledger.WavesIn(ledger.Waves(book.Slots), q.Since, q.Until)
+	contacts, err := contacts.Open(cfg.Report.Contacts, nil)
+	if err != nil {
+		fmt.Fprintf(c.App.ErrWriter, "ehlogate: report.contacts: %v\n", err)
+	}
+	r.WriteTo(contacts.Of)
 	return r, nil
+}
+
+// unicode reports whether the locale has other characters than ASCII: cron(8) sets none.
+func unicode() bool {
+	locale := cmp.Or(os.Getenv("LC_ALL"), os.Getenv("LC_CTYPE"), os.Getenv("LANG"))
+	return strings.Contains(strings.ReplaceAll(strings.ToLower(locale), "-", ""), "utf8")
 }
 
 // countFile counts what an event log has of the time that is asked for.
@@ -230,14 +253,21 @@ func countFile(c *cli.Context, l *ledger.Ledger, name string, q api.Reporting) e
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
+	if counted.none > 0 && counted.none == counted.lines {
+		return misuseOf("%s is no event log: line %d: %w", name, counted.first, counted.why)
+	}
 	if counted.none > 0 {
-		fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s: %d of %d lines are no events, the first is line %d; they are left out\n", name, counted.none, counted.lines, counted.first)
+		fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s: %d of %d lines are no events and are left out, the first is line %d: %v\n", name, counted.none, counted.lines, counted.first, counted.why)
 	}
 	return nil
 }
 
 // tallied is what was found in an event log: so many lines, and those that are no events.
-type tallied struct{ lines, none, first int }
+type tallied struct {
+	lines, none, first int
+	// why is what is wrong with the first.
+	why error
+}
 
 func countEvents(ctx context.Context, l *ledger.Ledger, in io.Reader, q api.Reporting) (t tallied, err error) {
 	for line, err := range eventlog.Events(in) {
@@ -246,7 +276,7 @@ func countEvents(ctx context.Context, l *ledger.Ledger, in io.Reader, q api.Repo
 		}
 		if t.lines++; line.Err != nil {
 			if t.none++; t.none == 1 {
-				t.first = line.Number
+				t.first, t.why = line.Number, line.Err
 			}
 			continue
 		}

@@ -53,7 +53,14 @@ func top(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if by := c.String("by"); by != "" {
+	by := c.String("by")
+	if by == "" && (c.IsSet("measure") || c.IsSet("since")) {
+		return misuseOf("--measure and --since are for --by; name what to list: --by address, network, asn or domain")
+	}
+	if by != "" && len(causes) > 0 {
+		return misuseOf("--by counts what was heard; leave --%s and --%s out", brokenTLS, requiresTLS)
+	}
+	if by != "" {
 		return topBy(c, daemon, ledger.Kind(by))
 	}
 	if len(causes) == 0 {
@@ -107,7 +114,7 @@ func topBy(c *cli.Context, daemon *api.Client, kind ledger.Kind) error {
 		return err
 	}
 	if !c.Bool("json") {
-		return render.Text(c.App.Writer, r, string(kind), widthOf(c.App.Writer))
+		return render.Text(c.App.Writer, r, string(kind), widthOf(c.App.Writer), unicode())
 	}
 	for _, row := range r.Top[kind] {
 		if err := json.NewEncoder(c.App.Writer).Encode(row); err != nil {

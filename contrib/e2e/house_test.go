@@ -39,7 +39,7 @@ func TestImportsPointDown(t *testing.T) {
 		"policy/eventlog":   {"policy", "policy/reputation", "policy/fault", "policy/regular"},
 		"policy/asn":        {},
 		// What was heard is counted, whatever the store is that evidence is in.
-		"policy/ledger":       {"policy", "policy/reputation", "policy/store/bolted"},
+		"policy/ledger":       {"policy", "policy/regular", "policy/reputation", "policy/store/bolted"},
 		"policy/table":        {"policy", "policy/deadline", "policy/reputation"},
 		"policy/store/bolted": {},
 		"policy/store":        {"policy", "policy/reputation", "policy/fault", "policy/regular", "policy/store/bolted"},

@@ -75,7 +75,7 @@ func archives(path string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("eventlog: %w", err)
 	}
-	more, _ := filepath.Glob(path + ".[0-9]*")
+	more, _ := filepath.Glob(path + `[.\-][0-9]*`) // logrotate's names, with dateext or without
 	changed := map[string]time.Time{}
 	files = slices.DeleteFunc(append(files, more...), func(f string) bool {
 		info, err := os.Stat(f)

@@ -51,6 +51,12 @@ func ReadOn(ctx context.Context, path string, from *Position, show func(line []b
 	files = append(files, path)
 	if i := slices.IndexFunc(files, from.in); i >= 0 {
 		files = files[i:]
+	} else if i := slices.IndexFunc(files, from.copied); i >= 0 {
+		at, more, err := readFrom(ctx, files[i], *from, show)
+		if err != nil || !more {
+			return at, err
+		}
+		from, files = &at, files[i+1:]
 	} else if from.Inode != 0 {
 		// It was compressed, or removed. What came after it is in the file that is written to now,
 		// and may be in older ones, which would count twice.
@@ -76,6 +82,22 @@ func (p *Position) in(path string) bool {
 	defer f.Close()
 	inode, head, err := identify(f, p.Checked)
 	return err == nil && inode == p.Inode && head == p.Head
+}
+
+// copied reports whether a file is a copy of the one that a position is in: logrotate(8) makes one
+// with copytruncate.
+func (p *Position) copied(path string) bool {
+	f, err := regular.Open(path)
+	if err != nil || p.Checked == 0 {
+		return false
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || info.Size() < p.Offset {
+		return false
+	}
+	_, head, err := identify(f, p.Checked)
+	return err == nil && head == p.Head
 }
 
 // identify is what tells a file from others.
@@ -121,8 +143,18 @@ func readOn(ctx context.Context, path string, from Position, show func(line []by
 		}
 		at.Checked = checked
 	}
+	return readFrom(ctx, path, at, show)
+}
+
+// readFrom reads on in a file from a position.
+func readFrom(ctx context.Context, path string, at Position, show func(line []byte, after Position) bool) (Position, bool, error) {
+	f, err := regular.Open(path)
+	if err != nil {
+		return at, true, fmt.Errorf("eventlog: %w", err)
+	}
+	defer f.Close()
 	if _, err := f.Seek(at.Offset, io.SeekStart); err != nil {
-		return from, true, fmt.Errorf("eventlog: %w", err)
+		return at, true, fmt.Errorf("eventlog: %w", err)
 	}
 	in := bufio.NewReaderSize(f, maxEvent)
 	long := false

@@ -67,11 +67,22 @@ func TestEachLineIsReadOnce(t *testing.T) {
 	l.write("six")
 	l.reads("five", "six")
 
-	// It is rotated by logrotate's copytruncate.
+	// It is rotated by logrotate's copytruncate, and lines were written before.
+	l.write("six and a half")
+	content, _ := os.ReadFile(l.path)
+	os.WriteFile(l.path+".1", content, 0o644)
 	os.Truncate(l.path, 0)
+	l.reads("six and a half")
 	l.reads()
 	l.write("seven")
 	l.reads("seven")
+
+	// It is rotated with dateext.
+	l.write("seven and a half")
+	os.Rename(l.path, l.path+"-20261127")
+	l.reads("seven and a half")
+	l.write("seven and three quarters")
+	l.reads("seven and three quarters")
 
 	// It is removed.
 	os.Remove(l.path)

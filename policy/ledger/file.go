@@ -4,12 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/google/renameio/v2"
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/ehlogate/ehlogate/policy/regular"
 	"github.com/ehlogate/ehlogate/policy/store/bolted"
 )
 
@@ -53,7 +56,8 @@ func (k leafKey) keep() time.Duration {
 var (
 	metaBucket  = []byte("meta")
 	positionKey = []byte("position")
-	idKey       = []byte("id")
+	// announcedKey has what was announced, by what is watched.
+	announcedKey = []byte("announced")
 )
 
 const (
@@ -63,8 +67,28 @@ const (
 	pruneEvery = time.Hour
 )
 
+// openID reads the node's name among nodes, or makes one. It has a file of its own: when the counts
+// are lost, and counted again, they replace those that were published.
+func (l *Ledger) openID() error {
+	path := l.opt.Path + ".id"
+	b, err := regular.ReadFile(path, 64)
+	if err == nil && nodeID.Match(b) {
+		l.id = string(b)
+		return nil
+	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	l.id = newID()
+	return renameio.WriteFile(path, []byte(l.id), 0o640)
+}
+
+var nodeID = regexp.MustCompile(`^[0-9a-f]{12}$`)
+
 func (l *Ledger) openFile() error {
 	path := l.opt.Path
+	if err := l.openID(); err != nil {
+		return err
+	}
 	err := l.tryFile(path)
 	if errors.Is(err, bolted.ErrDamaged) {
 		aside := path + ".damaged-" + l.opt.Now().UTC().Format("20060102T150405")
@@ -99,12 +123,9 @@ func (l *Ledger) tryFile(path string) error {
 		if err != nil {
 			return err
 		}
-		if meta.Get(idKey) == nil {
-			if err := meta.Put(idKey, []byte(newID())); err != nil {
-				return err
-			}
+		if l.position = append([]byte(nil), meta.Get(positionKey)...); len(l.position) == 0 {
+			l.position = nil
 		}
-		l.id, l.position = string(meta.Get(idKey)), append([]byte(nil), meta.Get(positionKey)...)
 		return nil
 	})
 	if err != nil {
@@ -115,12 +136,49 @@ func (l *Ledger) tryFile(path string) error {
 	return nil
 }
 
+// Announced is what was announced when it was last kept; nil at first.
+func (l *Ledger) Announced() (b []byte) {
+	if l.db == nil {
+		return nil
+	}
+	l.guarded(func() error {
+		return l.db.View(func(tx *bolt.Tx) error {
+			b = append(b, tx.Bucket(metaBucket).Get(announcedKey)...)
+			return nil
+		})
+	})
+	return b
+}
+
+// KeepAnnounced keeps what was announced, so that a restart announces nothing again.
+func (l *Ledger) KeepAnnounced(b []byte) error {
+	if l.db == nil {
+		return nil
+	}
+	return l.guarded(func() error {
+		return bolted.Update(l.db, func(tx *bolt.Tx) error { return tx.Bucket(metaBucket).Put(announcedKey, b) })
+	})
+}
+
+// guarded does something with the file, unless that is damaged, and takes note if it turns out to be.
+func (l *Ledger) guarded(f func() error) error {
+	if err := l.damaged.Load(); err != nil {
+		return *err
+	}
+	err := bolted.Guard(f)
+	if errors.Is(err, bolted.ErrDamaged) {
+		err = fmt.Errorf("the counts for reports are damaged, and are counted again from the event log at the next start: %w", err)
+		l.damaged.CompareAndSwap(nil, &err)
+	}
+	return err
+}
+
 // load reads a leaf that was written. One that cannot be read counts from nothing.
 func (l *Ledger) load(k leafKey, decode func([]byte) error) {
 	if l.db == nil {
 		return
 	}
-	err := bolted.Guard(func() error {
+	err := l.guarded(func() error {
 		return l.db.View(func(tx *bolt.Tx) error {
 			if b := tx.Bucket([]byte(k.what)).Get(k.key()); b != nil {
 				return decode(b)
@@ -138,24 +196,7 @@ func (l *Ledger) write(position []byte) ([]leafKey, error) {
 	if l.db == nil || len(l.dirty) == 0 && string(position) == string(l.position) {
 		return nil, nil
 	}
-	err := bolted.Update(l.db, func(tx *bolt.Tx) error {
-		for k := range l.dirty {
-			b, err := l.encode(k)
-			if err != nil {
-				return err
-			}
-			if err := tx.Bucket([]byte(k.what)).Put(k.key(), b); err != nil {
-				return err
-			}
-		}
-		if now := l.opt.Now(); now.Sub(l.pruned) > pruneEvery {
-			l.pruned = now
-			if err := prune(tx, now); err != nil {
-				return err
-			}
-		}
-		return tx.Bucket(metaBucket).Put(positionKey, position)
-	})
+	err := l.guarded(func() error { return bolted.Update(l.db, l.put(position)) })
 	if err != nil {
 		return nil, err
 	}
@@ -167,6 +208,28 @@ func (l *Ledger) write(position []byte) ([]leafKey, error) {
 	clear(l.dirty)
 	l.shed()
 	return written, nil
+}
+
+// put puts what was changed, and the position, into a transaction.
+func (l *Ledger) put(position []byte) func(*bolt.Tx) error {
+	return func(tx *bolt.Tx) error {
+		for k := range l.dirty {
+			b, err := l.encode(k)
+			if err != nil {
+				return err
+			}
+			if err := tx.Bucket([]byte(k.what)).Put(k.key(), b); err != nil {
+				return err
+			}
+		}
+		if now := l.opt.Now(); now.Sub(l.pruned).Abs() > pruneEvery {
+			l.pruned = now
+			if err := prune(tx, trusted(tx, now)); err != nil {
+				return err
+			}
+		}
+		return tx.Bucket(metaBucket).Put(positionKey, position)
+	}
 }
 
 func (l *Ledger) encode(k leafKey) ([]byte, error) {
@@ -199,6 +262,27 @@ func (l *Ledger) shed() {
 			delete(l.tallies, k)
 		}
 	}
+}
+
+// distrust is how far the clock may be ahead of what was counted last until nothing is removed any
+// more: it may be wrong.
+const distrust = 48 * time.Hour
+
+// trusted is the time by which something is too old: now, but not long after what was counted last.
+func trusted(tx *bolt.Tx, now time.Time) time.Time {
+	k := leafKey{what: leafCounts, width: Coarse}
+	var last time.Time
+	cursor := tx.Bucket([]byte(k.what)).Cursor()
+	for key, _ := cursor.Seek([]byte(k.prefix())); key != nil && strings.HasPrefix(string(key), k.prefix()); key, _ = cursor.Next() {
+		at, err := strconv.ParseInt(string(key[len(k.prefix()):]), 10, 64)
+		if t := time.Unix(at, 0); err == nil && !t.After(now) {
+			last = t
+		}
+	}
+	if limit := last.Add(distrust); limit.Before(now) {
+		return limit
+	}
+	return now
 }
 
 // prune removes what is too old.
@@ -241,7 +325,7 @@ func (l *Ledger) eachWritten(k leafKey, since, until time.Time, show func(at int
 		return nil
 	}
 	prefix := k.prefix()
-	return bolted.Guard(func() error {
+	return l.guarded(func() error {
 		return l.db.View(func(tx *bolt.Tx) error {
 			cursor := tx.Bucket([]byte(k.what)).Cursor()
 			for key, b := cursor.Seek([]byte(prefix + timeKey(since.Unix()))); key != nil && strings.HasPrefix(string(key), prefix); key, b = cursor.Next() {

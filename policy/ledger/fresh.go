@@ -81,7 +81,7 @@ func (f *fresh) add(c *Counts, e *Entry, network netip.Prefix) {
 			count(freshWithheld)
 		}
 	}
-	if !e.Message || e.STARTTLS == policy.Withheld {
+	if !e.Message || e.Unheard || e.STARTTLS == policy.Withheld {
 		// Whether it would have used TLS is not known.
 		return
 	}

@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -38,6 +39,9 @@ const (
 
 	keepFine   = 8 * 24 * time.Hour
 	keepCoarse = 400 * 24 * time.Hour
+
+	// KeptFor is for how long anything is kept.
+	KeptFor = keepCoarse
 )
 
 // start is when the slot of a time began.
@@ -50,6 +54,8 @@ type Entry struct {
 	// Message says that there was a message, Session that a session is counted with it: the first
 	// message of a session does that, and a session without one.
 	Message, Session bool
+	// Unheard says that nobody heard its session, so that it is not known whether that used TLS.
+	Unheard bool
 	// Own says that it was of one of the operator's own users.
 	Own     bool
 	Verdict policy.Verdict
@@ -89,6 +95,12 @@ type Ledger struct {
 	unshared map[leafKey]struct{}
 	pruned   time.Time
 	fresh    *fresh
+	// damaged is why the file cannot be used any more until the next start.
+	damaged atomic.Pointer[error]
+	// published is when this node last published.
+	published time.Time
+	// day is that of all tallies where they are kept in memory only.
+	day int64
 }
 
 // slotKey names counts of a width that began at a time in Unix seconds.
@@ -187,10 +199,22 @@ func (l *Ledger) tally(e *Entry, n int64) {
 				continue
 			}
 			leaf := leafKey{leafTally, w, kind, w.start(e.Time).Unix()}
+			if l.opt.Path == "" {
+				leaf.at = l.onlyDay(leaf.at)
+			}
 			l.tallyOf(leaf).Count(name, e, n)
 			l.touch(leaf)
 		}
 	}
+}
+
+// onlyDay is the day of the tallies that are kept in memory only: there is one for all days. The lock
+// is held.
+func (l *Ledger) onlyDay(day int64) int64 {
+	if l.day == 0 {
+		l.day = day
+	}
+	return l.day
 }
 
 // tallyOf is the tally of a kind in a slot. The lock is held.
@@ -199,6 +223,9 @@ func (l *Ledger) tallyOf(leaf leafKey) *Tally {
 	t := l.tallies[key]
 	if t == nil {
 		t = NewTally()
+		if l.opt.Path == "" {
+			t.most = mostInMemory
+		}
 		l.load(leaf, t.decode)
 		l.tallies[key] = t
 	}
@@ -259,17 +286,28 @@ func (l *Ledger) Flush(ctx context.Context, position []byte) error {
 	if err != nil {
 		return fmt.Errorf("ledger: %w", err)
 	}
-	if l.opt.Shelf == nil || len(leaves) == 0 {
+	now := l.opt.Now()
+	quiet := len(leaves)+len(l.unshared) == 0 && now.Sub(l.published).Abs() < publishEvery
+	if l.opt.Shelf == nil || l.db == nil || quiet {
 		return nil
 	}
-	return l.publish(ctx, leaves)
+	if err := l.publish(ctx, leaves); err != nil {
+		return err
+	}
+	l.published = now
+	return nil
 }
+
+// publishEvery is how often a node publishes at least that it is there, and notices that what it has
+// published is lost.
+const publishEvery = time.Minute
 
 // Close closes the file. What was not flushed is counted again from the event log.
 func (l *Ledger) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.db == nil {
+	if l.db == nil || l.damaged.Load() != nil {
+		// What is damaged is not waited for.
 		return nil
 	}
 	return l.db.Close()

@@ -51,10 +51,13 @@ type Report struct {
 type Transport struct {
 	TLS   int64 `json:"tls"`
 	Plain int64 `json:"plain"`
+	// Unknown are those of which only a log, a feed or a person told: whether they came over TLS is
+	// not known.
+	Unknown int64 `json:"unknown,omitempty"`
 }
 
-// Sum adds both up.
-func (t Transport) Sum() int64 { return t.TLS + t.Plain }
+// Sum adds all up.
+func (t Transport) Sum() int64 { return t.TLS + t.Plain + t.Unknown }
 
 // Classed is messages by class.
 type Classed struct {
@@ -209,8 +212,8 @@ func (c *Counts) Summary(handshake time.Duration) *Report {
 func (c *Counts) messages() map[policy.Class]Transport {
 	all := map[policy.Class]Transport{}
 	for i, class := range Classes {
-		t := Transport{Plain: c[atMessages+8*i]}
-		for version := 1; version < 8; version++ {
+		t := Transport{Plain: c[atMessages+8*i], Unknown: c[atMessages+8*i+len(Versions)-1]}
+		for version := 1; version < len(Versions)-1; version++ {
 			t.TLS += c[atMessages+8*i+version]
 		}
 		all[class] = t
@@ -251,8 +254,8 @@ func (c *Counts) shares() Shares {
 	m, answers := c.messages(), c.starttls()
 	spam, ham := m[policy.Spam], m[policy.Ham]
 	return Shares{
-		SpamOverTLS: Share(spam.TLS, spam.Sum()), TLSThatIsSpam: Share(spam.TLS, spam.TLS+ham.TLS), PlainThatIsSpam: Share(spam.Plain, spam.Plain+ham.Plain),
-		HamOverTLS: Share(ham.TLS, ham.Sum()), Withheld: Share(answers[policy.Withheld], answers[policy.Withheld]+answers[policy.Offered]),
+		SpamOverTLS: Share(spam.TLS, spam.TLS+spam.Plain), TLSThatIsSpam: Share(spam.TLS, spam.TLS+ham.TLS), PlainThatIsSpam: Share(spam.Plain, spam.Plain+ham.Plain),
+		HamOverTLS: Share(ham.TLS, ham.TLS+ham.Plain), Withheld: Share(answers[policy.Withheld], answers[policy.Withheld]+answers[policy.Offered]),
 	}
 }
 
@@ -290,7 +293,12 @@ func (b *Book) course(v View) []Point {
 		}
 		steps[at].plus(b.Slots[i].Counts)
 	}
-	for at := v.start(b.Since); at.Before(b.Until); at = v.next(at) {
+	// What was before counting began is left out.
+	since := b.Since
+	if first := b.Slots[0].At; first.After(since) {
+		since = first
+	}
+	for at := v.start(since); at.Before(b.Until); at = v.next(at) {
 		c := steps[at]
 		if c == nil {
 			c = new(Counts)
@@ -328,7 +336,9 @@ func (r *Report) WriteTo(contact func(name string) string) {
 	}
 }
 
-func transport(by [protocols]int64) Transport { return Transport{TLS: overTLS(by), Plain: by[InClear]} }
+func transport(by [protocols]int64) Transport {
+	return Transport{TLS: overTLS(by), Plain: by[InClear], Unknown: by[NotKnown]}
+}
 
 func rows(all []Named) []Row {
 	list := []Row{}
@@ -346,6 +356,9 @@ func (b *Book) requireTLS(c *Counts, top int) RequireTLS {
 	var r RequireTLS
 	for i, version := range Versions {
 		n := c[atMessages+8*placeClass(policy.Ham)+i]
+		if protocolOf(version) == NotKnown {
+			continue
+		}
 		r.Ham += n
 		switch protocolOf(version) {
 		case InClear:

@@ -36,8 +36,12 @@ var Answers = []policy.Answer{policy.Offered, policy.Withheld, policy.Unasked}
 // Plain is the name of sessions without TLS among versions.
 const Plain = "none"
 
+// Unheard is the name of those of which nobody knows whether they used TLS: only a log, a feed or a
+// person told of them.
+const Unheard = "unknown"
+
 // Versions are the versions of TLS in the order of their counts, as Postfix writes them.
-var Versions = []string{Plain, "TLSv1.3", "TLSv1.2", "TLSv1.1", "TLSv1", "SSLv3", other}
+var Versions = []string{Plain, "TLSv1.3", "TLSv1.2", "TLSv1.1", "TLSv1", "SSLv3", other, Unheard}
 
 const other = "other"
 
@@ -119,10 +123,13 @@ func (c *Counts) Add(e *Entry, n int64) {
 }
 
 func (e *Entry) version() int {
-	if e.TLS == nil {
-		return 0
+	switch {
+	case e.TLS != nil && e.TLS.Version != Unheard:
+		return max(1, place(Versions, e.TLS.Version))
+	case e.Unheard:
+		return len(Versions) - 1
 	}
-	return max(1, place(Versions, e.TLS.Version))
+	return 0
 }
 
 func placeClass(c policy.Class) int {

@@ -37,6 +37,7 @@ const (
 	OldTLS           // older than TLS 1.2
 	TLS12
 	TLS13
+	NotKnown // nobody heard the session
 	protocols
 )
 
@@ -45,6 +46,8 @@ func protocolOf(version string) Protocol {
 	switch version {
 	case Plain:
 		return InClear
+	case Unheard:
+		return NotKnown
 	case "TLSv1.2":
 		return TLS12
 	case "TLSv1.1", "TLSv1", "SSLv3":
@@ -55,7 +58,7 @@ func protocolOf(version string) Protocol {
 
 // Sum is what was counted under a name.
 type Sum struct {
-	// Spam, Ham and None are messages by protocol, from InClear to TLS13.
+	// Spam, Ham and None are messages by protocol, from InClear to NotKnown.
 	Spam, Ham, None [protocols]int64
 	// Withheld counts messages and sessions without one to which STARTTLS was not offered, Failed
 	// handshakes that failed, Left sessions that left for want of STARTTLS, and UnknownUsers
@@ -115,7 +118,7 @@ func total(by [protocols]int64) (n int64) {
 }
 
 // overTLS adds up messages over TLS.
-func overTLS(by [protocols]int64) int64 { return total(by) - by[InClear] }
+func overTLS(by [protocols]int64) int64 { return total(by) - by[InClear] - by[NotKnown] }
 
 // Named is a name with its sum.
 type Named struct {
@@ -132,21 +135,30 @@ type Named struct {
 type Tally struct {
 	names   map[string]int
 	tallied []Named
+	// most is how many names there may be.
+	most int
 }
 
 // NewTally returns an empty tally.
-func NewTally() *Tally { return &Tally{names: map[string]int{}} }
+func NewTally() *Tally { return &Tally{names: map[string]int{}, most: MostTallied} }
+
+// mostInMemory is how many names a tally has that is kept in memory only: who counts event logs can
+// wait, and wants it exact. Names beyond them are left out.
+const mostInMemory = 100_000
 
 // Count counts an entry under a name, n times.
 func (t *Tally) Count(name string, e *Entry, n int64) {
 	i, ok := t.names[name]
 	switch {
 	case ok:
+	case len(t.tallied) < t.most:
+		// A correction may stand before what it corrects.
+		i = t.put(Named{Name: name})
 	case n < 0:
 		// It was replaced meanwhile.
 		return
-	case len(t.tallied) < MostTallied:
-		i = t.put(Named{Name: name})
+	case t.most > MostTallied:
+		return
 	default:
 		i = t.replace(name)
 	}

@@ -124,11 +124,19 @@ type watch struct {
 	// blocks are the squared deviations of blocks of time, in units of the binomial variance.
 	blocks  dispersion
 	current sample
-	// sum is the cumulative sum since rose, over x of n; fall is the same against the wave.
+	// sum is the cumulative sum since rose, over x of n; run are the slots since then, each with the
+	// sum before it. fall is the same against the wave.
 	sum, fall float64
 	rose      sample
+	run       []step
 	wave      *Wave
 	found     []Wave
+}
+
+// step is a slot of a rise, and the sum before it.
+type step struct {
+	sample
+	before float64
 }
 
 type sample struct {
@@ -174,9 +182,16 @@ func Waves(slots []Slot) []Wave {
 	return all
 }
 
-// WavesSince are those of some waves that had not ended at a time.
-func WavesSince(all []Wave, since time.Time) []Wave {
-	return slices.DeleteFunc(append([]Wave{}, all...), func(w Wave) bool { return !w.Ended.IsZero() && w.Ended.Before(since) })
+// WavesIn are those of some waves that lasted at some time between two.
+func WavesIn(all []Wave, since, until time.Time) []Wave {
+	return slices.DeleteFunc(append([]Wave{}, all...), func(w Wave) bool {
+		return !w.Ended.IsZero() && w.Ended.Before(since) || w.Began.After(until)
+	})
+}
+
+// Lasting are those that last.
+func Lasting(all []Wave) []Wave {
+	return slices.DeleteFunc(append([]Wave{}, all...), func(w Wave) bool { return !w.Ended.IsZero() })
 }
 
 func (w *watch) waves() []Wave {
@@ -273,13 +288,28 @@ func (w *watch) judge(s sample, usual float64) {
 	}
 	ratio := evidence(s, usual, w.what.looks().rise) / w.blocks.factor()
 	if w.sum == 0 {
-		w.rose = sample{at: s.at}
+		w.rose, w.run = sample{at: s.at}, w.run[:0]
 	}
-	w.rose.x, w.rose.n = w.rose.x+s.x, w.rose.n+s.n
+	w.run = append(w.run, step{s, w.sum})
 	if w.sum = max(0, w.sum+ratio); w.sum > w.needed(s.at) {
+		w.rose = w.began()
 		w.wave = &Wave{What: w.what, Began: w.rose.at, Noticed: s.at, Usual: usual, Share: w.rose.x / w.rose.n}
-		w.fall = 0
+		w.fall, w.run = 0, nil
 	}
+}
+
+// began is where a rise began that has become certain, and what came since: not where the sum was
+// zero last, for a client or two that are early can keep it above that for long, but where a
+// quarter of it was left behind.
+func (w *watch) began() (all sample) {
+	for i := len(w.run) - 1; i >= 0; i-- {
+		s := &w.run[i]
+		all.at, all.x, all.n = s.at, all.x+s.x, all.n+s.n
+		if s.before <= w.sum/4 {
+			break
+		}
+	}
+	return all
 }
 
 // needed is how certain a rise has to be now: as much again for each four days that it takes, as

@@ -47,6 +47,8 @@ func (s *Store) Send(ctx context.Context, node string, lines [][]byte) error {
 // Receive shows lines that are sent, with the node that has sent each, until the context ends.
 func (s *Store) Receive(ctx context.Context, show func(node string, line []byte)) error {
 	sub := s.server.client.SSubscribe(ctx, tailChannel)
+	// Its wait does not end with the context by itself.
+	defer context.AfterFunc(ctx, func() { sub.Close() })()
 	defer sub.Close()
 	for {
 		m, err := sub.ReceiveMessage(ctx)

@@ -45,7 +45,7 @@ func Of(e *eventlog.Event) (c Change, ok bool) {
 		return c, false
 	}
 	c.Entry = ledger.Entry{
-		Time: m.Time, Addr: m.Client.Addr, Message: facts.Message, Own: m.Authenticated || m.Submission,
+		Time: m.Time, Addr: m.Client.Addr, Message: facts.Message, Unheard: e.Session == "", Own: m.Authenticated || m.Submission,
 		Verdict: e.Verdict, Trouble: m.Trouble, Facts: *facts,
 	}
 	counted := e.Session != "" && e.Nth <= 1
@@ -104,6 +104,7 @@ type Keeper struct {
 	since     ledger.Counts
 	corrected map[[2]policy.Class]uint64
 
+	started time.Time
 	// soon has read what is written at once, and closes what it gets.
 	soon chan chan struct{}
 
@@ -115,7 +116,7 @@ type Keeper struct {
 
 // NewKeeper returns a keeper of a ledger.
 func NewKeeper(l *ledger.Ledger, alarms *Alarms, tail *Tail, events string, now func() time.Time, log *slog.Logger) *Keeper {
-	return &Keeper{Ledger: l, Alarms: alarms, Tail: tail, Events: events, Now: now, Log: log, soon: make(chan chan struct{})}
+	return &Keeper{Ledger: l, Alarms: alarms, Tail: tail, Events: events, Now: now, Log: log, started: now(), soon: make(chan chan struct{})}
 }
 
 // Fault is why counts could not be written or published the last time, nil where they could.
@@ -162,18 +163,20 @@ func (k *Keeper) CatchUp() {
 // Step counts what has been written since the last one, and writes the counts if it is time.
 func (k *Keeper) Step(ctx context.Context) {
 	err := k.read(ctx)
-	if k.Now().Sub(k.flushed) >= flushEvery {
+	flushed := k.Now().Sub(k.flushed).Abs() >= flushEvery
+	if flushed {
 		err = errors.Join(err, k.flush(ctx))
 	}
 	err = errors.Join(err, k.Alarms.look(ctx), k.Tail.relay(ctx, k.Now()))
 	if err != nil && ctx.Err() == nil && k.Fault() == nil {
 		k.Log.Error("what is heard cannot be counted, or not be shared with other nodes; it is counted later", "error", err)
-	} else if err == nil && k.Fault() != nil {
+	} else if err == nil && flushed && k.Fault() != nil {
 		k.Log.Info("counts are written again")
 	}
-	if err == nil {
+	switch {
+	case err == nil && flushed:
 		k.fault.Store(nil)
-	} else {
+	case err != nil:
 		k.fault.Store(&err)
 	}
 }
@@ -182,7 +185,7 @@ func (k *Keeper) Step(ctx context.Context) {
 func (k *Keeper) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
 	defer cancel()
-	defer k.Alarms.notifying.Wait()
+	defer k.Alarms.stop(ctx)
 	return errors.Join(k.read(ctx), k.flush(ctx), k.Ledger.Close())
 }
 
@@ -229,7 +232,8 @@ func (k *Keeper) line(line []byte) {
 // counted as that.
 func (k *Keeper) sum(e *eventlog.Event) {
 	c, ok := Of(e)
-	if !ok || c.Back {
+	if !ok || c.Back || e.Time.Before(k.started) {
+		// Before the start, it was counted by another process, or is read for the first time.
 		return
 	}
 	k.mu.Lock()

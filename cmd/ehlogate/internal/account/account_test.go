@@ -193,13 +193,24 @@ func TestAWaveIsAnnouncedOnce(t *testing.T) {
 	began := ledger.Wave{What: ledger.SpamOverTLS, Began: noon.Add(-time.Hour), Noticed: noon, Usual: 0.3, Share: 0.7}
 	ended := began
 	ended.Ended = noon.Add(5 * time.Minute)
-	for range 3 {
-		c.Alarms.announce(t.Context(), &began, noon)
+	announce := func(waves ...ledger.Wave) {
+		t.Helper()
+		if err := c.Alarms.announce(t.Context(), waves); err != nil {
+			t.Fatal(err)
+		}
 	}
-	c.Alarms.announce(t.Context(), &ended, noon.Add(5*time.Minute))
-	// A restart later announces neither again.
-	c.Alarms.announced = nil
-	c.Alarms.announce(t.Context(), &ended, noon.Add(time.Hour))
+	for range 3 {
+		announce(began)
+	}
+	// A late verdict moves its beginning.
+	moved := began
+	moved.Began = moved.Began.Add(-time.Minute)
+	announce(moved)
+	announce(ended)
+	c.Alarms.notifying.Wait()
+	c.Ledger.Close()
+	c.open()
+	announce(ended)
 	c.Alarms.notifying.Wait()
 	if len(notices) != 2 {
 		t.Fatalf("%d notices", len(notices))
@@ -219,13 +230,13 @@ func TestANoticeIsGivenToAProgram(t *testing.T) {
 	if err := os.WriteFile(program, []byte("#!/bin/sh\ncat > "+told+"\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := notify(program, []byte(`{"text":"a wave"}`)); err != nil {
+	if err := notify(t.Context(), program, []byte(`{"text":"a wave"}`)); err != nil {
 		t.Fatal(err)
 	}
 	if b, _ := os.ReadFile(told); string(b) != `{"text":"a wave"}` {
 		t.Errorf("it was told %q", b)
 	}
-	if err := notify("/nonexistent/notify", nil); err == nil {
+	if err := notify(t.Context(), "/nonexistent/notify", nil); err == nil {
 		t.Error("a program that is not there is no fault")
 	}
 }

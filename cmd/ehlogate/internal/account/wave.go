@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os/exec"
 	"strings"
@@ -18,8 +19,6 @@ import (
 const (
 	// lookAfter is how long after a slot it is looked for waves: other nodes publish it first.
 	lookAfter = 30 * time.Second
-	// announceFor is how old a wave may be that is announced. An older one was before a restart.
-	announceFor = 15 * time.Minute
 	// notifyWait is how long an operator's command or webhook may take.
 	notifyWait = 30 * time.Second
 )
@@ -41,12 +40,30 @@ type Alarms struct {
 	Now    func() time.Time
 	Log    *slog.Logger
 
-	mu     sync.Mutex
-	waves  []ledger.Wave
-	looked time.Time
-	// announced are waves, and their ends, that were announced.
-	announced map[string]bool
+	mu        sync.Mutex
+	waves     []ledger.Wave
+	looked    time.Time
 	notifying sync.WaitGroup
+	begin     sync.Once
+	ctx       context.Context
+	cancel    context.CancelFunc
+}
+
+func (a *Alarms) start() { a.ctx, a.cancel = context.WithCancel(context.Background()) }
+
+// stop waits until the operator is told, as long as a context lasts, and then gives up.
+func (a *Alarms) stop(ctx context.Context) {
+	a.begin.Do(a.start)
+	told := make(chan struct{})
+	go func() {
+		a.notifying.Wait()
+		close(told)
+	}()
+	select {
+	case <-told:
+	case <-ctx.Done():
+	}
+	a.cancel()
 }
 
 // Waves are the waves of the last weeks, those that last among them.
@@ -60,7 +77,7 @@ func (a *Alarms) Waves() []ledger.Wave {
 func (a *Alarms) look(ctx context.Context) error {
 	now := a.Now()
 	slot := now.Add(-lookAfter).UTC().Truncate(time.Duration(ledger.Fine))
-	if !slot.After(a.looked) {
+	if ahead := a.looked.Sub(slot); ahead >= 0 && ahead < time.Hour {
 		return nil
 	}
 	slots, err := a.Ledger.Course(ctx, slot)
@@ -72,24 +89,46 @@ func (a *Alarms) look(ctx context.Context) error {
 	a.mu.Lock()
 	a.waves = waves
 	a.mu.Unlock()
-	for i := range waves {
-		a.announce(ctx, &waves[i], now)
-	}
-	return nil
+	return a.announce(ctx, waves)
 }
 
-func (a *Alarms) announce(ctx context.Context, w *ledger.Wave, now time.Time) {
-	at, key := w.Noticed, fmt.Sprint("began ", w.What, w.Noticed.Unix())
-	if !w.Ended.IsZero() {
-		at, key = w.Ended, fmt.Sprint("ended ", w.What, w.Ended.Unix())
+// announce announces the waves that have begun, or ended, since that was last done: also those that
+// are found in what an older version or another process has written.
+func (a *Alarms) announce(ctx context.Context, waves []ledger.Wave) error {
+	before, after := map[ledger.Watched]ledger.Wave{}, map[ledger.Watched]ledger.Wave{}
+	if b := a.Ledger.Announced(); b != nil {
+		if err := json.Unmarshal(b, &before); err != nil {
+			return fmt.Errorf("what was announced: %w", err)
+		}
 	}
-	if a.announced == nil {
-		a.announced = map[string]bool{}
+	maps.Copy(after, before)
+	for i := range waves {
+		w := &waves[i]
+		was, known := before[w.What]
+		switch lasts := w.Ended.IsZero(); {
+		case known && was.Ended.IsZero() && lasts:
+			// Late verdicts may have moved its beginning.
+		case lasts, known && was.Ended.IsZero() && w.Ended.After(was.Noticed):
+			after[w.What] = *w
+		}
 	}
-	if now.Sub(at) > announceFor || a.announced[key] {
-		return
+	for _, what := range ledger.AllWatched {
+		if w := after[what]; w != before[what] {
+			a.tell(ctx, &w)
+		}
 	}
-	a.announced[key] = true
+	if maps.Equal(before, after) {
+		return nil
+	}
+	b, err := json.Marshal(after)
+	if err != nil {
+		return err
+	}
+	return a.Ledger.KeepAnnounced(b)
+}
+
+// tell tells the operator of a wave that has begun or ended.
+func (a *Alarms) tell(ctx context.Context, w *ledger.Wave) {
 	text := w.Text()
 	a.Log.Warn(text, "share", w.Share, "usual", w.Usual, "began", w.Began)
 	to := a.Notify()
@@ -103,16 +142,17 @@ func (a *Alarms) announce(ctx context.Context, w *ledger.Wave, now time.Time) {
 		a.Log.Error("a notice cannot be written", "error", err)
 		return
 	}
+	a.begin.Do(a.start)
 	a.notifying.Go(func() {
-		if err := notify(to, notice); err != nil {
+		if err := notify(a.ctx, to, notice); err != nil {
 			a.Log.Error("report.notify failed", "notify", to, "error", err)
 		}
 	})
 }
 
 // notify runs a command, or posts to a webhook.
-func notify(to string, notice []byte) error {
-	ctx, cancel := context.WithTimeout(context.Background(), notifyWait)
+func notify(ctx context.Context, to string, notice []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, notifyWait)
 	defer cancel()
 	if !strings.HasPrefix(to, "http://") && !strings.HasPrefix(to, "https://") {
 		cmd := exec.CommandContext(ctx, to)

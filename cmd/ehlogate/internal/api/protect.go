@@ -14,11 +14,9 @@ import (
 
 // protect keeps web pages away, which a browser on this host, or one that reaches the listener,
 // might have open: those of other origins cannot change anything, and those whose name was made to
-// point here (DNS rebinding) cannot read anything. Over a unix socket there are none.
+// point here (DNS rebinding) cannot read anything. No name points to a unix socket, but a reverse
+// proxy may.
 func (s *Server) protect(next http.Handler) http.Handler {
-	if s.Unix {
-		return next
-	}
 	// It goes by Sec-Fetch-Site and Origin, which programs do not send.
 	origin := http.NewCrossOriginProtection()
 	own := ownNames()
@@ -27,7 +25,7 @@ func (s *Server) protect(next http.Handler) http.Handler {
 			refuse(w, http.StatusForbidden, fmt.Errorf("a page of another origin may not do this: %w", err))
 			return
 		}
-		if !s.called(r.Host, own) && !s.holds(r, s.Token) {
+		if !s.Unix && !s.called(r.Host, own) && !s.holds(r, s.Token) {
 			// RFC 9110 section 15.5.20: not the host that was asked for.
 			refuse(w, http.StatusMisdirectedRequest, fmt.Errorf("host %q is not a name of this daemon; call it by address, or add the name to http.names", clip(r.Host)))
 			return

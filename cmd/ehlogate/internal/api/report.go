@@ -41,14 +41,20 @@ func parseReporting(form url.Values) (q Reporting, err error) {
 	top, noTop := strconv.Atoi(form.Get("top"))
 	since, noSince := time.Parse(time.RFC3339, form.Get("since"))
 	until, noUntil := time.Parse(time.RFC3339, form.Get("until"))
+	if oldest := time.Now().Add(-ledger.KeptFor); since.Before(oldest) {
+		// Nothing is kept so long.
+		since = oldest.Truncate(time.Hour)
+	}
 	q = Reporting{Since: since, Until: until, Step: time.Duration(step) * time.Second, Top: top, Measure: form.Get("measure")}
 	switch {
 	case noSince != nil || noUntil != nil:
 		return q, errors.New("since, until: want times in RFC 3339")
 	case !q.Since.Before(q.Until):
 		return q, errors.New("since: it has to be before until")
-	case noStep != nil || q.Step < time.Minute || q.Until.Sub(q.Since)/q.Step > mostSteps:
-		return q, fmt.Errorf("step: want seconds, 60 or more, that cut the time into %d steps at most", mostSteps)
+	case q.Until.After(time.Now().Add(48 * time.Hour)):
+		return q, errors.New("until: it is in the future")
+	case noStep != nil || q.Step < time.Minute || q.Step > 24*time.Hour || q.Until.Sub(q.Since)/q.Step > mostSteps:
+		return q, fmt.Errorf("step: want seconds, 60 to 86400, that cut the time into %d steps at most", mostSteps)
 	case noTop != nil || top < 0 || top > MostRows:
 		return q, fmt.Errorf("top: want a number from 0 to %d", MostRows)
 	case ledger.Measures[q.Measure] == nil:

@@ -4,7 +4,6 @@
 package contacts
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -96,27 +95,38 @@ func (b *Book) Of(name string) string {
 	return ""
 }
 
-// mostLine bounds a line, or an RDAP object, in bytes.
-const mostLine = 1 << 20
-
 // ErrNone is what is wrong with a file that has no contact in it.
 var ErrNone = errors.New("no contact for abuse is in it; want answers of whois servers, or of RDAP servers in JSON")
 
-// Read reads contacts.
+// mostBytes bounds a file that is read.
+const mostBytes = 256 << 20
+
+// Read reads contacts: answers of both kinds, in any order.
 func Read(r io.Reader) (*Book, error) {
 	b := &Book{systems: map[uint32]string{}, domains: map[string]string{}}
-	in := bufio.NewReaderSize(r, 4096)
-	start, _ := in.Peek(512)
-	var err error
-	if bytes.HasPrefix(bytes.TrimLeft(start, " \t\r\n"), []byte("{")) {
-		err = b.readRDAP(in)
-	} else {
-		err = b.readWhois(in)
+	text, err := io.ReadAll(io.LimitReader(r, mostBytes))
+	if err != nil {
+		return b, fmt.Errorf("contacts: %w", err)
 	}
-	if err == nil && b.Len() == 0 {
-		err = ErrNone
+	w := whois{book: b}
+	for line := 1; len(text) > 0; line++ {
+		if text[0] == '{' {
+			n, err := b.readRDAP(text)
+			if err != nil {
+				return b, fmt.Errorf("contacts: line %d: no RDAP object in JSON: %w", line, err)
+			}
+			line += bytes.Count(text[:n], []byte("\n")) - 1
+			text = bytes.TrimLeft(text[n:], " \t\r\n")
+			continue
+		}
+		one, rest, _ := bytes.Cut(text, []byte("\n"))
+		w.line(string(one))
+		text = rest
 	}
-	return b, err
+	if b.Len() == 0 {
+		return b, ErrNone
+	}
+	return b, nil
 }
 
 // add enters a contact for what a whois server or an RDAP server calls it.
@@ -155,7 +165,7 @@ var (
 	domainName = regexp.MustCompile(`^[a-z0-9_-]+(\.[a-z0-9_-]+)+$`)
 	// ripeContact is the line that RIPE's and APNIC's servers put above an answer.
 	ripeContact = regexp.MustCompile(`(?i)^% Abuse contact for '([^']+)' is '([^']+)'`)
-	field       = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9 /-]*):\s*(.*?)\s*$`)
+	field       = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9 /-]*):[ \t]*(.*?)\s*$`)
 )
 
 // Fields of whois answers, lower-case: what an answer is about, and whom to write to.
@@ -164,41 +174,36 @@ var (
 	contacts = map[string]bool{"abuse-mailbox": true, "orgabuseemail": true, "registrar abuse contact email": true, "rabuseemail": true}
 )
 
-// readWhois reads the answers of whois servers. A contact is for what was named before it, since
-// the last contact.
-func (b *Book) readWhois(in io.Reader) error {
-	lines := bufio.NewScanner(in)
-	lines.Buffer(nil, mostLine)
-	var about []string
-	told := false
-	for n := 1; lines.Scan(); n++ {
-		line := lines.Text()
-		if m := ripeContact.FindStringSubmatch(line); m != nil {
-			b.add(m[1], m[2])
-			about, told = nil, false
-			continue
-		}
-		m := field.FindStringSubmatch(line)
-		if m == nil {
-			continue
-		}
-		switch name := strings.ToLower(m[1]); {
-		case subjects[name]:
-			if told {
-				about, told = nil, false
-			}
-			about = append(about, strings.Split(m[2], ",")...)
-		case contacts[name]:
-			for _, subject := range about {
-				b.add(subject, m[2])
-			}
-			told = true
-		}
+// whois reads the answers of whois servers, line by line. A contact is for what was named before it,
+// since the last contact.
+type whois struct {
+	book  *Book
+	about []string
+	told  bool
+}
+
+func (w *whois) line(line string) {
+	if m := ripeContact.FindStringSubmatch(line); m != nil {
+		w.book.add(m[1], m[2])
+		w.about, w.told = nil, false
+		return
 	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("contacts: %w", err)
+	m := field.FindStringSubmatch(line)
+	if m == nil {
+		return
 	}
-	return nil
+	switch name := strings.ToLower(m[1]); {
+	case subjects[name]:
+		if w.told {
+			w.about, w.told = nil, false
+		}
+		w.about = append(w.about, strings.Split(m[2], ",")...)
+	case contacts[name]:
+		for _, subject := range w.about {
+			w.book.add(subject, m[2])
+		}
+		w.told = true
+	}
 }
 
 // rdap is an answer of an RDAP server: RFC 9083 sections 5.3 to 5.5.
@@ -217,26 +222,24 @@ type entity struct {
 	Entities []entity          `json:"entities"`
 }
 
-func (b *Book) readRDAP(in io.Reader) error {
-	decoder := json.NewDecoder(in)
-	for n := 1; ; n++ {
-		var r rdap
-		if err := decoder.Decode(&r); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("contacts: RDAP object %d: %w", n, err)
-		}
-		contact := abuse(r.Entities)
-		switch {
-		case contact == "":
-		case r.Start != "":
-			b.add(r.Start+" - "+r.End, contact)
-		case r.FirstSystem != nil:
-			b.add(fmt.Sprint("AS", *r.FirstSystem), contact)
-		default:
-			b.add(r.Name, contact)
-		}
+// readRDAP reads the object at the start of a text, and returns how long it is.
+func (b *Book) readRDAP(text []byte) (n int, err error) {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	var r rdap
+	if err := decoder.Decode(&r); err != nil {
+		return 0, err
 	}
+	contact := abuse(r.Entities)
+	switch {
+	case contact == "":
+	case r.Start != "":
+		b.add(r.Start+" - "+r.End, contact)
+	case r.FirstSystem != nil:
+		b.add(fmt.Sprint("AS", *r.FirstSystem), contact)
+	default:
+		b.add(r.Name, contact)
+	}
+	return int(decoder.InputOffset()), nil
 }
 
 // mostNested bounds how deep entities are looked through.

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-const whois = `% This is a whois server.
+const whoisText = `% This is a whois server.
 % Abuse contact for '198.51.100.0 - 198.51.100.255' is 'abuse@hoster.example'
 
 inetnum:        198.51.100.0 - 198.51.100.255
@@ -38,10 +38,11 @@ func TestWhomToWriteTo(t *testing.T) {
 		name, text string
 		want       map[string]string
 	}{
-		{"of whois", whois, map[string]string{
+		{"of whois", whoisText, map[string]string{
 			"198.51.100.7": "abuse@hoster.example", "198.51.100.0/24": "abuse@hoster.example", "198.51.101.7": "", "AS64500": "noc@carrier.example", "AS64501": "",
 			"203.0.113.5": "second@isp.example", "203.0.113.200": "", "2001:db8:1:2::3": "six@isp.example", "offers.example": "abuse@registrar.example", "mx.offers.example": "abuse@registrar.example", "": "",
 		}},
+		{"of both", rdapText + "\n" + whoisText, map[string]string{"192.0.2.9": "abuse@net.example", "198.51.100.7": "abuse@hoster.example"}},
 		{"of RDAP", rdapText, map[string]string{"192.0.2.9": "abuse@net.example", "AS64501": "as@net.example", "prizes.example": "abuse@prizes.example", "nobody.example": ""}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -64,13 +65,13 @@ func TestAFileWithoutContactsIsAFault(t *testing.T) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
-	if _, err := Read(strings.NewReader(`{"entities": 5}`)); err == nil || !strings.Contains(err.Error(), "object 1") {
+	if _, err := Read(strings.NewReader(`{"entities": 5}`)); err == nil || !strings.Contains(err.Error(), "line 1: no RDAP object") {
 		t.Errorf("%v", err)
 	}
 }
 
 func FuzzRead(f *testing.F) {
-	f.Add(whois)
+	f.Add(whoisText)
 	f.Add(rdapText)
 	f.Fuzz(func(t *testing.T, text string) {
 		if b, err := Read(strings.NewReader(text)); err == nil {

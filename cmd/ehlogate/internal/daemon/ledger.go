@@ -78,7 +78,7 @@ func (d *Daemon) report(ctx context.Context, since, until time.Time, v ledger.Vi
 	}
 	r := book.Report(v)
 	r.WriteTo(d.contactsOf().Of)
-	r.Waves = ledger.WavesSince(d.keeper.Alarms.Waves(), since)
+	r.Waves = ledger.WavesIn(d.keeper.Alarms.Waves(), since, until)
 	r.Nodes, err = d.keeper.Ledger.Nodes(ctx)
 	return r, err
 }

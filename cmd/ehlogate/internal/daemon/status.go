@@ -104,7 +104,7 @@ func (d *Daemon) status() api.Status {
 	d.today.mu.Unlock()
 	st.Waves = []ledger.Wave{}
 	if d.keeper != nil {
-		st.Waves = ledger.WavesSince(d.keeper.Alarms.Waves(), time.Now().Add(365*24*time.Hour))
+		st.Waves = ledger.Lasting(d.keeper.Alarms.Waves())
 	}
 	d.findSilent(&st)
 	return st

@@ -31,7 +31,7 @@ var messageSeries = []series{
 const (
 	chartWidth, chartHeight             = 720, 220
 	chartLeft, chartBottom, chartTop    = 64, 24, 12
-	mostLabels, labelRoom               = 7, 60
+	mostLabels, labelRoom               = 8, 60
 	plotWidthOfChart, plotHeightOfChart = chartWidth - chartLeft - 4, chartHeight - chartBottom - chartTop
 )
 
@@ -58,7 +58,7 @@ func columns(r *ledger.Report, title string, parts []series) template.HTML {
 		fmt.Fprintf(&b, `<line class="grid" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/><text class="tick" x="%d" y="%.1f" text-anchor="end">%s</text>`, chartLeft, chartWidth-4, y, y, chartLeft-6, y+4, Count(tick))
 	}
 	width := float64(plotWidthOfChart) / float64(max(1, len(r.Series)))
-	every := max(1, (len(r.Series)+mostLabels-1)/mostLabels)
+	every := labelEvery(len(r.Series), r.StepSeconds)
 	for i := range r.Series {
 		p := &r.Series[i]
 		x, y := chartLeft+float64(i)*width, yOf(0, top)
@@ -82,6 +82,16 @@ func columns(r *ledger.Report, title string, parts []series) template.HTML {
 	}
 	b.WriteString("</svg>")
 	return template.HTML(b.String())
+}
+
+// labelEvery is at how many steps of so many seconds an axis has a label: whole days where labels
+// are days.
+func labelEvery(steps int, step int64) int {
+	every := max(1, (steps+mostLabels-1)/mostLabels)
+	if perDay := int(86400 / max(step, 1)); perDay > 1 && int64(steps)*step > 2*86400 {
+		every = (every + perDay - 1) / perDay * perDay
+	}
+	return every
 }
 
 func yOf(n, top int64) float64 {

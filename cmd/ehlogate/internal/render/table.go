@@ -64,7 +64,9 @@ var byTables = map[string]func(r *ledger.Report) table{
 }
 
 // Tables are the names of all tables.
-func Tables() []string { return slices.Sorted(maps.Keys(byTables)) }
+func Tables() []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(byTables)), func(by string) bool { return by == "require-tls" })
+}
 
 var messageColumns = []column{
 	{"SPAM OVER TLS", "spam_tls"}, {"IN CLEAR", "spam_plain"}, {"HAM OVER TLS", "ham_tls"}, {"IN CLEAR", "ham_plain"}, {"NO VERDICT", "none"},
@@ -157,6 +159,32 @@ func (t table) short() table {
 		less.rows = append(less.rows, cells)
 	}
 	return less
+}
+
+// without is a table less a column.
+func (t table) without(name string) table {
+	at := slices.IndexFunc(t.head, func(c column) bool { return c.name == name })
+	if at < 0 {
+		return t
+	}
+	less := t
+	less.head, less.rows = slices.Delete(slices.Clone(t.head), at, at+1), nil
+	for _, row := range t.rows {
+		less.rows = append(less.rows, slices.Delete(slices.Clone(row), at, at+1))
+	}
+	return less
+}
+
+// widest is how many columns of a terminal a table takes.
+func (t table) widest(step int64) (sum int) {
+	for i, c := range t.head {
+		most := len(c.name)
+		for _, row := range t.rows {
+			most = max(most, len(clipped(forPeople(row[i], step))))
+		}
+		sum += most + 2
+	}
+	return sum - 2
 }
 
 // forPeople is a cell as people read it.

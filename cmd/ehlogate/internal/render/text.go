@@ -15,10 +15,10 @@ import (
 	"github.com/ehlogate/ehlogate/policy/ledger"
 )
 
-// Text writes a report for a terminal or a mail that is so many columns wide: all of it, or one
-// table.
-func Text(w io.Writer, r *ledger.Report, by string, width int) error {
-	t := text{w: w, step: r.StepSeconds, width: width}
+// Text writes a report for a terminal or a mail that is so many columns wide, with plots if there may
+// be other characters than ASCII: all of it, or one table.
+func Text(w io.Writer, r *ledger.Report, by string, width int, utf8 bool) error {
+	t := text{w: w, step: r.StepSeconds, width: width, utf8: utf8}
 	t.line("TLS and spam, %s to %s%s", r.Since.In(zone(r)).Format("2006-01-02 15:04"), r.Until.In(zone(r)).Format("2006-01-02 15:04 MST"), nodesText(r.Nodes))
 	if by != "" {
 		t.line("")
@@ -49,8 +49,13 @@ func Text(w io.Writer, r *ledger.Report, by string, width int) error {
 // mostCourse is how many steps of the course are listed beside its plot.
 const mostCourse = 31
 
-// zone is where the operator is.
-func zone(*ledger.Report) *time.Location { return time.Local }
+// zone is that of the report's own times: the daemon's.
+func zone(r *ledger.Report) *time.Location {
+	if len(r.Series) > 0 {
+		return r.Series[0].At.Location()
+	}
+	return time.Local
+}
 
 func nodesText(nodes []ledger.Node) string {
 	if len(nodes) < 2 {
@@ -68,7 +73,9 @@ type text struct {
 	w     io.Writer
 	step  int64
 	width int
-	err   error
+	// utf8 says that there may be other characters than ASCII.
+	utf8 bool
+	err  error
 }
 
 func (t *text) line(format string, args ...any) {
@@ -91,15 +98,25 @@ func (t *text) headline(r *ledger.Report) {
 		{"no verdict", m[policy.None].TLS, m[policy.None].Plain, ledger.Share(m[policy.None].TLS, m[policy.None].Sum())},
 	}})
 	t.line("Spam is %s of what came over TLS, and %s of what came in the clear.", Percent(s.TLSThatIsSpam), Percent(s.PlainThatIsSpam))
-	t.line("%s of about %s: STARTTLS was offered in %s, withheld in %s (%s), and not asked for in %s.", counted(r.Sessions, "session"), counted(int64(r.Clients.All), "client"),
+	t.line("%s of about %s: STARTTLS was offered in %s, withheld in %s (%s), and not asked for in %s.", counted(r.Sessions, "session"), counted(int64(r.Clients.All), "client")+wholeText(r),
 		Count(r.STARTTLS[policy.Offered]), Count(r.STARTTLS[policy.Withheld]), Percent(s.Withheld), Count(r.STARTTLS[policy.Unasked]))
 	t.line("%s; at most %s avoided, which saved %s of processor time at %g ms each.", counted(h.Done, "TLS handshake"), Count(h.Avoided), duration(h.SavedSeconds), h.CostMilliseconds)
-	t.line("%s failed; %s for want of STARTTLS.", counted(h.Failed, "handshake"), counted(h.Left, "client left", "clients left"))
+	t.line("%s failed; %s for want of STARTTLS.", counted(h.Failed, "handshake"), counted(h.Left, "session left", "sessions left"))
 	if r.Own != (ledger.OwnCounts{}) {
 		t.line("Beside these, %s of own users.", counted(r.Own.Messages, "message"))
 	}
 	t.line("")
 }
+
+// wholeText says of which time the clients are, where that is another one.
+func wholeText(r *ledger.Report) string {
+	if r.Until.Sub(r.Since) > 2*aDay {
+		return " (in whole days, UTC)"
+	}
+	return " (in whole hours)"
+}
+
+const aDay = 24 * time.Hour
 
 // counted is a number of things.
 func counted(n int64, one string, several ...string) string {
@@ -146,7 +163,7 @@ func (t *text) plot(r *ledger.Report) {
 	for i := range tls {
 		most = math.Max(most, math.Max(tls[i], plain[i]))
 	}
-	if most == 0 {
+	if most == 0 || !t.utf8 {
 		return
 	}
 	width := max(20, t.width-plotMargin)
@@ -209,7 +226,7 @@ func (t *text) requireTLS(r *ledger.Report) {
 }
 
 func losses(title, name string, rows []ledger.Row) table {
-	t := table{title: title, head: []column{{name, ""}, {"HAM IN CLEAR", ""}, {"OVER OLD TLS", ""}, {"OVER TLS 1.2 OR NEWER", ""}}}
+	t := table{title: title, head: []column{{name, strings.ToLower(name)}, {"HAM IN CLEAR", "ham_plain"}, {"OVER OLD TLS", "ham_old_tls"}, {"OVER TLS 1.2 OR NEWER", "ham_tls_1_2"}}}
 	for _, r := range rows {
 		label := r.Name
 		t.rows = append(t.rows, []any{label, r.Ham.Plain, r.OldHam, r.Ham.TLS - r.OldHam})
@@ -217,8 +234,27 @@ func losses(title, name string, rows []ledger.Row) table {
 	return t
 }
 
+// expendable are the columns that go first where a table is too wide, and mostCell is how long a cell
+// may be.
+var expendable = []string{"UNKNOWN USERS", "FAILED", "LEFT", "NO VERDICT", "WITHHELD", "SPAM IN TLS", "SPAM SHARE"}
+
+const mostCell = 44
+
+func clipped(s string) string {
+	if utf8.RuneCountInString(s) <= mostCell {
+		return s
+	}
+	return string([]rune(s)[:mostCell-3]) + "..."
+}
+
 // table writes a table: names to the left, numbers to the right.
 func (t *text) table(tab table) {
+	for _, name := range expendable {
+		if t.width == 0 || tab.widest(t.step) <= t.width {
+			break
+		}
+		tab = tab.without(name)
+	}
 	if tab.title != "" {
 		t.line("%s", tab.title)
 	}
@@ -231,7 +267,7 @@ func (t *text) table(tab table) {
 	for _, row := range tab.rows {
 		var line []string
 		for _, cell := range row {
-			line = append(line, forPeople(cell, t.step))
+			line = append(line, clipped(forPeople(cell, t.step)))
 		}
 		cells = append(cells, line)
 	}
