@@ -447,6 +447,7 @@ func (d *Daemon) Reload(cfg *config.Config) (api.Reloaded, error) {
 		}
 	}
 	d.cfg.Store(cfg)
+	done.Warnings = append(done.Warnings, d.reportWarnings()...)
 	d.judge.Set(p)
 	err = d.events.Reopen()
 	if d.keeper != nil {

@@ -4,11 +4,14 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/contacts"
 	"github.com/ehlogate/ehlogate/policy/ledger"
 	"github.com/ehlogate/ehlogate/policy/store"
 	"github.com/ehlogate/ehlogate/policy/store/redis"
@@ -130,6 +133,7 @@ func (d *Daemon) warnings() []string {
 	if err := d.follower.inspect(d.booted.LogFile); err != nil {
 		all = append(all, err.Error())
 	}
+	all = append(all, d.reportWarnings()...)
 	if d.keeper == nil {
 		all = append(all, "nothing is counted for reports: "+d.uncounted.Error())
 	} else if err := d.keeper.Fault(); err != nil {
@@ -154,6 +158,22 @@ func (d *Daemon) warnings() []string {
 		if peer, at := g.LastStranger(); time.Since(at) < strangersSaid {
 			all = append(all, fmt.Sprintf("connections of other hosts to %s are refused, %d so far, the last from %s: a host that may connect has to be in %s", g.Key(), g.Stats.Strangers.Load(), peer, g.PeersKey()))
 		}
+	}
+	return all
+}
+
+// reportWarnings are what is wrong with what reports and alarms need.
+func (d *Daemon) reportWarnings() (all []string) {
+	cfg := d.cfg.Load()
+	if to := cfg.Report.Notify; filepath.IsAbs(to) {
+		if info, err := os.Stat(to); err != nil {
+			all = append(all, "nobody is told of waves: report.notify: "+err.Error())
+		} else if info.IsDir() || info.Mode()&0o111 == 0 {
+			all = append(all, fmt.Sprintf("nobody is told of waves: report.notify: %s is no program; chmod +x it", to))
+		}
+	}
+	if _, err := contacts.Open(cfg.Report.Contacts, nil); err != nil {
+		all = append(all, "reports do not say whom to write to: report.contacts: "+err.Error())
 	}
 	return all
 }

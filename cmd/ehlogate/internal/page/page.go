@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -111,9 +112,11 @@ type view struct {
 	Drawing template.HTML
 	WhatIf  string
 	Recent  []recent
-	Domain  string
-	Found   []found
-	Most    int
+	// Domain is the domain, network or autonomous system that was asked for, Network that of an
+	// override on it.
+	Domain, Network string
+	Found           []found
+	Most            int
 }
 
 // May reports whether the page's user may change anything.
@@ -226,25 +229,34 @@ func (s *Server) client(w http.ResponseWriter, r *http.Request) {
 	q := strings.TrimSpace(r.URL.Query().Get("q"))
 	v := &view{Title: "ehlogate: " + policy.Printable(q), Query: q, Done: s.sessions.notice(r, s.Now())}
 	addr, err := policy.ParseAddr(q)
-	if err != nil {
-		// A network stands for its first address.
-		var n netip.Prefix
-		if n, err = netip.ParsePrefix(q); err == nil {
-			addr = policy.PlainAddr(n.Addr())
-		}
-	}
+	n, noNetwork := config.ParseNetwork(q)
 	status := http.StatusOK
 	switch {
 	case err == nil:
+		v.Network = addr.String()
 		e := s.Explain(addr)
 		v.Client, v.Drawing, v.WhatIf = &e, render.Explanation(&e), render.WhatIf(&e)
 		if s.Open || s.sessions.csrf(r, s.Now()) != "" {
 			v.Recent, v.Fault = s.recent(e.Addr)
 		}
+		if err := s.tallied(r.Context(), v, ledger.ByAddress, addr.String()); err != nil {
+			v.Fault = err.Error()
+		}
+	case noNetwork == nil:
+		v.Network, v.Domain = n.String(), n.String()
+		if err := s.tallied(r.Context(), v, ledger.ByNetwork, n.String()); err != nil {
+			status, v.Fault = http.StatusServiceUnavailable, err.Error()
+		}
+	case system.MatchString(q):
+		v.Domain = strings.ToUpper(q)
+		if err := s.tallied(r.Context(), v, ledger.ByASN, v.Domain); err != nil {
+			status, v.Fault = http.StatusServiceUnavailable, err.Error()
+		}
 	case !strings.Contains(q, ".") || len(q) > 253:
-		status, v.Fault = http.StatusBadRequest, fmt.Sprintf("%q is neither an address nor a domain.", policy.Printable(q[:min(len(q), 100)]))
+		status, v.Fault = http.StatusBadRequest, fmt.Sprintf("%q is neither an address, nor a network, an AS or a domain.", policy.Printable(q[:min(len(q), 100)]))
 	default:
-		if err := s.domain(r.Context(), v, strings.ToLower(q)); err != nil {
+		v.Domain = strings.ToLower(q)
+		if err := s.tallied(r.Context(), v, ledger.ByDomain, v.Domain); err != nil {
 			status, v.Fault = http.StatusServiceUnavailable, err.Error()
 		}
 	}
@@ -274,20 +286,35 @@ func (s *Server) recent(addr string) (all []recent, fault string) {
 	return all, ""
 }
 
-// domain finds what the tallies have of a domain.
-func (s *Server) domain(ctx context.Context, v *view, domain string) error {
+// system is the name of an autonomous system.
+var system = regexp.MustCompile(`^(?i)AS[0-9]{1,10}$`)
+
+// tallies are the kinds under which a name of a kind can be tallied, and what each is called.
+var tallies = map[ledger.Kind][]struct {
+	kind ledger.Kind
+	what string
+}{
+	ledger.ByAddress: {{ledger.ByAddress, "What it sent"}},
+	ledger.ByNetwork: {{ledger.ByNetwork, "What its hosts sent"}},
+	ledger.ByASN:     {{ledger.ByASN, "What its hosts sent"}},
+	ledger.ByDomain: {
+		{ledger.ByDomain, "As the sender's domain in the envelope"},
+		{ledger.ByDKIM, "With a DKIM signature of it that passed"},
+		{ledger.BySPF, "With SPF of it that passed"},
+	},
+}
+
+// tallied finds what was counted under a name in the last week.
+func (s *Server) tallied(ctx context.Context, v *view, kind ledger.Kind, name string) error {
 	now := s.Now()
 	report, err := s.Report(ctx, now.Add(-7*24*time.Hour), now, ledger.View{Top: api.MostRows * 7 * 24, Measure: ledger.Measures["volume"]})
 	if err != nil {
 		return err
 	}
-	v.Domain, v.Most = domain, ledger.MostTallied
-	for _, k := range []struct {
-		kind ledger.Kind
-		what string
-	}{{ledger.ByDomain, "As the sender's domain in the envelope"}, {ledger.ByDKIM, "With a DKIM signature of it that passed"}, {ledger.BySPF, "With SPF of it that passed"}} {
+	v.Most = ledger.MostTallied
+	for _, k := range tallies[kind] {
 		rows := report.Top[k.kind]
-		if i := slices.IndexFunc(rows, func(row ledger.Row) bool { return strings.EqualFold(row.Name, domain) }); i >= 0 {
+		if i := slices.IndexFunc(rows, func(row ledger.Row) bool { return strings.EqualFold(row.Name, name) }); i >= 0 {
 			v.Found = append(v.Found, found{k.what, rows[i]})
 		}
 	}
@@ -300,6 +327,11 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c := api.Change{Verb: r.PostFormValue("verb"), Network: strings.TrimSpace(r.PostFormValue("network")), Note: r.PostFormValue("note"), For: r.PostFormValue("for")}
+	if err := large(c); err != nil {
+		s.sessions.say(r, "Not done: "+err.Error(), s.Now())
+		see(w, clientLink(c.Network))
+		return
+	}
 	done, err := s.Change(c)
 	text := fmt.Sprintf("Done: %s %s.", c.Verb, done.Network)
 	if len(done.Exempt) > 0 {
@@ -310,6 +342,22 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 	}
 	s.sessions.say(r, text, s.Now())
 	see(w, clientLink(cmp.Or(done.Network, c.Network)))
+}
+
+// The shortest prefixes that a form may change: an IPv4 /8 is more than any one network has.
+const widestIPv4, widestIPv6 = 9, 20
+
+// large refuses a change of more addresses than anybody means.
+func large(c api.Change) error {
+	n, err := config.ParseNetwork(c.Network)
+	widest := widestIPv4
+	if err == nil && n.Addr().Is6() {
+		widest = widestIPv6
+	}
+	if err == nil && n.Bits() < widest {
+		return fmt.Errorf("%s is larger than any one network; if that is meant: ehlogate %s %s --yes", n, c.Verb, n)
+	}
+	return nil
 }
 
 // see sends the browser to another page, by a path relative to this one: which path that is, only a

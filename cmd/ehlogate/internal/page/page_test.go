@@ -175,6 +175,23 @@ func TestChangesNeedALoginAndTheSecretOfItsForms(t *testing.T) {
 	}
 }
 
+// TestANetworkIsANetwork: its page has what its hosts sent, and the form is about all of it; but a
+// form changes no more than one network can have.
+func TestANetworkIsANetwork(t *testing.T) {
+	s := newSite(t, entry())
+	cookie, csrf := s.login()
+	_, body := s.ask("GET", "/client?q=192.0.2.0%2F24", cookie, nil)
+	if !strings.Contains(body, `value="192.0.2.0/24"`) || !strings.Contains(body, "1 in the clear") {
+		t.Errorf("the page of a network is\n%s", body)
+	}
+	for _, all := range []string{"0.0.0.0/0", "10.0.0.0/8", "::/0"} {
+		s.ask("POST", "/change", cookie, url.Values{"verb": {"deny"}, "network": {all}, "csrf": {csrf}})
+	}
+	if len(s.changes) > 0 {
+		t.Errorf("changed: %v", s.changes)
+	}
+}
+
 // TestLoginsAreFew: a token cannot be guessed.
 func TestLoginsAreFew(t *testing.T) {
 	s := newSite(t, entry())
