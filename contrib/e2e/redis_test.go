@@ -427,6 +427,7 @@ func slowly(t testing.TB, server string) (addr string) {
 // TestReputationMovesBetweenStores takes what an embedded store knows to Redis and back to another
 // embedded one. Loading is killed halfway.
 func TestReputationMovesBetweenStores(t *testing.T) {
+	t.Parallel()
 	source, err := mx.NewDaemon(binary, tempDir(t), "", "")
 	must(t, err)
 	fillEmbedded(t, filepath.Join(source.Dir, "data"), 20_000)

@@ -12,6 +12,7 @@ import (
 // TestSetupIsCheckedAndCanBeUndone goes an operator's way: check, setup, check, faults of all
 // kinds, undo.
 func TestSetupIsCheckedAndCanBeUndone(t *testing.T) {
+	t.Parallel()
 	x := prepare(t, "")
 	must(t, x.Set("smtpd_discard_ehlo_keyword_address_maps = inline:{203.0.113.9=etrn}", "smtpd_discard_ehlo_keywords = chunking"))
 	master := filepath.Join(x.ConfigDir(), "master.cf")
@@ -121,6 +122,7 @@ func TestSetupIsCheckedAndCanBeUndone(t *testing.T) {
 // TestSetupTakesBackWhatDoesNotWork gives setup a Postfix in which the result cannot work: its own
 // header check that is damaged would be asked by the new service, too.
 func TestSetupTakesBackWhatDoesNotWork(t *testing.T) {
+	t.Parallel()
 	x := prepare(t, "")
 	must(t, x.Set("header_checks = pcre:/nonexistent/header_checks"))
 	before, err := os.ReadFile(filepath.Join(x.ConfigDir(), "main.cf"))
@@ -138,6 +140,7 @@ func TestSetupTakesBackWhatDoesNotWork(t *testing.T) {
 
 // TestSetupBeginsInObserve unless the configuration, or the operator, says otherwise.
 func TestSetupBeginsInObserve(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, toml string
 		flags      []string

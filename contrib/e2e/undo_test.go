@@ -11,6 +11,7 @@ import (
 
 // TestUndoTakesOutWhatIsStillThere changes both files by hand between setup and undo.
 func TestUndoTakesOutWhatIsStillThere(t *testing.T) {
+	t.Parallel()
 	x := prepare(t, "")
 	x.apply()
 	item := milterItem(t, x)
@@ -39,6 +40,7 @@ func TestUndoTakesOutWhatIsStillThere(t *testing.T) {
 // TestUndoKeepsFilesThatAreStillNamed names our file once more between setup and undo: Postfix
 // would take no mail without a table that main.cf names.
 func TestUndoKeepsFilesThatAreStillNamed(t *testing.T) {
+	t.Parallel()
 	x := prepare(t, "")
 	x.apply()
 	checks := filepath.Join(x.ConfigDir(), "ehlogate-header-checks")
@@ -63,6 +65,7 @@ func TestUndoKeepsFilesThatAreStillNamed(t *testing.T) {
 // TestUndoKeepsAServiceThatMainStillNames: Postfix takes no mail without the cleanup(8) that
 // main.cf names.
 func TestUndoKeepsAServiceThatMainStillNames(t *testing.T) {
+	t.Parallel()
 	x := prepare(t, "")
 	x.apply()
 	must(t, x.Set("cleanup_service_name = ehlogate-cleanup"))
@@ -79,6 +82,7 @@ func TestUndoKeepsAServiceThatMainStillNames(t *testing.T) {
 
 // TestUndoOfFilesThatPostfixCannotRead: somebody has broken main.cf since.
 func TestUndoOfFilesThatPostfixCannotRead(t *testing.T) {
+	t.Parallel()
 	x := prepare(t, "")
 	main := filepath.Join(x.ConfigDir(), "main.cf")
 	before, err := os.ReadFile(main)
@@ -104,6 +108,7 @@ func TestUndoOfFilesThatPostfixCannotRead(t *testing.T) {
 // TestSetupKeepsWhatAFileHasBesideItsText: other names and extended attributes, of which access
 // control lists are some, such as a web panel's.
 func TestSetupKeepsWhatAFileHasBesideItsText(t *testing.T) {
+	t.Parallel()
 	x := prepare(t, "")
 	main, master := filepath.Join(x.ConfigDir(), "main.cf"), filepath.Join(x.ConfigDir(), "master.cf")
 	must(t, syscall.Setxattr(main, "user.panel", []byte("yes"), 0))
@@ -135,6 +140,7 @@ func TestSetupKeepsWhatAFileHasBesideItsText(t *testing.T) {
 
 // TestAFullDiskLeavesNothingBehind applies on file systems of a few pages.
 func TestAFullDiskLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
 	for _, size := range []string{"12k", "16k", "20k", "24k", "32k"} {
 		t.Run(size, func(t *testing.T) {
 			x := prepare(t, "")
@@ -169,6 +175,7 @@ func TestAFullDiskLeavesNothingBehind(t *testing.T) {
 // TestSetupDoesNotReloadAPostfixThatWouldStop: one that logs with postlogd(8) and warns of
 // parameters that are set twice stops over that when it is reloaded, and all mail with it.
 func TestSetupDoesNotReloadAPostfixThatWouldStop(t *testing.T) {
+	t.Parallel()
 	x := prepare(t, "")
 	main := filepath.Join(x.ConfigDir(), "main.cf")
 	must(t, x.daemon.Start())
