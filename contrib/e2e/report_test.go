@@ -26,6 +26,7 @@ import (
 
 	"github.com/ehlogate/ehlogate/contrib/e2e/filters"
 	"github.com/ehlogate/ehlogate/contrib/e2e/mx"
+	"github.com/ehlogate/ehlogate/contrib/e2e/redisd"
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/ledger"
 )
@@ -37,6 +38,7 @@ const denied = "203.0.113.66"
 type reporting struct {
 	t           *testing.T
 	nodes       []*exchanger
+	redis       *redisd.Server
 	key         *rsa.PrivateKey
 	certificate tls.Certificate
 	// next makes client addresses.
@@ -69,9 +71,9 @@ func newReporting(t *testing.T) *reporting {
 	must(t, err)
 	rsaChain, err := mx.SelfSignedBy("mx.example", r.key)
 	must(t, err)
-	redis := redisWithFile(t)
+	r.redis = redisWithFile(t)
 	for i := range 2 {
-		x := prepareOn(t, "redis://"+redis.Addr(), "")
+		x := prepareOn(t, "redis://"+r.redis.Addr(), "")
 		must(t, x.daemon.Configure(fmt.Sprintf("[verdict]\nlog_file = '%s'\nauthserv_id = 'mx.example'\n[log]\nnode = 'mx%d'\n", filepath.Join(x.Dir, "mail.log"), i+1)))
 		var files []string
 		for name, content := range map[string]string{"rsa.pem": rsaChain, "ecdsa.pem": ecdsaChain, "clients.pem": client} {
@@ -238,7 +240,7 @@ func sent(n int64) reported {
 func (r *reporting) await(x *exchanger, want reported, args ...string) {
 	r.t.Helper()
 	var got reported
-	for range 30 {
+	for range 40 {
 		if got = reportedBy(r.report(x, args...)); reflect.DeepEqual(got, want) {
 			return
 		}
@@ -280,6 +282,23 @@ func TestTheReportEqualsWhatWasSent(t *testing.T) {
 			files = append(files, "--events", filepath.Join(x.daemon.Dir, "data", "events.ndjson"))
 		}
 		r.await(r.nodes[0], both, files...)
+	})
+	t.Run("after Redis has lost it all", func(t *testing.T) {
+		_, err := r.redis.Do("FLUSHALL")
+		must(t, err)
+		// Nobody sends anything meanwhile.
+		for _, x := range r.nodes {
+			r.await(x, both)
+		}
+	})
+	t.Run("after a node has lost its counts", func(t *testing.T) {
+		d := r.nodes[1].daemon
+		must(t, d.Stop())
+		must(t, os.Remove(filepath.Join(d.Dir, "data", "ledger.db")))
+		must(t, d.Start())
+		for _, x := range r.nodes {
+			r.await(x, both)
+		}
 	})
 	t.Run("as CSV", func(t *testing.T) {
 		out := r.nodes[0].command("report", "--csv", "--by", "hour", "--since", "3h")

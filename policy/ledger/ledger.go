@@ -300,7 +300,7 @@ func (l *Ledger) Flush(ctx context.Context, position []byte) error {
 
 // publishEvery is how often a node publishes at least that it is there, and notices that what it has
 // published is lost.
-const publishEvery = time.Minute
+const publishEvery = 20 * time.Second
 
 // Close closes the file. What was not flushed is counted again from the event log.
 func (l *Ledger) Close() error {

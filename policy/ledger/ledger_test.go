@@ -200,6 +200,67 @@ func TestADamagedLedgerIsMovedAside(t *testing.T) {
 	}
 }
 
+// TestALedgerThatIsDamagedMeanwhileIsGivenUp: nobody waits for it, and the next start counts anew.
+func TestALedgerThatIsDamagedMeanwhileIsGivenUp(t *testing.T) {
+	n := newNode(t, "mx1", nil)
+	for i := range 2000 {
+		e := message(i)
+		e.FromDomain = fmt.Sprint(i, ".example")
+		n.Count(e, false)
+	}
+	n.flush("one")
+	if err := os.Truncate(n.path, 8192); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		for range 3 {
+			n.Count(message(1), false)
+			err = n.Flush(context.Background(), []byte("two"))
+		}
+		n.Read(context.Background(), noon.Add(-time.Hour), noon.Add(time.Hour))
+		n.Close()
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err == nil {
+			t.Error("it is not noticed")
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it is waited for")
+	}
+}
+
+// TestAWrongClockRemovesNothing: two years ahead, and back.
+func TestAWrongClockRemovesNothing(t *testing.T) {
+	n := newNode(t, "mx1", nil)
+	n.Count(message(1), false)
+	n.flush("one")
+	n.clock = noon.Add(2 * 365 * 24 * time.Hour)
+	n.flush("two")
+	n.clock = noon
+	n.kill()
+	if got := n.report(noon); got.Messages[policy.Spam].TLS != 1 {
+		t.Errorf("%v", got.Messages)
+	}
+}
+
+// TestACorrectionMayStandBeforeWhatItCorrects.
+func TestACorrectionMayStandBeforeWhatItCorrects(t *testing.T) {
+	n := newNode(t, "mx1", nil)
+	ham := message(1)
+	ham.Verdict.Class = policy.Ham
+	n.Count(ham, true)
+	n.Count(message(1), false)
+	n.Count(ham, false)
+	row := n.report(noon).Top[ByDomain][0]
+	if row.Spam.TLS != 1 || row.Ham.TLS != 0 {
+		t.Errorf("%+v", row)
+	}
+}
+
 // TestTakenBackIsAsIfItWereNeverCounted is a law of all counts but the estimates of clients.
 func TestTakenBackIsAsIfItWereNeverCounted(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
