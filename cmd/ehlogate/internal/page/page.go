@@ -230,6 +230,9 @@ func (s *Server) client(w http.ResponseWriter, r *http.Request) {
 	v := &view{Title: "ehlogate: " + policy.Printable(q), Query: q, Done: s.sessions.notice(r, s.Now())}
 	addr, err := policy.ParseAddr(q)
 	n, noNetwork := config.ParseNetwork(q)
+	if noNetwork == nil && n.IsSingleIP() {
+		addr, err = n.Addr(), nil
+	}
 	status := http.StatusOK
 	switch {
 	case err == nil:

@@ -22,7 +22,7 @@ func Text(w io.Writer, r *ledger.Report, by string, width int, utf8 bool) error 
 	t.line("TLS and spam, %s to %s%s", r.Since.In(zone(r)).Format("2006-01-02 15:04"), r.Until.In(zone(r)).Format("2006-01-02 15:04 MST"), nodesText(r.Nodes))
 	if by != "" {
 		t.line("")
-		t.table(byTables[by](r))
+		t.table(byTables[by](r).short())
 		return t.err
 	}
 	t.headline(r)
@@ -236,7 +236,7 @@ func losses(title, name string, rows []ledger.Row) table {
 
 // expendable are the columns that go first where a table is too wide, and mostCell is how long a cell
 // may be.
-var expendable = []string{"UNKNOWN USERS", "FAILED", "LEFT", "NO VERDICT", "WITHHELD", "SPAM IN TLS", "SPAM SHARE"}
+var expendable = []string{"NO VERDICT", "SPAM SHARE", "WITHHELD", "LEFT", "SPAM IN TLS", "UNKNOWN USERS", "FAILED"}
 
 const mostCell = 44
 
