@@ -213,8 +213,8 @@ func common(filter string) []kind {
 	}
 }
 
-// withRspamd puts a real rspamd, configured as contrib/rspamd says and with further files, before the
-// daemon, which follows Postfix's log.
+// withRspamd puts a real rspamd, configured as contrib/rspamd says and with further files, before
+// the daemon, which follows Postfix's log.
 func withRspamd(t *testing.T, more map[string]string) *exchanger {
 	t.Helper()
 	redis, err := redisd.New(tempDir(t))

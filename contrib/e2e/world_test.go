@@ -154,8 +154,8 @@ func TestSenderAuthentication(t *testing.T) {
 	x.services("policyd-spf unix - n n - 0 spawn user=nobody argv=/usr/bin/policyd-spf " + spf)
 	must(t, x.Set("smtpd_milters = "+o.Milter(), "smtpd_recipient_restrictions = reject_unauth_destination, check_policy_service unix:private/policyd-spf"))
 	x.apply()
-	// What a policy service prepends, header_checks(5) sees, unlike what a milter adds: the table that
-	// removes a client's own Authentication-Results removes this one, too.
+	// What a policy service prepends, header_checks(5) sees, unlike what a milter adds: the table
+	// that removes a client's own Authentication-Results removes this one, too.
 	must(t, x.Service("cleanup_service_name=cleanup"))
 	x.run()
 

@@ -160,7 +160,8 @@ func (l *Ledger) KeepAnnounced(b []byte) error {
 	})
 }
 
-// guarded does something with the file, unless that is damaged, and takes note if it turns out to be.
+// guarded does something with the file, unless that is damaged, and takes note if it turns out to
+// be.
 func (l *Ledger) guarded(f func() error) error {
 	if err := l.damaged.Load(); err != nil {
 		return *err

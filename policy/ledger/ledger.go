@@ -208,8 +208,8 @@ func (l *Ledger) tally(e *Entry, n int64) {
 	}
 }
 
-// onlyDay is the day of the tallies that are kept in memory only: there is one for all days. The lock
-// is held.
+// onlyDay is the day of the tallies that are kept in memory only: there is one for all days. The
+// lock is held.
 func (l *Ledger) onlyDay(day int64) int64 {
 	if l.day == 0 {
 		l.day = day
@@ -298,8 +298,8 @@ func (l *Ledger) Flush(ctx context.Context, position []byte) error {
 	return nil
 }
 
-// publishEvery is how often a node publishes at least that it is there, and notices that what it has
-// published is lost.
+// publishEvery is how often a node publishes at least that it is there, and notices that what it
+// has published is lost.
 const publishEvery = 20 * time.Second
 
 // Close closes the file. What was not flushed is counted again from the event log.

@@ -124,8 +124,8 @@ type watch struct {
 	// blocks are the squared deviations of blocks of time, in units of the binomial variance.
 	blocks  dispersion
 	current sample
-	// sum is the cumulative sum since rose, over x of n; run are the slots since then, each with the
-	// sum before it. fall is the same against the wave.
+	// sum is the cumulative sum since rose, over x of n; run are the slots since then, each with
+	// the sum before it. fall is the same against the wave.
 	sum, fall float64
 	rose      sample
 	run       []step

@@ -144,8 +144,8 @@ func (k *Keeper) Run(ctx context.Context) {
 	}
 }
 
-// CatchUp waits until what is written is counted, but not for long: after the event log was rotated,
-// and before logrotate(8) compresses the old file.
+// CatchUp waits until what is written is counted, but not for long: after the event log was
+// rotated, and before logrotate(8) compresses the old file.
 func (k *Keeper) CatchUp() {
 	read := make(chan struct{})
 	late := time.After(readEvery)

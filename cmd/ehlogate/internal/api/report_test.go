@@ -9,8 +9,8 @@ import (
 	"github.com/ehlogate/ehlogate/policy/ledger"
 )
 
-// TestReportsAreBounded: whoever may read cannot have a report made that takes the daemon's memory or
-// time.
+// TestReportsAreBounded: whoever may read cannot have a report made that takes the daemon's memory
+// or time.
 func TestReportsAreBounded(t *testing.T) {
 	now := time.Now()
 	good := Reporting{Since: now.Add(-7 * 24 * time.Hour), Until: now, Step: time.Hour, Top: 10, Measure: "spam"}

@@ -174,8 +174,8 @@ var (
 	contacts = map[string]bool{"abuse-mailbox": true, "orgabuseemail": true, "registrar abuse contact email": true, "rabuseemail": true}
 )
 
-// whois reads the answers of whois servers, line by line. A contact is for what was named before it,
-// since the last contact.
+// whois reads the answers of whois servers, line by line. A contact is for what was named before
+// it, since the last contact.
 type whois struct {
 	book  *Book
 	about []string

@@ -15,8 +15,8 @@ import (
 	"github.com/ehlogate/ehlogate/policy/ledger"
 )
 
-// Text writes a report for a terminal or a mail that is so many columns wide, with plots if there may
-// be other characters than ASCII: all of it, or one table.
+// Text writes a report for a terminal or a mail that is so many columns wide, with plots if there
+// may be other characters than ASCII: all of it, or one table.
 func Text(w io.Writer, r *ledger.Report, by string, width int, utf8 bool) error {
 	t := text{w: w, step: r.StepSeconds, width: width, utf8: utf8}
 	t.line("TLS and spam, %s to %s%s", r.Since.In(zone(r)).Format("2006-01-02 15:04"), r.Until.In(zone(r)).Format("2006-01-02 15:04 MST"), nodesText(r.Nodes))
@@ -234,8 +234,8 @@ func losses(title, name string, rows []ledger.Row) table {
 	return t
 }
 
-// expendable are the columns that go first where a table is too wide, and mostCell is how long a cell
-// may be.
+// expendable are the columns that go first where a table is too wide, and mostCell is how long a
+// cell may be.
 var expendable = []string{"NO VERDICT", "SPAM SHARE", "WITHHELD", "LEFT", "SPAM IN TLS", "UNKNOWN USERS", "FAILED"}
 
 const mostCell = 44
