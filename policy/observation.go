@@ -121,6 +121,14 @@ type Message struct {
 	Facts *Facts
 }
 
+// Forget drops the verdict with the evidence of its client, and keeps what the event log has.
+func (m *Message) Forget() {
+	if m.Verdict.Class != None {
+		m.Forgotten = m.Verdict
+	}
+	m.Verdict = Verdict{Class: None}
+}
+
 // Facts are what is counted of a message or a session, beside its verdict. They are remembered with
 // it, so that a later verdict can be counted as well as the first one.
 type Facts struct {

@@ -136,16 +136,9 @@ func networksOf(ctx context.Context, arg string) ([]netip.Prefix, error) {
 	return all, nil
 }
 
-// The shortest prefixes that are taken without asking: an IPv4 /8 is more than any one network has.
-const widestIPv4, widestIPv6 = 9, 20
-
 // confirm asks about a network that is larger than anybody means.
 func confirm(c *cli.Context, verb string, n netip.Prefix) error {
-	widest := widestIPv4
-	if n.Addr().Is6() {
-		widest = widestIPv6
-	}
-	if n.Bits() >= widest || c.Bool("yes") {
+	if !config.Oversized(n) || c.Bool("yes") {
 		return nil
 	}
 	share := fmt.Sprintf("one in %d of all addresses", 1<<n.Bits())

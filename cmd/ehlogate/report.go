@@ -226,11 +226,11 @@ func drawUp(c *cli.Context, q api.Reporting) (*ledger.Report, error) {
 	book.Since = q.Since
 	r := book.Report(ledger.View{Step: max(q.Step, time.Hour), Location: time.Local, Top: q.Top, Measure: ledger.Measures[q.Measure], HandshakeCost: cfg.Report.Handshake})
 	r.Waves = ledger.WavesIn(ledger.Waves(book.Slots), q.Since, q.Until)
-	contacts, err := contacts.Open(cfg.Report.Contacts, nil)
-	if err != nil {
-		fmt.Fprintf(c.App.ErrWriter, "ehlogate: report.contacts: %v\n", err)
+	known := contacts.Open(cfg.Report.Contacts, nil)
+	if known != nil && known.Fault != nil {
+		fmt.Fprintf(c.App.ErrWriter, "ehlogate: report.contacts: %v\n", known.Fault)
 	}
-	r.WriteTo(contacts.Of)
+	r.WriteTo(known.Of)
 	return r, nil
 }
 
@@ -281,7 +281,9 @@ func countEvents(ctx context.Context, l *ledger.Ledger, in io.Reader, q api.Repo
 			continue
 		}
 		if at := line.Event.Happened(); !at.Before(q.Since) && at.Before(q.Until) {
-			account.Count(l, &line.Event)
+			if c, ok := account.Of(&line.Event); ok {
+				c.Count(l)
+			}
 		}
 		if ctx.Err() != nil {
 			return t, ctx.Err()

@@ -96,10 +96,7 @@ func (c *Correlator) Forgot(n netip.Prefix) {
 	defer c.mu.Unlock()
 	for _, e := range c.order {
 		if n.Contains(e.Client.Addr) {
-			if e.Verdict.Class != policy.None {
-				e.Forgotten = e.Verdict
-			}
-			e.Verdict = policy.Verdict{Class: policy.None}
+			e.Forget()
 		}
 	}
 }

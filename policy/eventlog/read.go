@@ -214,10 +214,7 @@ func (r *reader) forget(e *Event) {
 	}
 	for _, m := range r.found {
 		if n.Contains(m.Client.Addr) {
-			if m.Verdict.Class != policy.None {
-				m.Forgotten = m.Verdict
-			}
-			m.Verdict = policy.Verdict{Class: policy.None}
+			m.Forget()
 		}
 	}
 }

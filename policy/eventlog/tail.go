@@ -44,6 +44,11 @@ func ReadOn(ctx context.Context, path string, from *Position, show func(line []b
 	if special(path) {
 		return *from, nil
 	}
+	if from.in(path) {
+		// As nearly always: nothing was rotated, and no archive is looked at.
+		at, _, err := readOn(ctx, path, *from, show)
+		return at, err
+	}
 	files, err := archives(path)
 	if err != nil {
 		return *from, err

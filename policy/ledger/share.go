@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -57,11 +58,11 @@ func (l *Ledger) publish(ctx context.Context, written []leafKey) error {
 	for _, k := range written {
 		l.unshared[k] = struct{}{}
 	}
-	pages, err := l.opt.Shelf.Pages(ctx, []string{nodesPage})
+	nodes, err := l.nodes(ctx)
 	if err != nil {
 		return err
 	}
-	if _, known := pages[nodesPage][l.id]; !known {
+	if _, known := nodes[l.id]; !known {
 		// It has lost what was published, or nothing was yet.
 		if err := l.unshareAll(); err != nil {
 			return err
@@ -149,26 +150,8 @@ func (l *Ledger) eachPublished(ctx context.Context, k leafKey, since, until time
 // aliveFor is for how long a node is taken to be alive after it has published.
 const aliveFor = 15 * time.Minute
 
-// First reports whether this node is the one that does what one of a cluster has to do.
-func (l *Ledger) First(ctx context.Context) (bool, error) {
-	if l.opt.Shelf == nil {
-		return true, nil
-	}
-	pages, err := l.opt.Shelf.Pages(ctx, []string{nodesPage})
-	if err != nil {
-		return false, err
-	}
-	for id, b := range pages[nodesPage] {
-		var n Node
-		if id < l.id && json.Unmarshal(b, &n) == nil && l.opt.Now().Sub(n.Time) < aliveFor {
-			return false, nil
-		}
-	}
-	return true, nil
-}
-
-// Nodes are the nodes of the cluster, this one not among them where there is none.
-func (l *Ledger) Nodes(ctx context.Context) (nodes []Node, err error) {
+// nodes are the nodes that have published, by their ids.
+func (l *Ledger) nodes(ctx context.Context) (map[string]Node, error) {
 	if l.opt.Shelf == nil {
 		return nil, nil
 	}
@@ -176,12 +159,29 @@ func (l *Ledger) Nodes(ctx context.Context) (nodes []Node, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, b := range pages[nodesPage] {
+	all := map[string]Node{}
+	for id, b := range pages[nodesPage] {
 		var n Node
 		if json.Unmarshal(b, &n) == nil {
-			nodes = append(nodes, n)
+			all[id] = n
 		}
 	}
-	slices.SortFunc(nodes, func(a, b Node) int { return cmp.Or(cmp.Compare(a.Name, b.Name), a.Time.Compare(b.Time)) })
-	return nodes, nil
+	return all, nil
+}
+
+// First reports whether this node is the one that does what one of a cluster has to do.
+func (l *Ledger) First(ctx context.Context) (bool, error) {
+	all, err := l.nodes(ctx)
+	for id, n := range all {
+		if id < l.id && l.opt.Now().Sub(n.Time) < aliveFor {
+			return false, nil
+		}
+	}
+	return err == nil, err
+}
+
+// Nodes are the nodes of the cluster, this one not among them where there is none.
+func (l *Ledger) Nodes(ctx context.Context) ([]Node, error) {
+	all, err := l.nodes(ctx)
+	return slices.SortedFunc(maps.Values(all), func(a, b Node) int { return cmp.Or(cmp.Compare(a.Name, b.Name), a.Time.Compare(b.Time)) }), err
 }

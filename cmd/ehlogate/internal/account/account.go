@@ -70,12 +70,8 @@ func Of(e *eventlog.Event) (c Change, ok bool) {
 	return c, was.Verdict.Class != c.Entry.Verdict.Class || was.Verdict.Source != c.Entry.Verdict.Source || e.NewTrouble
 }
 
-// Count counts an event.
-func Count(l *ledger.Ledger, e *eventlog.Event) {
-	c, ok := Of(e)
-	if !ok {
-		return
-	}
+// Count counts what an event changes.
+func (c *Change) Count(l *ledger.Ledger) {
 	if c.Was != nil {
 		l.Count(c.Was, true)
 	}
@@ -223,26 +219,28 @@ func (k *Keeper) line(line []byte) {
 		k.Malformed.Add(1)
 		return
 	}
-	Count(k.Ledger, &e)
 	k.Counted.Add(1)
-	k.sum(&e)
+	c, ok := Of(&e)
+	if !ok {
+		return
+	}
+	c.Count(k.Ledger)
+	// Before the start, it was counted by another process, or is read for the first time.
+	if !c.Back && !e.Time.Before(k.started) {
+		k.sum(&c)
+	}
 }
 
 // sum keeps what was counted since the start, in counts that never go down: a later verdict is
 // counted as that.
-func (k *Keeper) sum(e *eventlog.Event) {
-	c, ok := Of(e)
-	if !ok || c.Back || e.Time.Before(k.started) {
-		// Before the start, it was counted by another process, or is read for the first time.
-		return
-	}
+func (k *Keeper) sum(c *Change) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if c.Was == nil {
 		k.since.Add(&c.Entry, 1)
 		return
 	}
-	if e.NewTrouble {
+	if c.Was.Trouble != c.Entry.Trouble {
 		trouble := c.Entry
 		trouble.Message = false
 		k.since.Add(&trouble, 1)

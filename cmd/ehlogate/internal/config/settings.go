@@ -222,6 +222,19 @@ func ParseNetwork(s string) (netip.Prefix, error) {
 	return n, nil
 }
 
+// The shortest prefixes that are changed without asking: an IPv4 /8 is more than any one network
+// has.
+const widestIPv4, widestIPv6 = 9, 20
+
+// Oversized reports whether a network is larger than anybody means.
+func Oversized(n netip.Prefix) bool {
+	widest := widestIPv4
+	if n.Addr().Is6() {
+		widest = widestIPv6
+	}
+	return n.Bits() < widest
+}
+
 // headerName is RFC 5322's field-name.
 var headerName = regexp.MustCompile(`^[!-9;-~]+$`)
 

@@ -24,6 +24,8 @@ import (
 
 // Book has contacts by network, autonomous system and domain. Read makes one.
 type Book struct {
+	// Fault is why the file cannot be used, nil where it can.
+	Fault error
 	// path and changed are of the file that it was read from.
 	path    string
 	changed time.Time
@@ -33,35 +35,30 @@ type Book struct {
 	domains  map[string]string
 }
 
-// Open reads the file of a path, or returns what was read of it before, if it has not changed. An
-// empty path has no contacts, nor has a file that cannot be read; that is a fault once.
-func Open(path string, before *Book) (*Book, error) {
+// Open reads the file of a path, or returns what was read of it before, if it has not changed.
+// Where it cannot be used, the book has no contacts, and Fault says why. An empty path has none.
+func Open(path string, before *Book) *Book {
 	if path == "" {
-		return nil, nil
+		return nil
 	}
 	info, err := os.Stat(path)
-	if err == nil && before != nil && before.path == path && before.changed.Equal(info.ModTime()) {
-		return before, nil
-	}
-	none := &Book{path: path}
 	if err != nil {
-		if before != nil && before.path == path && before.changed.IsZero() {
-			return before, nil
-		}
-		return none, fmt.Errorf("contacts: %w", err)
+		return &Book{path: path, Fault: fmt.Errorf("contacts: %w", err)}
 	}
-	none.changed = info.ModTime()
+	if before != nil && before.path == path && before.changed.Equal(info.ModTime()) {
+		return before
+	}
+	b := new(Book)
 	f, err := regular.Open(path)
-	if err != nil {
-		return none, fmt.Errorf("contacts: %w", err)
+	if err == nil {
+		defer f.Close()
+		b, err = Read(f)
 	}
-	defer f.Close()
-	b, err := Read(f)
 	if err != nil {
-		return none, fmt.Errorf("%s: %w", path, err)
+		b.Fault = fmt.Errorf("contacts: %s: %w", path, err)
 	}
-	b.path, b.changed = path, none.changed
-	return b, nil
+	b.path, b.changed = path, info.ModTime()
+	return b
 }
 
 // Len is how many networks, systems and domains have a contact.

@@ -42,10 +42,10 @@ func (d *Daemon) openLedger(cfg *config.Config) {
 
 // contactsOf are the contacts that are configured, as their file is now.
 func (d *Daemon) contactsOf() *contacts.Book {
-	path := d.cfg.Load().Report.Contacts
-	book, err := contacts.Open(path, d.contacts.Load())
-	if err != nil {
-		d.log.Error("reports do not say whom to write to: the file of report.contacts cannot be used", "error", err)
+	before := d.contacts.Load()
+	book := contacts.Open(d.cfg.Load().Report.Contacts, before)
+	if book != nil && book.Fault != nil && (before == nil || before.Fault == nil) {
+		d.log.Error("reports do not say whom to write to: the file of report.contacts cannot be used", "error", book.Fault)
 	}
 	d.contacts.Store(book)
 	return book

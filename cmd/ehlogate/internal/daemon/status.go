@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
-	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/contacts"
 	"github.com/ehlogate/ehlogate/policy/ledger"
 	"github.com/ehlogate/ehlogate/policy/store"
 	"github.com/ehlogate/ehlogate/policy/store/redis"
@@ -172,8 +171,8 @@ func (d *Daemon) reportWarnings() (all []string) {
 			all = append(all, fmt.Sprintf("nobody is told of waves: report.notify: %s is no program; chmod +x it", to))
 		}
 	}
-	if _, err := contacts.Open(cfg.Report.Contacts, nil); err != nil {
-		all = append(all, "reports do not say whom to write to: report.contacts: "+err.Error())
+	if book := d.contactsOf(); book != nil && book.Fault != nil {
+		all = append(all, "reports do not say whom to write to: report.contacts: "+book.Fault.Error())
 	}
 	return all
 }

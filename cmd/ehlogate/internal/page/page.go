@@ -347,17 +347,10 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 	see(w, clientLink(cmp.Or(done.Network, c.Network)))
 }
 
-// The shortest prefixes that a form may change: an IPv4 /8 is more than any one network has.
-const widestIPv4, widestIPv6 = 9, 20
-
 // large refuses a change of more addresses than anybody means.
 func large(c api.Change) error {
 	n, err := config.ParseNetwork(c.Network)
-	widest := widestIPv4
-	if err == nil && n.Addr().Is6() {
-		widest = widestIPv6
-	}
-	if err == nil && n.Bits() < widest {
+	if err == nil && config.Oversized(n) {
 		return fmt.Errorf("%s is larger than any one network; if that is meant: ehlogate %s %s --yes", n, c.Verb, n)
 	}
 	return nil

@@ -2,6 +2,7 @@ package page
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -82,15 +83,11 @@ func (s *site) ask(method, path, cookie string, form url.Values) (*http.Response
 		s.t.Fatal(err)
 	}
 	defer answer.Body.Close()
-	var b strings.Builder
-	buf := make([]byte, 4096)
-	for {
-		n, err := answer.Body.Read(buf)
-		b.Write(buf[:n])
-		if err != nil {
-			return answer, b.String()
-		}
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		s.t.Fatal(err)
 	}
+	return answer, string(body)
 }
 
 // login logs in and returns the cookie, and the secret of the forms.
