@@ -339,7 +339,7 @@ func TestRedisIsStoppedForAMinute(t *testing.T) {
 // Redis.
 func TestKilledWhileItReplays(t *testing.T) {
 	redis := redisWithFile(t)
-	slow := slowly(t, redis.Addr())
+	slow := slowly(t, redis.Addr(), 100*time.Millisecond)
 	d := daemonOn(t, binary, "redis://"+slow)
 	mta := mx.NewMTA(d)
 	redis.Stop()
@@ -375,7 +375,11 @@ func TestKilledWhileItReplays(t *testing.T) {
 		}
 		d.Kill()
 		kills++
+		began := time.Now()
 		must(t, d.Start())
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("it served after %v, with a Redis that takes 100 ms for an answer", took)
+		}
 	}
 	if kills < 2 || waiting < 100 {
 		t.Errorf("killed %d times while it replayed %v batches, want at least 2", kills, waiting)
@@ -385,7 +389,7 @@ func TestKilledWhileItReplays(t *testing.T) {
 }
 
 // slowly is a way to a server on which every answer takes its time.
-func slowly(t testing.TB, server string) (addr string) {
+func slowly(t testing.TB, server string, wait time.Duration) (addr string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
@@ -417,7 +421,7 @@ func slowly(t testing.TB, server string) (addr string) {
 					return
 				}
 				go relay(s, client, 0)
-				relay(client, s, 15*time.Millisecond)
+				relay(client, s, wait)
 			}()
 		}
 	}()

@@ -38,14 +38,22 @@ func (in *Intake) hear(m *policy.Message, standing bool) {
 	}
 }
 
-// restoredMost is how many messages of before a restart are heard again.
-const restoredMost = 1000
+// restoredMost is how many messages of before a restart are heard again, restoredFor for how long:
+// the MTA waits for the start, and a Redis that is far away takes its time for each.
+const (
+	restoredMost = 1000
+	restoredFor  = time.Second / 2
+)
 
 // hearRestored hears messages of the event log again, so that a source that is mad is known sooner.
 func (in *Intake) hearRestored(messages []*policy.Message) {
+	began := time.Now()
 	for _, m := range messages {
 		if !m.Teachable() {
 			continue
+		}
+		if time.Since(began) > restoredFor {
+			return
 		}
 		_, known := in.Judge.Explain(m.Client.Addr)
 		if known.Unavailable {
