@@ -7,6 +7,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"github.com/xrash/smetrics"
 
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/manual"
 	"github.com/ehlogate/ehlogate/contrib"
 )
 
@@ -34,7 +35,7 @@ var examples = map[string]string{
 	"replay":    "ehlogate replay --trace /var/lib/ehlogate/events.ndjson --decisions -",
 	"tune":      "ehlogate tune --trace /var/lib/ehlogate/events.ndjson --harm 0.3%",
 	"version":   "ehlogate version",
-	"help":      "ehlogate help deny\nehlogate help config > ehlogate.toml",
+	"help":      "ehlogate help deny\nehlogate help config > ehlogate.toml\nehlogate help man > ehlogate.1\nehlogate help completion bash > /etc/bash_completion.d/ehlogate",
 }
 
 // described is a command's description with its example.
@@ -49,15 +50,37 @@ func described(c *cli.Command) string {
 	return c.Description + "\n\n" + example
 }
 
+// topics are what help writes besides the help of a command.
+var topics = map[string]func(*cli.Context) (string, error){
+	"config": func(*cli.Context) (string, error) { return contrib.Sample, nil },
+	"man": func(c *cli.Context) (string, error) {
+		return manual.Commands(c.App, []string{"config"}), nil
+	},
+	"man-config": func(c *cli.Context) (string, error) {
+		return manual.Settings(contrib.Sample, c.App.Name+" "+c.App.Version), nil
+	},
+	"completion": func(c *cli.Context) (string, error) {
+		script, err := manual.Completion(c.App, c.Args().Get(1))
+		if err != nil {
+			err = misuseOf("%w; usage: ehlogate help completion SHELL", err)
+		}
+		return script, err
+	},
+}
+
 func helpCommand() *cli.Command {
 	return &cli.Command{
-		Name: "help", Usage: "show the commands, one of them, or the configuration", ArgsUsage: "[COMMAND|config]",
+		Name: "help", Usage: "show the commands, one of them, or the configuration; write the manual pages and what shells complete by",
+		ArgsUsage: "[COMMAND|config|man|man-config|completion SHELL]",
 		Action: func(c *cli.Context) error {
 			if !c.Args().Present() {
 				return cli.ShowAppHelp(c)
 			}
-			if c.Args().First() == "config" {
-				_, err := fmt.Fprint(c.App.Writer, contrib.Sample)
+			if topic, ok := topics[c.Args().First()]; ok {
+				content, err := topic(c)
+				if err == nil {
+					_, err = fmt.Fprint(c.App.Writer, content)
+				}
 				return err
 			}
 			about, path := &cli.Command{Subcommands: c.App.Commands}, c.App.Name

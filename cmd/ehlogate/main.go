@@ -23,6 +23,11 @@ import (
 // version is set when a release is built: -ldflags "-X main.version=1.2.3".
 var version = "development"
 
+const about = `ehlogate sits beside an existing mail server. It hears every SMTP session through the milter protocol, gives each
+client a reputation by what filters and the server itself say of its mail, and answers the server's own table
+lookup, so that STARTTLS is not offered to clients of low reputation. It writes down TLS use beside the verdicts.
+When it is slow, wrong or dead, mail flows and STARTTLS is offered.`
+
 // The exit statuses.
 const (
 	done    = 0
@@ -50,7 +55,10 @@ func noArguments(c *cli.Context, command string) error {
 // run runs a command line and returns its exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	app := newApp(stdout, stderr)
-	args, err := flagsFirst(app, args)
+	var err error
+	if !slices.Contains(args, "--generate-bash-completion") {
+		args, err = flagsFirst(app, args)
+	}
 	if err == nil {
 		err = app.RunContext(ctx, append([]string{app.Name}, args...))
 	}
@@ -75,7 +83,8 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Name: "ehlogate", Usage: "offer STARTTLS by reputation", Version: version,
 		Writer: stdout, ErrWriter: stderr, ExitErrHandler: func(*cli.Context, error) {}, OnUsageError: usageError,
 		Flags:           commonFlags(),
-		HideHelpCommand: true,
+		Description:     about,
+		HideHelpCommand: true, EnableBashCompletion: true,
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return misuseOf("unknown command %q%s; see \"ehlogate help\"", c.Args().First(), nearest(c.App.Commands, c.Args().First()))
