@@ -54,3 +54,29 @@ unpack() {
 	rm -rf "$work"
 	echo "unpacked: $*"
 }
+
+# inside ROOT COMMANDS: runs commands of a shell in a root directory, with /proc and /dev.
+inside() {
+	unshare --mount --pid --fork sh -c 'mount --bind "$0" "$0" && mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" sh -c "$1"' "$1" "$2"
+}
+
+# release_root RELEASE ROOT PACKAGE...: makes a root directory of a release of Debian with packages, of
+# which no service is started, unless it is there already.
+release_root() {
+	local release=$1 root=$2 mirror log
+	shift 2
+	[ ! -e "$root/ready" ] || return 0
+	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Component: main' | head -n 1)
+	rm -rf "$root"
+	mkdir -p "$(dirname "$root")"
+	debootstrap --variant=minbase "$release" "$root" "$mirror" >/dev/null || return 1
+	cp /etc/apt/apt.conf.d/*proxy* "$root/etc/apt/apt.conf.d/" 2>/dev/null || true
+	echo "postfix postfix/main_mailer_type select No configuration" | chroot "$root" debconf-set-selections
+	printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+	chmod 755 "$root/usr/sbin/policy-rc.d"
+	log=$(mktemp)
+	inside "$root" "RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $*" >"$log" 2>&1 ||
+		{ cat "$log"; rm -f "$log"; return 1; }
+	rm -f "$log"
+	touch "$root/ready"
+}

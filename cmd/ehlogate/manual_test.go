@@ -43,7 +43,7 @@ func TestTheManualHasEveryCommandAndFlag(t *testing.T) {
 				t.Errorf("no %s %s", path, c.Name)
 			}
 			for _, f := range c.VisibleFlags() {
-						name := f.Names()[0]
+				name := f.Names()[0]
 				dashes := "--"[:min(2, len(name))]
 				if name != "help" && name != "config" && !strings.Contains(about, "\n.B "+dashes+name) {
 					t.Errorf("%s %s: no %s%s", path, c.Name, dashes, name)
