@@ -45,7 +45,7 @@ unpack() {
 	# Lists of its own, so that the host's apt stays as it is set up.
 	local apt=(apt-get -qq -o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$work/sources" -o "Dir::State::lists=$work/lists" -o APT::Sandbox::User=root)
 	"${apt[@]}" update
-	(cd "$work" && "${apt[@]}" -t "$codename-backports" download "$@")
+	(cd "$work" && "${apt[@]}" download "$@")
 	local p
 	for p in "$work"/*.deb; do
 		dpkg -x "$p" "$into"
