@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -69,6 +70,9 @@ func giveReport(c *cli.Context) error {
 	if by != "" && !slices.Contains(render.Tables(), by) {
 		return misuseOf("--by: %q is none of %s", by, strings.Join(render.Tables(), ", "))
 	}
+	if c.IsSet("html") && c.String("html") == "" {
+		return misuseOf("--html needs the name of a file; - is standard output")
+	}
 	forms := 0
 	for _, f := range []bool{c.Bool("json"), c.Bool("csv"), c.IsSet("html")} {
 		if f {
@@ -88,10 +92,10 @@ func giveReport(c *cli.Context) error {
 		by = "require-tls"
 	}
 	r, err := drawUp(c, q)
-	if err != nil {
+	if r == nil {
 		return err
 	}
-	return present(c, r, by)
+	return errors.Join(err, present(c, r, by))
 }
 
 // present prints a report in the form that is asked for.
@@ -169,13 +173,26 @@ func reportingOf(c *cli.Context) (q api.Reporting, err error) {
 func timeOf(s string, now time.Time) (time.Time, error) {
 	if d, err := config.ParseDuration(s); err == nil && d >= 0 {
 		return now.Add(-d), nil
+	} else if strings.HasPrefix(s, "-") {
+		return now, fmt.Errorf("%q is negative; want how long ago it was, such as 12h or 7d", s)
+	}
+	today := time.Date(now.Year(), now.Month(), now.Day(), 0, 0, 0, 0, now.Location())
+	switch years, ok := strings.CutSuffix(s, "y"); {
+	case s == "today":
+		return today, nil
+	case s == "yesterday":
+		return today.AddDate(0, 0, -1), nil
+	case ok:
+		if n, err := strconv.Atoi(years); err == nil && n > 0 && n < 100 {
+			return now.AddDate(-n, 0, 0), nil
+		}
 	}
 	for _, layout := range []string{time.RFC3339, "2006-01-02 15:04", "2006-01-02T15:04", time.DateOnly} {
 		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
 			return t, nil
 		}
 	}
-	return now, fmt.Errorf("%q is neither a duration nor a time; expected something like 12h, 7d, 2026-11-24 or 2026-11-24T13:00:00Z", s)
+	return now, fmt.Errorf("%q is neither a duration nor a time; expected something like 12h, 7d, 4w, 1y, yesterday, 2026-11-24 or 2026-11-24T13:00:00Z", s)
 }
 
 // stepOf is the width of a step of the course: what is asked for, else what makes some dozens.
@@ -214,10 +231,9 @@ func drawUp(c *cli.Context, q api.Reporting) (*ledger.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range files {
-		if err := countFile(c, l, name, q); err != nil {
-			return nil, err
-		}
+	unread, err := countFiles(c, l, files, q)
+	if err != nil {
+		return nil, err
 	}
 	book, err := l.Read(c.Context, q.Since, q.Until)
 	if err != nil {
@@ -231,7 +247,7 @@ func drawUp(c *cli.Context, q api.Reporting) (*ledger.Report, error) {
 		fmt.Fprintf(c.App.ErrWriter, "ehlogate: report.contacts: %v\n", known.Fault)
 	}
 	r.WriteTo(known.Of)
-	return r, nil
+	return r, unread
 }
 
 // unicode reports whether the locale has other characters than ASCII: cron(8) sets none.
@@ -240,18 +256,62 @@ func unicode() bool {
 	return strings.Contains(strings.ReplaceAll(strings.ToLower(locale), "-", ""), "utf8")
 }
 
+// countFiles counts event logs, each once. unread are those that cannot be read, or not to their
+// end: the rest is counted all the same, if there is any.
+func countFiles(c *cli.Context, l *ledger.Ledger, files []string, q api.Reporting) (unread, err error) {
+	var seen []os.FileInfo
+	counted := 0
+	for _, name := range files {
+		info, err := os.Stat(name)
+		if err == nil && slices.ContainsFunc(seen, func(s os.FileInfo) bool { return os.SameFile(s, info) }) {
+			fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s was counted already, and is left out\n", name)
+			continue
+		} else if err == nil {
+			seen = append(seen, info)
+		}
+		switch err := countFile(c, l, name, q); {
+		case c.Context.Err() != nil:
+			return nil, c.Context.Err()
+		case errors.As(err, new(cut)):
+			unread = errors.Join(unread, err)
+			counted++
+		case err != nil:
+			unread = errors.Join(unread, err)
+		default:
+			counted++
+		}
+	}
+	if counted == 0 {
+		return nil, unread
+	}
+	return unread, nil
+}
+
+// cut is an event log that cannot be read on.
+type cut struct{ error }
+
+func (c cut) Unwrap() error { return c.error }
+
 // countFile counts what an event log has of the time that is asked for.
 func countFile(c *cli.Context, l *ledger.Ledger, name string, q api.Reporting) error {
+	if info, err := os.Stat(name); err == nil && info.IsDir() {
+		return misuseOf("%s is a directory; name the files in it", name)
+	}
 	in, size, err := openTrace(name)
-	if err != nil {
+	if errors.As(err, new(*os.PathError)) {
 		return misused{err}
+	} else if err != nil {
+		return misused{fmt.Errorf("%s: %w", name, err)}
 	}
 	defer in.Close()
 	bar := progress(c.App.ErrWriter, "report", size, progressbar.OptionShowBytes(true))
 	defer bar.Close()
 	counted, err := countEvents(c.Context, l, io.TeeReader(in, bar), q)
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return cut{fmt.Errorf("%s: %w; what comes after is not counted", name, err)}
+	}
+	if counted.outside > 0 && counted.outside == counted.lines-counted.none {
+		fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s: all %d events are of another time than is asked for\n", name, counted.outside)
 	}
 	if counted.none > 0 && counted.none == counted.lines {
 		return misuseOf("%s is no event log: line %d: %w", name, counted.first, counted.why)
@@ -262,9 +322,10 @@ func countFile(c *cli.Context, l *ledger.Ledger, name string, q api.Reporting) e
 	return nil
 }
 
-// tallied is what was found in an event log: so many lines, and those that are no events.
+// tallied is what was found in an event log: so many lines, those that are no events, and those
+// that are events of another time.
 type tallied struct {
-	lines, none, first int
+	lines, none, outside, first int
 	// why is what is wrong with the first.
 	why error
 }
@@ -284,6 +345,8 @@ func countEvents(ctx context.Context, l *ledger.Ledger, in io.Reader, q api.Repo
 			if c, ok := account.Of(&line.Event); ok {
 				c.Count(l)
 			}
+		} else {
+			t.outside++
 		}
 		if ctx.Err() != nil {
 			return t, ctx.Err()

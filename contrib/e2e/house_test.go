@@ -41,10 +41,10 @@ func TestImportsPointDown(t *testing.T) {
 		// What was heard is counted, whatever the store is that evidence is in.
 		"policy/ledger":       {"policy", "policy/regular", "policy/reputation", "policy/store/bolted"},
 		"policy/table":        {"policy", "policy/deadline", "policy/reputation"},
-		"policy/store/bolted": {},
+		"policy/store/bolted": {"policy/regular"},
 		"policy/store":        {"policy", "policy/reputation", "policy/fault", "policy/regular", "policy/store/bolted"},
 		// One store knows nothing of the other.
-		"policy/store/redis": {"policy", "policy/reputation", "policy/fault", "policy/store/bolted"},
+		"policy/store/redis": {"policy", "policy/reputation", "policy/fault", "policy/regular", "policy/store/bolted"},
 		// Who may connect is decided before anything is understood.
 		"cmd/ehlogate/internal/guard": {},
 		"milter/verdict":              {"policy", "policy/reputation"},

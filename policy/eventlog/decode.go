@@ -2,19 +2,23 @@ package eventlog
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/go-json-experiment/json"
 )
 
 const (
-	// maxLine bounds a line in bytes.
-	maxLine = 1 << 20
+	// maxLine bounds a line in bytes; of a longer one nothing is read. mostPassed is how much of it
+	// is passed over: a file without an end has no lines.
+	maxLine    = 1 << 20
+	mostPassed = 64 << 20
 	// batchLines is how many lines are decoded at a time.
 	batchLines = 512
 )
@@ -70,10 +74,11 @@ type parsed[T any] struct {
 }
 
 // batch is some lines on their way from the reader through a decoder: text has one after the other,
-// ends where each ends. err is why it is the last.
+// ends where each ends, and long are those that were too long. err is why it is the last.
 type batch[T any] struct {
 	text  []byte
 	ends  []int
+	long  []int
 	first int
 	lines []parsed[T]
 	err   error
@@ -114,22 +119,14 @@ func decoded[T any](r io.Reader, parse func([]byte) (T, error)) iter.Seq2[parsed
 func readBatches[T any](r io.Reader, stop <-chan struct{}, work, ordered chan<- *batch[T]) {
 	defer close(ordered)
 	defer close(work)
-	lines := bufio.NewScanner(r)
-	lines.Buffer(make([]byte, 64<<10), maxLine)
+	in := bufio.NewReaderSize(r, maxLine)
 	number := 1
 	for more := true; more; {
 		b := &batch[T]{first: number, done: make(chan struct{})}
-		for len(b.ends) < batchLines {
-			if more = lines.Scan(); !more {
-				break
-			}
-			b.text = append(b.text, lines.Bytes()...)
-			b.ends = append(b.ends, len(b.text))
+		for more && len(b.ends) < batchLines {
+			more = b.take(in)
 		}
 		number += len(b.ends)
-		if b.err = lines.Err(); errors.Is(b.err, bufio.ErrTooLong) {
-			b.err = fmt.Errorf("longer than %d bytes", maxLine)
-		}
 		for _, c := range []chan<- *batch[T]{ordered, work} {
 			select {
 			case c <- b:
@@ -140,6 +137,32 @@ func readBatches[T any](r io.Reader, stop <-chan struct{}, work, ordered chan<- 
 	}
 }
 
+// take takes a line, and reports whether there may be more.
+func (b *batch[T]) take(in *bufio.Reader) (more bool) {
+	line, err := in.ReadSlice('\n')
+	for passed := 0; errors.Is(err, bufio.ErrBufferFull); passed += len(line) {
+		if passed == 0 {
+			b.long = append(b.long, len(b.ends))
+		} else if passed > mostPassed {
+			err = fmt.Errorf("longer than %d bytes", mostPassed)
+			break
+		}
+		line, err = in.ReadSlice('\n')
+	}
+	tooLong := len(b.long) > 0 && b.long[len(b.long)-1] == len(b.ends)
+	if errors.Is(err, io.EOF) && len(line) == 0 && !tooLong {
+		return false
+	} else if err != nil && !errors.Is(err, io.EOF) {
+		b.err = err
+		return false
+	}
+	if !tooLong {
+		b.text = append(b.text, bytes.TrimRight(line, "\r\n")...)
+	}
+	b.ends = append(b.ends, len(b.text))
+	return err == nil
+}
+
 func (b *batch[T]) decode(parse func([]byte) (T, error)) {
 	defer close(b.done)
 	b.lines = make([]parsed[T], len(b.ends))
@@ -147,6 +170,10 @@ func (b *batch[T]) decode(parse func([]byte) (T, error)) {
 	for i, end := range b.ends {
 		p := &b.lines[i]
 		p.number = b.first + i
+		if slices.Contains(b.long, i) {
+			p.err = fmt.Errorf("longer than %d bytes", maxLine)
+			continue
+		}
 		p.is, p.err = parse(b.text[begin:end])
 		begin = end
 	}

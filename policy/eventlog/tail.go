@@ -78,6 +78,19 @@ func ReadOn(ctx context.Context, path string, from *Position, show func(line []b
 	return at, nil
 }
 
+// After is how many bytes of the file that is written to come after a position, all of it where the
+// position is nil or in another one.
+func After(path string, from *Position) int64 {
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() {
+		return 0
+	}
+	if from == nil || !from.in(path) {
+		return info.Size()
+	}
+	return max(0, info.Size()-from.Offset)
+}
+
 // in reports whether a position is in a file.
 func (p *Position) in(path string) bool {
 	f, err := regular.Open(path)

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -61,8 +62,8 @@ var (
 )
 
 const (
-	// lockWait is how long another process may hold the file.
-	lockWait = 3 * time.Second
+	// lockWait is how long another process may hold the file: the MTA waits for the start.
+	lockWait = time.Second / 2
 	// pruneEvery is how often what is too old is removed.
 	pruneEvery = time.Hour
 )
@@ -102,16 +103,17 @@ func (l *Ledger) openFile() error {
 }
 
 func (l *Ledger) tryFile(path string) error {
-	if _, err := os.Stat(path); err == nil {
-		if err := bolted.Check(path); err != nil {
-			return err
-		}
+	if err := free(path); err != nil {
+		return err
+	}
+	if err := check(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	opt := bolted.Options()
 	opt.Timeout = lockWait
 	db, err := bolt.Open(path, 0o640, opt)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	err = bolted.Update(db, func(tx *bolt.Tx) error {
 		for _, k := range leafKinds {
@@ -123,10 +125,13 @@ func (l *Ledger) tryFile(path string) error {
 		if err != nil {
 			return err
 		}
-		if l.position = append([]byte(nil), meta.Get(positionKey)...); len(l.position) == 0 {
-			l.position = nil
+		if b := meta.Get(positionKey); b != nil {
+			if b, err = unsealed(metaBucket, positionKey, b); err != nil {
+				return err
+			}
+			l.position = append([]byte(nil), b...)
 		}
-		return nil
+		return meta.Put(formatKey, sealed(metaBucket, formatKey, []byte(format)))
 	})
 	if err != nil {
 		db.Close()
@@ -136,6 +141,25 @@ func (l *Ledger) tryFile(path string) error {
 	return nil
 }
 
+// free waits until no other process holds a file, but not for long. Whoever writes to it holds it
+// (flock(2)), and it cannot be checked meanwhile.
+func free(path string) error {
+	f, err := regular.Open(path)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.EISDIR) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	defer f.Close()
+	for late := time.Now().Add(lockWait); ; time.Sleep(lockWait / 10) {
+		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err == nil {
+			return nil
+		} else if time.Now().After(late) {
+			return fmt.Errorf("%s is held by another process: %w", path, err)
+		}
+	}
+}
+
 // Announced is what was announced when it was last kept; nil at first.
 func (l *Ledger) Announced() (b []byte) {
 	if l.db == nil {
@@ -143,8 +167,13 @@ func (l *Ledger) Announced() (b []byte) {
 	}
 	l.guarded(func() error {
 		return l.db.View(func(tx *bolt.Tx) error {
-			b = append(b, tx.Bucket(metaBucket).Get(announcedKey)...)
-			return nil
+			v := tx.Bucket(metaBucket).Get(announcedKey)
+			if v == nil {
+				return nil
+			}
+			v, err := unsealed(metaBucket, announcedKey, v)
+			b = append(b, v...)
+			return err
 		})
 	})
 	return b
@@ -156,7 +185,9 @@ func (l *Ledger) KeepAnnounced(b []byte) error {
 		return nil
 	}
 	return l.guarded(func() error {
-		return bolted.Update(l.db, func(tx *bolt.Tx) error { return tx.Bucket(metaBucket).Put(announcedKey, b) })
+		return bolted.Update(l.db, func(tx *bolt.Tx) error {
+			return tx.Bucket(metaBucket).Put(announcedKey, sealed(metaBucket, announcedKey, b))
+		})
 	})
 }
 
@@ -181,14 +212,21 @@ func (l *Ledger) load(k leafKey, decode func([]byte) error) {
 	}
 	err := l.guarded(func() error {
 		return l.db.View(func(tx *bolt.Tx) error {
-			if b := tx.Bucket([]byte(k.what)).Get(k.key()); b != nil {
-				return decode(b)
+			b := tx.Bucket([]byte(k.what)).Get(k.key())
+			if b == nil {
+				return nil
 			}
-			return nil
+			b, err := unsealed([]byte(k.what), k.key(), b)
+			if err != nil {
+				return err
+			}
+			return decode(b)
 		})
 	})
 	if err != nil {
-		l.opt.Log.Error("counts cannot be read", "counts", string(k.key()), "error", err)
+		l.unread.Do(func() {
+			l.opt.Log.Error("counts cannot be read", "counts", string(k.key()), "error", err)
+		})
 	}
 }
 
@@ -219,7 +257,7 @@ func (l *Ledger) put(position []byte) func(*bolt.Tx) error {
 			if err != nil {
 				return err
 			}
-			if err := tx.Bucket([]byte(k.what)).Put(k.key(), b); err != nil {
+			if err := tx.Bucket([]byte(k.what)).Put(k.key(), sealed([]byte(k.what), k.key(), b)); err != nil {
 				return err
 			}
 		}
@@ -229,7 +267,7 @@ func (l *Ledger) put(position []byte) func(*bolt.Tx) error {
 				return err
 			}
 		}
-		return tx.Bucket(metaBucket).Put(positionKey, position)
+		return tx.Bucket(metaBucket).Put(positionKey, sealed(metaBucket, positionKey, position))
 	}
 }
 
@@ -337,7 +375,10 @@ func (l *Ledger) eachWritten(k leafKey, since, until time.Time, show func(at int
 				if at >= until.Unix() {
 					break
 				}
-				if err := show(at, b); err != nil {
+				if b, err = unsealed([]byte(k.what), key, b); err == nil {
+					err = show(at, b)
+				}
+				if err != nil {
 					return fmt.Errorf("%s: %w", key, err)
 				}
 			}

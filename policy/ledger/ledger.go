@@ -24,6 +24,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/time/rate"
 
 	"github.com/ehlogate/ehlogate/policy"
 )
@@ -97,6 +98,8 @@ type Ledger struct {
 	fresh    *fresh
 	// damaged is why the file cannot be used any more until the next start.
 	damaged atomic.Pointer[error]
+	// unread says now and then that counts cannot be read.
+	unread rate.Sometimes
 	// published is when this node last published.
 	published time.Time
 	// day is that of all tallies where they are kept in memory only.
@@ -117,7 +120,7 @@ type tallyKey struct {
 // Open opens the ledger in a file, or makes it. A file that is damaged is moved aside, and counting
 // begins anew from what is left of the event log.
 func Open(o Options) (*Ledger, error) {
-	l := &Ledger{opt: o, slots: map[slotKey]*Counts{}, tallies: map[tallyKey]*Tally{}, clients: map[slotKey]*Clients{}, fresh: newFresh(), dirty: map[leafKey]struct{}{}, unshared: map[leafKey]struct{}{}}
+	l := &Ledger{opt: o, slots: map[slotKey]*Counts{}, tallies: map[tallyKey]*Tally{}, clients: map[slotKey]*Clients{}, fresh: newFresh(), dirty: map[leafKey]struct{}{}, unshared: map[leafKey]struct{}{}, unread: rate.Sometimes{Interval: time.Minute}}
 	if o.Path == "" {
 		return l, nil
 	}

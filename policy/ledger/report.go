@@ -45,6 +45,8 @@ type Report struct {
 	// Waves are those that were noticed, or ended, in the time or later.
 	Waves []Wave `json:"waves"`
 	Nodes []Node `json:"nodes,omitempty"`
+	// Notes say what the figures lack.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // Transport is messages over TLS and in the clear.

@@ -9,6 +9,8 @@ import (
 	"hash/fnv"
 	"io"
 	"os"
+
+	"github.com/ehlogate/ehlogate/policy/regular"
 )
 
 // The layout of a bbolt file, https://pkg.go.dev/go.etcd.io/bbolt: two meta pages and then others,
@@ -88,7 +90,7 @@ func Walk(path string, show func(bucket, key, value []byte)) error {
 }
 
 func walk(path string, but []byte, show func(bucket, key, value []byte)) error {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return err
 	}

@@ -92,6 +92,9 @@ type Keeper struct {
 
 	// Counted is how many lines were counted since the start, Malformed how many were none.
 	Counted, Malformed atomic.Uint64
+	// left is how many bytes of the event log are being read, of those that were there when that
+	// began.
+	left atomic.Int64
 	// fault is why counts could not be written or published, nil where they could.
 	fault atomic.Pointer[error]
 
@@ -121,6 +124,16 @@ func (k *Keeper) Fault() error {
 		return *err
 	}
 	return nil
+}
+
+// mostLeft is how much of the event log may be read without a word: it is done in a moment.
+const mostLeft = 1 << 20
+
+// Behind is how many bytes of the event log are not counted yet, where they are so many that it
+// takes its time: after the first start, or when the counts were lost.
+func (k *Keeper) Behind() (left int64, behind bool) {
+	left = k.left.Load()
+	return left, left > mostLeft
 }
 
 // Run counts what is written to the event log until the context ends.
@@ -165,7 +178,7 @@ func (k *Keeper) Step(ctx context.Context) {
 	}
 	err = errors.Join(err, k.Alarms.look(ctx), k.Tail.relay(ctx, k.Now()))
 	if err != nil && ctx.Err() == nil && k.Fault() == nil {
-		k.Log.Error("what is heard cannot be counted, or not be shared with other nodes; it is counted later", "error", err)
+		k.Log.Error("what is in the event log cannot be counted now, or not be shared with other nodes; it is counted later", "error", err)
 	} else if err == nil && flushed && k.Fault() != nil {
 		k.Log.Info("counts are written again")
 	}
@@ -193,16 +206,19 @@ const closeWait = time.Second
 func (k *Keeper) read(ctx context.Context) error {
 	from := &k.position
 	if !k.begun {
-		k.begun = true
 		if b := k.Ledger.Position(); b == nil {
 			from = nil
 		} else if err := json.Unmarshal(b, &k.position); err != nil {
 			return fmt.Errorf("the position in the event log: %w", err)
 		}
+		k.begun = true
 	}
+	k.left.Store(eventlog.After(k.Events, from))
+	defer k.left.Store(0)
 	var flushed error
 	at, err := eventlog.ReadOn(ctx, k.Events, from, func(line []byte, after eventlog.Position) bool {
 		k.line(line)
+		k.left.Add(-int64(len(line)))
 		if k.lines++; k.lines >= flushLines {
 			k.position = after
 			flushed = k.flush(ctx)

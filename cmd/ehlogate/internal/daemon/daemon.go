@@ -281,6 +281,7 @@ func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 		server.Watch = d.keeper.Tail.Watch
 	}
 	web := &page.Server{
+		Log:    d.log,
 		Status: server.Whole, Report: d.report, Explain: server.Explain, Change: server.Apply, Now: d.clock.Now, Open: server.Unix,
 		Recent: func(addr string) ([]eventlog.Event, error) {
 			return eventlog.LastOf(cfg.Log.Events, addr, recentBytes, recentMost)

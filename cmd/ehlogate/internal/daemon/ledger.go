@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"path/filepath"
 	"time"
@@ -80,5 +81,19 @@ func (d *Daemon) report(ctx context.Context, since, until time.Time, v ledger.Vi
 	r.WriteTo(d.contactsOf().Of)
 	r.Waves = ledger.WavesIn(d.keeper.Alarms.Waves(), since, until)
 	r.Nodes, err = d.keeper.Ledger.Nodes(ctx)
+	// What is not in the event log is not counted either.
+	r.Notes = append(d.uncountedYet(), d.events.Notes()...)
 	return r, err
+}
+
+// uncountedYet says how much of the event log has yet to be counted, where that is much.
+func (d *Daemon) uncountedYet() []string {
+	if d.keeper == nil {
+		return nil
+	}
+	left, behind := d.keeper.Behind()
+	if !behind {
+		return nil
+	}
+	return []string{fmt.Sprintf("the event log is being counted, %d MB of it are left: until then reports have too little", left>>20)}
 }

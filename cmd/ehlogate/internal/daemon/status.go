@@ -136,8 +136,9 @@ func (d *Daemon) warnings() []string {
 	if d.keeper == nil {
 		all = append(all, "nothing is counted for reports: "+d.uncounted.Error())
 	} else if err := d.keeper.Fault(); err != nil {
-		all = append(all, "what is heard is not counted for reports now, and is later: "+err.Error())
+		all = append(all, "what is in the event log is not counted for reports now, and is later: "+err.Error())
 	}
+	all = append(all, d.uncountedYet()...)
 	if err := d.events.Fault(); err != nil {
 		all = append(all, "the event log cannot be written: "+err.Error())
 	}

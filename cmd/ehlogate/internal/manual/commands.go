@@ -39,7 +39,8 @@ func Commands(app *cli.App, common []string) string {
 	return p.String()
 }
 
-// command is a command with its flags and its example; one with commands of its own is told by them.
+// command is a command with its flags and its example; one with commands of its own is told by
+// them.
 func (p *page) command(path string, c *cli.Command, common []string) {
 	path += " " + c.Name
 	if len(c.Subcommands) > 0 {

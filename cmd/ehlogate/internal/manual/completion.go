@@ -17,8 +17,8 @@ var (
 // Shells are those for which there are completions.
 var Shells = []string{"bash", "zsh", "fish"}
 
-// Completion is what a shell needs to complete commands, flags and files. bash and zsh ask the program
-// itself; fish is told all at once.
+// Completion is what a shell needs to complete commands, flags and files. bash and zsh ask the
+// program itself; fish is told all at once.
 func Completion(app *cli.App, shell string) (string, error) {
 	switch shell {
 	case "bash":

@@ -35,8 +35,8 @@ func (p *page) verbatim(lines string) {
 	p.WriteString(".fi\n.RE\n")
 }
 
-// special are the characters that man(7) takes for something else: a minus would become a hyphen that
-// nobody can copy into a shell.
+// special are the characters that man(7) takes for something else: a minus would become a hyphen
+// that nobody can copy into a shell.
 var special = strings.NewReplacer(`\`, `\e`, `-`, `\-`, `'`, `\(aq`, `"`, `\(dq`, `^`, `\(ha`, `~`, `\(ti`, "`", `\(ga`)
 
 // text is a text whose lines are not taken for requests.

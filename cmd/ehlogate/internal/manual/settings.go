@@ -2,8 +2,8 @@ package manual
 
 import "strings"
 
-// Settings is ehlogate.toml(5), made of the sample configuration: a section of the file is a section
-// of the page, and the comment above a key says what the key is for.
+// Settings is ehlogate.toml(5), made of the sample configuration: a section of the file is a
+// section of the page, and the comment above a key says what the key is for.
 func Settings(sample, release string) string {
 	var p page
 	p.title("ehlogate.toml", 5, release, "File formats")

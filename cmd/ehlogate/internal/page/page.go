@@ -12,6 +12,7 @@ import (
 	"embed"
 	"fmt"
 	"html/template"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -27,6 +28,7 @@ import (
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/eventlog"
 	"github.com/ehlogate/ehlogate/policy/ledger"
+	"golang.org/x/time/rate"
 )
 
 //go:embed assets
@@ -38,6 +40,7 @@ var pages = template.Must(template.New("").Funcs(render.Functions).Funcs(templat
 
 // Server serves the page. Its fields are set before Register.
 type Server struct {
+	Log     *slog.Logger
 	Status  func() api.Status
 	Report  func(ctx context.Context, since, until time.Time, v ledger.View) (*ledger.Report, error)
 	Explain func(netip.Addr) api.Explanation
@@ -69,6 +72,7 @@ const top = 10
 
 // Register adds the page's paths to those of the API.
 func (s *Server) Register(mux *http.ServeMux) {
+	s.sessions.wrong = rate.Sometimes{Interval: time.Minute}
 	mux.HandleFunc("GET /{$}", s.overview)
 	mux.HandleFunc("GET /client", s.client)
 	mux.HandleFunc("POST /change", s.change)

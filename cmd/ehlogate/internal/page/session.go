@@ -32,9 +32,9 @@ type session struct {
 type sessions struct {
 	mu  sync.Mutex
 	all []*session
-	// tries bounds logins: a token cannot be guessed.
-	once  sync.Once
-	tries *rate.Limiter
+	// wrong says now and then that somebody tries tokens. They are as long as those of the API, and
+	// cannot be guessed; a bound on tries would only keep the operator out.
+	wrong rate.Sometimes
 }
 
 // find is the session of a request, nil where there is none. The lock is held.
@@ -103,28 +103,17 @@ func (s *sessions) notice(r *http.Request, now time.Time) string {
 	return text
 }
 
-// allowed reports whether one more login may be tried now.
-func (s *sessions) allowed() bool {
-	s.once.Do(func() { s.tries = rate.NewLimiter(rate.Every(time.Second), 10) })
-	return s.tries.Allow()
-}
-
 func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, mostBody)
-	fault := ""
-	switch {
-	case !s.sessions.allowed():
-		fault = "Too many logins; wait a few seconds."
-	case !s.Token(r.PostFormValue("token")):
-		fault = "That is not the token."
-	default:
-		one := s.sessions.begin(s.Now())
-		// Without a path, the cookie is for this directory, whatever it is called outside.
-		http.SetCookie(w, &http.Cookie{Name: cookie, Value: one.id, HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https", MaxAge: int(sessionFor.Seconds())})
-		see(w, "./")
+	if !s.Token(r.PostFormValue("token")) {
+		s.sessions.wrong.Do(func() { s.Log.Warn("a login with a wrong token was refused", "peer", r.RemoteAddr) })
+		s.show(w, r, http.StatusForbidden, "login.html", &view{Title: "Log in", Fault: "That is not the token."})
 		return
 	}
-	s.show(w, r, http.StatusForbidden, "login.html", &view{Title: "Log in", Fault: fault})
+	one := s.sessions.begin(s.Now())
+	// Without a path, the cookie is for this directory, whatever it is called outside.
+	http.SetCookie(w, &http.Cookie{Name: cookie, Value: one.id, HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https", MaxAge: int(sessionFor.Seconds())})
+	see(w, "./")
 }
 
 func (s *Server) logout(w http.ResponseWriter, r *http.Request) {

@@ -26,10 +26,13 @@ func Text(w io.Writer, r *ledger.Report, by string, width int, utf8 bool) error 
 		return t.err
 	}
 	t.headline(r)
+	for _, n := range r.Notes {
+		t.line("NOTE: %s.", n)
+	}
 	for _, w := range r.Waves {
 		t.line("WAVE: %s.", w.Text())
 	}
-	if len(r.Waves) > 0 {
+	if len(r.Waves)+len(r.Notes) > 0 {
 		t.line("")
 	}
 	t.plot(r)
