@@ -28,6 +28,12 @@ need() {
 	echo "installed: ${missing[*]}"
 }
 
+# libraries PACKAGE...: prints the libraries that packages depend on, for those that are unpacked only.
+libraries() {
+	apt-get -qq update >/dev/null || return
+	apt-cache depends --no-pre-depends "$@" | sed -n 's/^  Depends: \(lib[^ <>]*\)$/\1/p' | sort -u
+}
+
 # unpack DIRECTORY PACKAGE...: unpacks packages of Debian, from its backports where the release has
 # them not, into a directory, and installs nothing. It takes the mirror that apt is set up with.
 unpack() {

@@ -108,6 +108,10 @@ func (s *session) Connect(host, family string, port uint16, addr string, m gomil
 			addr = m.Get(gomilter.MacroClientAddr)
 		}
 		s.client = policy.Client{Port: port, Name: cmp.Or(m.Get(gomilter.MacroClientName), host), PTR: m.Get(gomilter.MacroClientPTR)}
+		if strings.HasPrefix(s.client.Name, "[") {
+			// What Sendmail writes for what Postfix calls "unknown".
+			s.client.Name = "unknown"
+		}
 		if s.client.PTR == s.client.Name {
 			s.client.PTR = ""
 		}
@@ -403,7 +407,7 @@ func (s *session) refuse(d policy.Decision, stage policy.Stage) (resp *gomilter.
 	}
 	code, text := uint16(451), "4.7.1 Try again later"
 	if d.Action == policy.ActReject {
-		code, text = 550, "5.7.1 Refused by local policy"
+		code, text = 550, "5.7.1 "+verdict.OwnRefusal
 	}
 	if stage == policy.AtConnect {
 		// What RFC 5321 sections 3.1 and 3.8 have for a whole session.

@@ -15,13 +15,16 @@ type Signal struct {
 	Port uint16
 	// QueueID is the message's, empty where it has none.
 	QueueID string
-	// Group names what several signals of one source are about together, such as the unknown users of
-	// a message, of which each signal gives the total so far; empty where there is nothing like that.
+	// Group names what several signals of one source are about together, such as the unknown users
+	// of a message, of which each signal gives the total so far; empty where there is nothing like
+	// that.
 	Group string
 	// Mail says that the signal is about a message.
 	Mail bool
 	// FromDomain and HELO are as the client gave them.
 	FromDomain, HELO string
+	// TLS is what the client used, nil where it used none or the signal does not say.
+	TLS *TLS
 	// Outcome is what became of the message, empty where the signal does not say.
 	Outcome    Outcome
 	Trouble    Trouble
@@ -36,7 +39,10 @@ func (s Signal) Observation(v Verdict) *Observation {
 			Time: s.Time, Began: s.Time, QueueID: s.QueueID, Client: Client{Addr: s.Addr, Port: s.Port},
 			Mail: s.Mail, Trouble: s.Trouble, Verdicts: Verdicts{v}, Verdict: v,
 		},
-		HELO: s.HELO, STARTTLS: Unasked, FromDomain: s.FromDomain, Outcome: s.Outcome,
+		HELO: s.HELO, STARTTLS: Unasked, TLS: s.TLS, FromDomain: s.FromDomain, Outcome: s.Outcome,
+	}
+	if s.TLS != nil {
+		o.STARTTLS = Offered
 	}
 	if o.Outcome == "" {
 		o.Outcome = NoMail

@@ -17,6 +17,8 @@ var examples = map[string]string{
 	"check":     "ehlogate check\nehlogate check --live",
 	"postfix":   "ehlogate setup postfix              prints the lines\nehlogate setup postfix --dry-run    prints them as a diff\nehlogate setup postfix --apply      writes them; --undo takes them back",
 	"setup":     "ehlogate setup postfix",
+	"sendmail":  "ehlogate setup sendmail",
+	"exim":      "ehlogate setup exim",
 	"status":    "ehlogate status",
 	"reload":    "ehlogate reload",
 	"lookup":    "ehlogate lookup 192.0.2.7 2001:db8::7 mail.example.com",

@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/connect"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/postfix"
 	"github.com/ehlogate/ehlogate/policy"
 )
@@ -21,9 +22,9 @@ func setupCommand() *cli.Command {
 		Name: "setup", Usage: "print or apply the lines that connect the MTA",
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return misuseOf("unknown MTA %q%s; usage: ehlogate setup postfix [--dry-run|--apply|--undo]", c.Args().First(), nearest(c.Command.Subcommands, c.Args().First()))
+				return misuseOf("unknown MTA %q%s; usage: ehlogate setup postfix|sendmail|exim", c.Args().First(), nearest(c.Command.Subcommands, c.Args().First()))
 			}
-			return misuseOf("setup needs the MTA; usage: ehlogate setup postfix [--dry-run|--apply|--undo]")
+			return misuseOf("setup needs the MTA; usage: ehlogate setup postfix|sendmail|exim")
 		},
 		Subcommands: []*cli.Command{{
 			Name: "postfix", Usage: "print the lines for main.cf and master.cf, apply them, or take them back",
@@ -37,8 +38,30 @@ func setupCommand() *cli.Command {
 				&cli.StringFlag{Name: "mode", Usage: "begin in `MODE` (default: policy.mode where that is set, else observe)"},
 			},
 			Action: setupPostfix,
-		}},
+		},
+			printing("sendmail", "print the lines for sendmail.mc", connect.Sendmail),
+			printing("exim", "print the lines for Exim's configuration", connect.Exim),
+		},
 	}
+}
+
+// printing is the command that prints what connects an MTA.
+func printing(mta, usage string, lines func(*config.Config) (string, error)) *cli.Command {
+	return &cli.Command{Name: mta, Usage: usage, Action: func(c *cli.Context) error {
+		if err := noArguments(c, "setup "+mta); err != nil {
+			return err
+		}
+		cfg, err := loadConfig(c)
+		if err != nil {
+			return err
+		}
+		text, err := lines(cfg)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprint(c.App.Writer, text)
+		return err
+	}}
 }
 
 func setupPostfix(c *cli.Context) error {

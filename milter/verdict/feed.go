@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"strings"
 	"time"
@@ -36,14 +37,14 @@ func (n *number) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// Feed reads another program's verdict on a message: ip, qid (the MTA's queue id) or both; class,
-// spam, ham or none, or one of rspamd's actions in its place; score, and the limit from which on
-// that program calls it spam; reason. Numbers may be in strings.
+// Feed reads another program's verdict on a message: ip, qid (the MTA's queue id) or both, and
+// port, the client's; class, spam, ham or none, or one of rspamd's actions in its place; score, and
+// the limit from which on that program calls it spam; reason. Numbers may be in strings.
 func Feed(body []byte, now time.Time) (s policy.Signal, err error) {
 	var v struct {
 		IP, QID, Class, Action, Reason string
 		Score                          *number
-		Limit                          number
+		Limit, Port                    number
 		Time                           *time.Time
 	}
 	wrong := new(json.UnmarshalTypeError)
@@ -81,6 +82,10 @@ func Feed(body []byte, now time.Time) (s policy.Signal, err error) {
 	if s.Addr, err = address(v.IP); err != nil {
 		return s, err
 	}
+	if v.Port < 0 || v.Port > math.MaxUint16 || v.Port != number(math.Trunc(float64(v.Port))) {
+		return s, fmt.Errorf("port: %v is not a TCP port", float64(v.Port))
+	}
+	s.Port = uint16(v.Port)
 	return s, complete(&s, v.Action)
 }
 

@@ -38,9 +38,16 @@ func (r Rejection) Assessment() policy.Assessment {
 	return r.assessment(class, source)
 }
 
+// OwnRefusal is the text with which the milter refuses mail where a tier's action is to. The log
+// has it as it has those of other filters.
+const OwnRefusal = "Refused by local policy"
+
 // ByFilter is what a refusal by a filter before us says: unless it gives another reason, the filter
-// found spam.
+// found spam. Our own says nothing: it would be evidence for itself.
 func (r Rejection) ByFilter(filter policy.Source) policy.Assessment {
+	if strings.HasSuffix(r.Text, OwnRefusal) {
+		return r.assessment(policy.None, filter)
+	}
 	class, source, _ := r.judge()
 	if class == "" {
 		class, source = policy.Spam, filter

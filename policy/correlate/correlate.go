@@ -387,6 +387,9 @@ func (e *entry) extend(s *policy.Signal, v policy.Verdict) {
 	if o.HELO == "" {
 		o.HELO = s.HELO
 	}
+	if o.TLS == nil && s.TLS != nil {
+		o.TLS, o.STARTTLS = s.TLS, more.STARTTLS
+	}
 	if s.Outcome != "" || o.Outcome == policy.NoMail {
 		o.Outcome = more.Outcome
 	}

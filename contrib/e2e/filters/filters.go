@@ -185,6 +185,8 @@ func (r *Rspamd) Stop() { r.stop() }
 
 // SpamAssassin is a private spamd behind a private spamass-milter.
 type SpamAssassin struct {
+	// Spamd is the port of spamd.
+	Spamd         int
 	port          int
 	spamd, milter *process
 }
@@ -204,7 +206,7 @@ func StartSpamAssassin(dir string, reject int) (*SpamAssassin, error) {
 	for _, n := range Scores {
 		rules = append(rules, fmt.Sprintf("--cf=header TEST_SCORE%d Subject =~ /\\bscore%d\\b/", n, n), fmt.Sprintf("--cf=score TEST_SCORE%d %d", n, n))
 	}
-	s := &SpamAssassin{port: ports[1]}
+	s := &SpamAssassin{Spamd: ports[0], port: ports[1]}
 	if s.spamd, err = start(dir, "/usr/sbin/spamd", append(rules, "--local", "--nouser-config", "--listen=127.0.0.1", "--port="+strconv.Itoa(ports[0]), "--max-children=2", "--username=nobody",
 		"--syslog=stderr", "--helper-home-dir="+dir)...); err != nil {
 		return nil, err

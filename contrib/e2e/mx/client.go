@@ -52,10 +52,11 @@ func (p *Postfix) DialRaw(client string, port int) (net.Conn, error) {
 }
 
 // DialFrom connects from a loopback address of this host.
-func (p *Postfix) DialFrom(local string) (*Session, error) {
-	from := &net.TCPAddr{IP: net.ParseIP(local)}
-	d := net.Dialer{LocalAddr: from}
-	c, err := d.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", p.Port))
+func (p *Postfix) DialFrom(local string) (*Session, error) { return dialFrom(local, p.Port) }
+
+func dialFrom(local string, port int) (*Session, error) {
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(local)}}
+	c, err := d.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		return nil, err
 	}

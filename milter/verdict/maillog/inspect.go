@@ -14,10 +14,10 @@ const inspected = 256 << 10
 
 // Sample is what the end of a log shows of how well it can be read.
 type Sample struct {
-	// Lines counts all lines, Postfix those of Postfix's programs that have a time.
+	// Lines counts all lines, Postfix those of the MTA's programs that have a time.
 	Lines, Postfix int
-	// MX counts the lines of the mail exchanger's smtpd(8), Users those of the services of users, and
-	// Service is the name of the first of these.
+	// MX counts the lines of the mail exchanger's smtpd(8), Users those of the services of users,
+	// and Service is the name of the first of these.
 	MX, Users int
 	Service   string
 	// Unread is the first line that could not be read: without a program or, where that is one of
@@ -37,9 +37,9 @@ func (s Sample) Fault() string {
 	case s.Lines == 0 || s.Postfix > 0:
 		return ""
 	case s.Unread != "":
-		return fmt.Sprintf("no line of %d can be read as Postfix's; the first that cannot be read is %q", s.Lines, s.Unread)
+		return fmt.Sprintf("no line of %d can be read as Postfix's, Sendmail's or Exim's; the first that cannot be read is %q", s.Lines, s.Unread)
 	}
-	return fmt.Sprintf("no line of %d is Postfix's; the first is %q", s.Lines, s.Other)
+	return fmt.Sprintf("no line of %d is Postfix's, Sendmail's or Exim's; the first is %q", s.Lines, s.Other)
 }
 
 // Inspect reads the end of a log.
@@ -85,6 +85,12 @@ func (s *Sample) Take(r *Reader, line []byte) {
 	s.Lines++
 	s.listed = len(r.Services) > 0
 	p, ok := split(line)
+	if !ok || r.programOf(p.tag) == another {
+		if _, _, known := r.readExim(line); known {
+			s.Postfix++
+			return
+		}
+	}
 	if ok {
 		switch r.programOf(p.tag) {
 		case another:

@@ -53,6 +53,9 @@ type Options struct {
 	UnknownUser func(client netip.Addr, recipient string, at time.Time) policy.Confidence
 	// Reinjected is told which message an after-queue filter put back as which, or is nil.
 	Reinjected func(policy.Reinjection)
+	// Silence is the class of a message of which the log tells only that it was accepted, and that
+	// no milter hears of; empty for none.
+	Silence policy.Class
 	// Services are the names under which the mail exchanger's smtpd(8) logs, such as "postfix" or
 	// "postfix/mx"; empty for all that are not known for those of the operator's own users.
 	Services []string
@@ -110,11 +113,14 @@ func (r *Reader) Read(line []byte) (s policy.Signal, ok bool) {
 	}
 	r.Stats.Lines.Add(1)
 	p, ok := split(line)
-	if !ok {
-		return s, false
+	program := another
+	if ok {
+		program = r.programOf(p.tag)
 	}
-	program := r.programOf(p.tag)
 	if program == another {
+		if s, ok, known := r.readExim(line); known {
+			return r.noted(s, ok)
+		}
 		return s, false
 	}
 	r.Stats.Postfix.Add(1)
@@ -128,6 +134,15 @@ func (r *Reader) Read(line []byte) (s policy.Signal, ok bool) {
 	}
 	r.Stats.Signals.Add(1)
 	return s, true
+}
+
+// noted counts a line of the MTA's with its signal, if it is one.
+func (r *Reader) noted(s policy.Signal, ok bool) (policy.Signal, bool) {
+	r.Stats.Postfix.Add(1)
+	if ok {
+		r.Stats.Signals.Add(1)
+	}
+	return s, ok
 }
 
 // Remember reads a line again that was read before a restart, for the client of a session or a
@@ -201,6 +216,10 @@ func (r *Reader) read(p program, process, text []byte) (s policy.Signal, ok bool
 		return s, false
 	case smtpd:
 		s, ok = r.smtpd(process, text)
+	case sendmail:
+		s, ok = r.sendmail(process, text)
+	case exim:
+		s, ok = r.exim(text)
 	}
 	if !ok || policy.IsHere(s.Addr) || !s.Addr.IsValid() && s.QueueID == "" {
 		return s, false

@@ -29,6 +29,10 @@ const (
 	// qmgr tells when a message is gone, pickup that one was submitted on this host, or by QMQP.
 	qmgr
 	pickup
+	// sendmail is Sendmail, which is one program; see sendmail.go.
+	sendmail
+	// exim is Exim where it logs to syslog; see exim.go.
+	exim
 )
 
 // programOf finds the program in a syslog tag, such as postfix/smtpd, postfix-in/smtpd or
@@ -46,6 +50,12 @@ func (r *Reader) programOf(tag []byte) program {
 }
 
 func (r *Reader) parseTag(tag string) program {
+	switch tag {
+	case "sendmail", "sm-mta":
+		return sendmail
+	case "exim", "exim4":
+		return exim
+	}
 	i := strings.LastIndexByte(tag, '/')
 	if i <= 0 || strings.ContainsAny(tag, `"'=<>()`) {
 		return another

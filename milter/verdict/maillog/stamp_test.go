@@ -78,9 +78,9 @@ func TestInspect(t *testing.T) {
 		{"a service that is not", "Nov 25 09:00:00 mx1 postfix/smtpd[9]: connect from x[192.0.2.7]\n", `no smtpd of verdict.services is in it; the first service that is not listed is "postfix"`, []string{"postfx"}},
 		{"sound", "rubbish\n" + sound, "", nil},
 		{"empty", "", "", nil},
-		{"another program's", strings.Repeat("Nov 25 09:00:00 mx1 sshd[9]: hello\n", 3), `no line of 3 is Postfix's; the first is "Nov 25 09:00:00 mx1 sshd[9]: hello"`, nil},
-		{"no log", "GET / HTTP/1.1\nrubbish\n", `no line of 2 can be read as Postfix's; the first that cannot be read is "GET / HTTP/1.1"`, nil},
-		{"no time", "smtp_1 | postfix/smtpd[9]: connect from x[192.0.2.7]\n", `no line of 1 can be read as Postfix's; the first that cannot be read is "smtp_1 | postfix/smtpd[9]: connect from x[192.0.2.7]"`, nil},
+		{"another program's", strings.Repeat("Nov 25 09:00:00 mx1 sshd[9]: hello\n", 3), `no line of 3 is Postfix's, Sendmail's or Exim's; the first is "Nov 25 09:00:00 mx1 sshd[9]: hello"`, nil},
+		{"no log", "GET / HTTP/1.1\nrubbish\n", `no line of 2 can be read as Postfix's, Sendmail's or Exim's; the first that cannot be read is "GET / HTTP/1.1"`, nil},
+		{"no time", "smtp_1 | postfix/smtpd[9]: connect from x[192.0.2.7]\n", `no line of 1 can be read as Postfix's, Sendmail's or Exim's; the first that cannot be read is "smtp_1 | postfix/smtpd[9]: connect from x[192.0.2.7]"`, nil},
 		{"the end of a large one", strings.Repeat("x\n", inspected) + sound, "", nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {

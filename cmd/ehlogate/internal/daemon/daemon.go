@@ -199,7 +199,7 @@ func (d *Daemon) newIntake(cfg *config.Config) error {
 			UnknownUser: func(client netip.Addr, recipient string, at time.Time) policy.Confidence {
 				return in.UnknownUser(client, recipient, d.clock.Told(at))
 			},
-			Services: cfg.Services, UserServices: users.SyslogNames,
+			Services: cfg.Services, UserServices: users.SyslogNames, Silence: cfg.Verdict.Silence,
 		}), signal: func(s policy.Signal) {
 			s.Time = d.clock.Told(s.Time)
 			d.intake.signal(s)

@@ -1,0 +1,150 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ehlogate/ehlogate/contrib/e2e/filters"
+	"github.com/ehlogate/ehlogate/contrib/e2e/mx"
+)
+
+// besideExim is an Exim with a real SpamAssassin and the daemon, connected by the lines that setup
+// prints: all that are not comments, and the ACL with its marks taken off.
+func besideExim(t *testing.T) (*mx.Exim, *mx.Daemon) {
+	t.Helper()
+	sa, err := filters.StartSpamAssassin(tempDir(t), 15)
+	must(t, err)
+	t.Cleanup(sa.Stop)
+	e, err := mx.NewExim(tempDir(t))
+	must(t, err)
+	d, err := mx.NewDaemon(binary, tempDir(t), "", "[policy]\nexempt = []\n[verdict]\nlog_file = '"+e.LogFile()+"'\n")
+	must(t, err)
+	_, err = d.FeedToken()
+	must(t, err)
+	// Exim's user has to be able to read the token.
+	data := filepath.Join(d.Dir, "data")
+	must(t, os.Chmod(data, 0o755))
+	must(t, os.Chmod(filepath.Join(data, "feed-token"), 0o644))
+	lines, status := d.Command("setup", "exim")
+	if status != 0 {
+		t.Fatalf("setup: %d: %s", status, lines)
+	}
+	var section, acl strings.Builder
+	fmt.Fprintf(&section, "spamd_address = 127.0.0.1 %d\n", sa.Spamd)
+	main, inACL, _ := strings.Cut(lines, "# and in the ACL")
+	for line := range strings.Lines(main) {
+		if !strings.HasPrefix(line, "#") {
+			section.WriteString(line)
+		}
+	}
+	for line := range strings.Lines(inACL) {
+		line, _ = strings.CutPrefix(line, "#")
+		if strings.HasPrefix(line, "  ") {
+			acl.WriteString(line)
+		}
+	}
+	must(t, e.Configure(section.String(), acl.String()+"  deny message = This message scored $spam_score spam points\n    condition = ${if >{$spam_score_int}{80}}\n"))
+	must(t, e.Start())
+	t.Cleanup(func() { e.Stop() })
+	must(t, d.Start())
+	t.Cleanup(func() {
+		d.Stop()
+		if t.Failed() {
+			t.Logf("daemon:\n%s\nExim:\n%s", d.Log(), e.Log())
+		}
+	})
+	return e, d
+}
+
+// TestExim connects a real Exim by the lines that setup prints: the log tells what came in and what
+// was refused, the ACL what SpamAssassin said, and STARTTLS is not offered to a client that sends
+// spam.
+func TestExim(t *testing.T) {
+	t.Parallel()
+	e, d := besideExim(t)
+	send := func(client, subject string, to ...string) (offered bool, err error) {
+		t.Helper()
+		session, err := e.DialFrom(client)
+		must(t, err)
+		defer session.Close()
+		must(t, session.UseTLS())
+		if len(to) == 0 {
+			to = []string{"root@mx.example"}
+		}
+		err = session.Deliver(mx.Message{From: "alice@client.example", To: to, Subject: subject})
+		session.Quit()
+		return session.Offered, err
+	}
+	const bad, good = "127.10.0.4", "127.10.0.5"
+	if offered, err := send(good, "hello"); !offered || err != nil {
+		t.Errorf("an unknown client: offered %v, %v", offered, err)
+	}
+	if _, err := send(good, "hello", "root@elsewhere.example"); err == nil {
+		t.Error("it relays")
+	}
+	if _, err := send(bad, "score9"); err == nil {
+		t.Error("spam is taken")
+	}
+	if _, err := send(bad, "score9 again"); err == nil {
+		t.Error("spam is taken")
+	}
+	var events []mx.Event
+	waitUntil(t, func() bool {
+		var err error
+		events, err = d.Events()
+		must(t, err)
+		return len(events) >= 4
+	})
+	find := func(client, source string) (found []mx.Event) {
+		for _, e := range events {
+			if e.Client.Addr == client && e.Verdict.Source == source {
+				found = append(found, e)
+			}
+		}
+		return found
+	}
+	if got := find(good, "feed"); len(got) != 1 || got[0].Verdict.Class != "ham" || got[0].TLS == nil || got[0].TLS.Version != "TLSv1.3" || got[0].STARTTLS != "offered" || got[0].Outcome != "accepted" {
+		t.Errorf("the message that was taken: %+v", got)
+	}
+	if got := find(good, "relay"); len(got) != 1 || got[0].Verdict.Class != "spam" {
+		t.Errorf("relaying: %+v", got)
+	}
+	if got := find(bad, "feed"); len(got) != 2 || got[0].Verdict.Class != "spam" || got[0].Outcome != "rejected" || got[0].TLS == nil {
+		t.Errorf("spam that was refused: %+v", got)
+	}
+	if len(events) != 4 {
+		t.Errorf("%d events of 4 messages: %+v", len(events), events)
+	}
+	if offered, _ := send(bad, "score9"); offered {
+		t.Error("STARTTLS is offered to a bad client")
+	}
+	session, err := e.DialFrom(bad)
+	must(t, err)
+	if code, err := session.ForceTLS(); code != 503 && code != 554 && code != 454 {
+		t.Errorf("STARTTLS that is not offered: %d, %v", code, err)
+	}
+	session.Close()
+
+	for what, s := range map[string]syscall.Signal{"hangs": syscall.SIGSTOP, "is away": syscall.SIGKILL} {
+		must(t, d.Signal(s))
+		began := time.Now()
+		if offered, err := send(good, "hello"); !offered || err != nil {
+			t.Errorf("the daemon %s: offered %v, %v", what, offered, err)
+		}
+		t.Logf("the daemon %s: STARTTLS offered and mail taken, in %v", what, time.Since(began).Round(time.Second/10))
+		if s == syscall.SIGSTOP {
+			must(t, d.Signal(syscall.SIGCONT))
+		} else {
+			d.Kill()
+			must(t, d.Start())
+		}
+	}
+	if offered, _ := send(bad, "score9"); offered {
+		t.Error("STARTTLS is offered to a bad client after a restart")
+	}
+}

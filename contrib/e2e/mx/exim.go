@@ -1,0 +1,150 @@
+package mx
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// Exim is a private Exim: Debian's exim4-daemon-heavy, unpacked and not installed, under a
+// directory of its own. Its clients come from loopback addresses.
+type Exim struct {
+	Dir string
+	// Port takes clients on loopback.
+	Port int
+
+	packages string
+	cmd      *exec.Cmd
+}
+
+// eximUser is the user that Debian's Exim wants to find, and its number where it is not installed.
+const eximUser, eximID = "Debian-exim", 799
+
+// eximConfig is what every private Exim has; %[1]s is its directory, %[2]d its port, %[3]s that of
+// the packages, %[4]s further lines of its main section, %[5]s those of its ACL for a whole
+// message.
+const eximConfig = `exim_path = %[3]s/usr/sbin/exim4
+spool_directory = %[1]s/spool
+log_file_path = %[1]s/log/%%slog
+pid_file_path = %[1]s/log/pid
+keep_environment =
+queue_only
+daemon_smtp_ports = %[2]d
+local_interfaces = 127.0.0.1
+primary_hostname = mx.example
+host_lookup =
+tls_certificate = %[1]s/chain.pem
+tls_privatekey = %[1]s/chain.pem
+acl_smtp_rcpt = rcpt
+acl_smtp_data = data
+%[4]s
+begin acl
+rcpt:
+  require message = relay not permitted
+          domains = mx.example
+  require verify = recipient
+  accept
+data:
+%[5]s
+  accept
+begin routers
+local:
+  driver = accept
+  domains = mx.example
+  local_parts = root : bob
+  transport = nowhere
+begin transports
+nowhere:
+  driver = appendfile
+  file = /dev/null
+  user = Debian-exim
+`
+
+// withUser runs Exim in a mount namespace in which its user is there.
+const withUser = `set -e
+mount --bind "$1/passwd" /etc/passwd
+mount --bind "$1/group" /etc/group
+exec "$2/usr/sbin/exim4" -C "$1/exim.conf" -bdf`
+
+// NewExim prepares a private Exim in an empty directory.
+func NewExim(dir string) (*Exim, error) {
+	packages, err := Unpacked("exim")
+	if err != nil {
+		return nil, err
+	}
+	ports, err := FreePorts(1)
+	if err != nil {
+		return nil, err
+	}
+	e := &Exim{Dir: dir, Port: ports[0], packages: packages}
+	chain, err := SelfSigned("mx.example")
+	if err != nil {
+		return nil, err
+	}
+	err = errors.Join(os.WriteFile(e.in("chain.pem"), []byte(chain), 0o600), os.Mkdir(e.in("spool"), 0o750), os.Mkdir(e.in("log"), 0o755))
+	for _, own := range []string{"chain.pem", "spool", "log"} {
+		err = errors.Join(err, os.Chown(e.in(own), eximID, eximID))
+	}
+	for file, line := range map[string]string{"passwd": "%s:x:%d:%[2]d::/nonexistent:/usr/sbin/nologin\n", "group": "%s:x:%d:\n"} {
+		all, readErr := os.ReadFile("/etc/" + file)
+		err = errors.Join(err, readErr, os.WriteFile(e.in(file), append(all, fmt.Sprintf(line, eximUser, eximID)...), 0o644))
+	}
+	return e, errors.Join(err, e.Configure("", ""))
+}
+
+func (e *Exim) in(name string) string { return filepath.Join(e.Dir, name) }
+
+// Configure writes its configuration, with further lines of its main section and of its ACL for a
+// whole message.
+func (e *Exim) Configure(section, acl string) error {
+	return os.WriteFile(e.in("exim.conf"), fmt.Appendf(nil, eximConfig, e.Dir, e.Port, e.packages, section, acl), 0o644)
+}
+
+// LogFile is its mainlog.
+func (e *Exim) LogFile() string { return e.in("log/mainlog") }
+
+// Log is what it has logged so far.
+func (e *Exim) Log() string {
+	b, _ := os.ReadFile(e.LogFile())
+	return string(b)
+}
+
+// Start starts it and waits until it takes connections.
+func (e *Exim) Start() error {
+	e.cmd = exec.Command("unshare", "--mount", "sh", "-c", withUser, "sh", e.Dir, e.packages)
+	var problems strings.Builder
+	e.cmd.Stdout, e.cmd.Stderr = &problems, &problems
+	if err := e.cmd.Start(); err != nil {
+		return err
+	}
+	err := waitFor(func() error {
+		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", e.Port))
+		if err == nil {
+			c.Close()
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("mx: exim: %w: %s\n%s", err, problems.String(), e.Log())
+	}
+	return nil
+}
+
+// Stop ends it.
+func (e *Exim) Stop() error {
+	if e.cmd == nil {
+		return nil
+	}
+	err := e.cmd.Process.Signal(syscall.SIGTERM)
+	e.cmd.Wait()
+	e.cmd = nil
+	return err
+}
+
+// DialFrom connects from a loopback address of this host.
+func (e *Exim) DialFrom(local string) (*Session, error) { return dialFrom(local, e.Port) }

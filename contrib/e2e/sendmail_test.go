@@ -1,0 +1,160 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ehlogate/ehlogate/contrib/e2e/mx"
+)
+
+// sendmailDir is a directory below which Sendmail accepts certificates: nobody else may write to
+// any above it, so that it cannot be below /tmp.
+func sendmailDir(t *testing.T) string {
+	t.Helper()
+	cache, err := os.UserCacheDir()
+	must(t, err)
+	dir, err := os.MkdirTemp(filepath.Join(cache, "ehlogate"), "sendmail-test-")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// besideSendmail is a Sendmail with a spam filter and the daemon, connected by the lines that setup
+// prints.
+func besideSendmail(t *testing.T, toml string) (*mx.Sendmail, *mx.Daemon) {
+	t.Helper()
+	filter, err := mx.StartFilter()
+	must(t, err)
+	t.Cleanup(filter.Stop)
+	s, err := mx.NewSendmail(sendmailDir(t), "")
+	must(t, err)
+	d, err := mx.NewDaemon(binary, tempDir(t), "", "[policy]\nexempt = []\n[verdict]\nlog_file = '"+s.LogFile()+"'\n"+toml)
+	must(t, err)
+	lines, status := d.Command("setup", "sendmail")
+	if status != 0 {
+		t.Fatalf("setup: %d: %s", status, lines)
+	}
+	host, port, _ := strings.Cut(strings.TrimPrefix(filter.Addr(), "inet:"), ":")
+	must(t, s.Configure("INPUT_MAIL_FILTER(`filter', `S=inet:"+port+"@"+host+"')dnl\n"+lines))
+	must(t, s.Start())
+	t.Cleanup(func() { s.Stop() })
+	must(t, d.Start())
+	t.Cleanup(func() {
+		d.Stop()
+		if t.Failed() {
+			t.Logf("daemon:\n%s\nSendmail:\n%s", d.Log(), s.Log())
+		}
+	})
+	return s, d
+}
+
+// sends has a client send a message, and tells whether it was offered STARTTLS, which it then uses.
+func sends(t *testing.T, s *mx.Sendmail, client, subject string, to ...string) (offered bool, err error) {
+	t.Helper()
+	session, err := s.DialFrom(client)
+	must(t, err)
+	defer session.Close()
+	must(t, session.UseTLS())
+	if len(to) == 0 {
+		to = []string{"root@mx.example"}
+	}
+	err = session.Deliver(mx.Message{From: "alice@client.example", To: to, Subject: subject})
+	session.Quit()
+	return session.Offered, err
+}
+
+// verdicts are the last verdict and its source on each message, by queue id, in the order in which
+// they came.
+func verdicts(t *testing.T, d *mx.Daemon, messages int) (all []mx.Event) {
+	t.Helper()
+	waitUntil(t, func() bool {
+		events, err := d.Events()
+		must(t, err)
+		all = nil
+		for _, e := range events {
+			i := slices.IndexFunc(all, func(o mx.Event) bool { return o.QueueID == e.QueueID })
+			switch {
+			case e.QueueID == "":
+			case i < 0:
+				all = append(all, e)
+			default:
+				all[i].Verdict = e.Verdict
+			}
+		}
+		settled := 0
+		for _, e := range all {
+			if e.Verdict.Class != "none" {
+				settled++
+			}
+		}
+		return settled == messages
+	})
+	return all
+}
+
+// TestSendmail connects a real Sendmail by the lines that setup prints: STARTTLS is not offered to
+// a client whose mail a filter discards, the milter hears what filters say, and the log tells the
+// rest.
+func TestSendmail(t *testing.T) {
+	t.Parallel()
+	s, d := besideSendmail(t, "")
+	const bad, good = "127.10.0.4", "127.10.0.5"
+	for _, subject := range []string{"discard one", "discard two", "hold", "spam"} {
+		if _, err := sends(t, s, bad, subject); err != nil {
+			t.Errorf("%s: %v", subject, err)
+		}
+	}
+	if offered, err := sends(t, s, good, "hello"); !offered || err != nil {
+		t.Errorf("an unknown client: offered %v, %v", offered, err)
+	}
+	if _, err := sends(t, s, good, "hello", "root@elsewhere.example"); err == nil {
+		t.Error("it relays")
+	}
+	all := verdicts(t, d, 6)
+	for i, want := range []struct{ class, source string }{
+		{"spam", "milter-discard"}, {"spam", "milter-discard"}, {"spam", "milter-hold"}, {"spam", "header"}, {"ham", "header"}, {"spam", "relay"},
+	} {
+		if got := all[i]; got.Verdict.Class != want.class || got.Verdict.Source != want.source {
+			t.Errorf("message %d: %+v, want %+v", i, got.Verdict, want)
+		}
+	}
+	if e := all[0]; e.STARTTLS != "offered" || e.TLS == nil || e.TLS.Version != "TLSv1.3" || e.Client.Name != "unknown" {
+		t.Errorf("%+v", e)
+	}
+	if offered, err := sends(t, s, bad, "spam"); offered || err != nil {
+		t.Errorf("a bad client: offered %v, %v", offered, err)
+	}
+	session, err := s.DialFrom(bad)
+	must(t, err)
+	if code, err := session.ForceTLS(); code != 503 {
+		t.Errorf("STARTTLS that is not offered: %d, %v", code, err)
+	}
+	session.Close()
+
+	// A daemon that hangs: Sendmail puts mail off, as long as it hangs.
+	must(t, d.Signal(syscall.SIGSTOP))
+	began := time.Now()
+	if _, err := s.DialFrom(good); err == nil || !strings.Contains(err.Error(), "451") {
+		t.Errorf("the daemon hangs: %v; setup says 451", err)
+	}
+	t.Logf("the daemon hangs: 451 after %v", time.Since(began).Round(time.Second/10))
+	must(t, d.Signal(syscall.SIGCONT))
+	if offered, err := sends(t, s, good, "hello"); !offered || err != nil {
+		t.Errorf("it goes on: offered %v, %v", offered, err)
+	}
+	d.Kill()
+	began = time.Now()
+	if offered, err := sends(t, s, bad, "hello"); !offered || err != nil {
+		t.Errorf("the daemon is away: offered %v, %v", offered, err)
+	}
+	t.Logf("the daemon is away: STARTTLS offered and mail taken, in %v", time.Since(began).Round(time.Millisecond))
+	must(t, d.Start())
+	if offered, err := sends(t, s, bad, "hello"); offered || err != nil {
+		t.Errorf("it is there again: offered %v, %v", offered, err)
+	}
+}
