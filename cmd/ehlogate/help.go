@@ -31,7 +31,7 @@ var examples = map[string]string{
 	"report":    "ehlogate report --since 30d --by day\nehlogate report --require-tls\nehlogate report --html report.html\nehlogate report --since 30d --events /var/lib/ehlogate/events*.ndjson",
 	"tail":      "ehlogate tail --spam --net 192.0.2.0/24",
 	"top":       "ehlogate top\nehlogate top --by network --measure tls-spam --since 1h\nehlogate top --broken-tls",
-	"export":    "ehlogate export > /etc/postfix/ehlogate-last-known",
+	"export":    "ehlogate export --output /etc/postfix/ehlogate-withheld.cidr\nehlogate export --format lmdb --output /etc/postfix/ehlogate-withheld",
 	"dump":      "ehlogate dump reputation.ndjson",
 	"load":      "ehlogate load reputation.ndjson",
 	"replay":    "ehlogate replay --trace /var/lib/ehlogate/events.ndjson --decisions -",

@@ -186,20 +186,3 @@ func overrides(c *cli.Context) error {
 	}
 	return nil
 }
-
-func exportCommand() *cli.Command {
-	return &cli.Command{
-		Name: "export", Usage: "print what would be withheld now as a static table",
-		Flags: []cli.Flag{apiFlag, &cli.StringFlag{Name: "format", Usage: "cidr, as Postfix's cidr_table(5)", Value: "cidr"}},
-		Action: func(c *cli.Context) error {
-			if f := c.String("format"); f != "cidr" {
-				return misuseOf("--format: %q is not allowed; want cidr", f)
-			}
-			daemon, err := client(c)
-			if err != nil {
-				return err
-			}
-			return daemon.Export(c.Context, "cidr", c.App.Writer)
-		},
-	}
-}

@@ -4,31 +4,69 @@ import (
 	"bufio"
 	"cmp"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
+
+	"go4.org/netipx"
 
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/table"
 )
 
-// export writes the cidr table of what would be withheld now; see table.CIDR. Hosts take 24 bytes
-// of memory each meanwhile.
+// Formats are those of a static table: cidr_table(5), and lines of a single address each, as
+// texthash: reads them and postmap(1) makes lmdb:, cdb: and hash: tables of them.
+var Formats = []string{"cidr", "texthash"}
+
+// export writes the static table of what would be withheld now. Hosts take some
+// 60 bytes of memory each meanwhile.
 func (s *Server) export(w http.ResponseWriter, r *http.Request) {
-	if f := r.URL.Query().Get("format"); f != "cidr" {
-		refuse(w, http.StatusBadRequest, fmt.Errorf("format: %q is not allowed; want cidr", f))
+	format := r.URL.Query().Get("format")
+	if !slices.Contains(Formats, format) {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("format: %q is not allowed; want %s", format, strings.Join(Formats, " or ")))
 		return
 	}
-	x := s.newExporter()
-	named := x.named()
-	hosts, err := x.withheldHosts(named)
+	lines, err := s.withheld()
 	if err != nil {
 		refuse(w, http.StatusInternalServerError, err)
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	out := bufio.NewWriterSize(stream{w, http.NewResponseController(w)}, 64<<10)
+	if cmp.Or(lines.write(out, format), out.Flush()) != nil {
+		// A table cut short must not look whole.
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// Export writes the static table of what would be withheld now.
+func (s *Server) Export(w io.Writer, format string) error {
+	lines, err := s.withheld()
+	if err != nil {
+		return err
+	}
+	return lines.write(w, format)
+}
+
+// exported is what a static table says, each network before those that it lies in.
+type exported []exportedLine
+
+type exportedLine struct {
+	network  netip.Prefix
+	keywords string
+}
+
+// withheld is what is withheld now, in as few lines as say it.
+func (s *Server) withheld() (lines exported, err error) {
+	x := s.newExporter()
+	named := x.named()
+	hosts, err := x.withheldHosts(named)
+	if err != nil {
+		return nil, err
+	}
 	// The first match wins, so what lies within something else comes before it. Hosts do not
 	// overlap.
 	keysOf := s.Judge.Policy().Keys
@@ -36,32 +74,65 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request) {
 	if smaller < 0 {
 		smaller = len(named)
 	}
-	each := func(yield func(netip.Prefix) bool) {
-		for _, n := range named[:smaller] {
-			if !yield(n) {
-				return
-			}
+	for _, n := range named[:smaller] {
+		lines = append(lines, exportedLine{n, x.decide(n).Keywords()})
+	}
+	for _, keywords := range slices.Sorted(maps.Keys(hosts)) {
+		set, err := hosts[keywords].IPSet()
+		if err != nil {
+			return nil, fmt.Errorf("export: %w", err)
 		}
-		for _, h := range hosts {
-			if !yield(keysOf(h).Host) {
-				return
-			}
+		for _, n := range set.Prefixes() {
+			lines = append(lines, exportedLine{n, keywords})
 		}
-		for _, n := range named[smaller:] {
-			if !yield(n) {
-				return
+	}
+	for _, n := range named[smaller:] {
+		lines = append(lines, exportedLine{n, x.decide(n).Keywords()})
+	}
+	return lines, nil
+}
+
+func (e exported) write(w io.Writer, format string) error {
+	if format == "texthash" {
+		return e.writeAddresses(w)
+	}
+	for _, l := range e {
+		if err := table.WriteCIDR(w, l.network, l.keywords); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mostAddresses is how many addresses a network may have to be written one by one: a /24.
+const mostAddresses = 256
+
+// writeAddresses writes a line for each address from which something is left out. A comment says
+// what cannot be said so.
+func (e exported) writeAddresses(w io.Writer) (err error) {
+	said := map[netip.Addr]bool{}
+	var large []netip.Prefix
+	for _, l := range e {
+		if l.network.Addr().BitLen()-l.network.Bits() > 8 {
+			if l.keywords != "" {
+				large = append(large, l.network)
+			}
+			continue
+		}
+		for a := l.network.Addr(); a.IsValid() && l.network.Contains(a); a = a.Next() {
+			// A smaller network was before.
+			if !said[a] && l.keywords != "" {
+				_, err = fmt.Fprintf(w, "%s\t%s\n", a, l.keywords)
+			}
+			if said[a] = true; err != nil {
+				return fmt.Errorf("export: %w", err)
 			}
 		}
 	}
-	for n := range each {
-		if err = table.WriteCIDR(out, n, x.decide(n).Keywords()); err != nil {
-			break
-		}
+	if len(large) > 0 {
+		_, err = fmt.Fprintf(w, "# left out: %d networks of more than %d addresses, the first %s; a cidr: table has them\n", len(large), mostAddresses, large[0])
 	}
-	if cmp.Or(err, out.Flush()) != nil {
-		// A table cut short must not look whole.
-		panic(http.ErrAbortHandler)
-	}
+	return err
 }
 
 // exporter decides about networks, by overrides and exceptions as they were when it began.
@@ -114,18 +185,26 @@ func (x *exporter) named() []netip.Prefix {
 	})
 }
 
-// withheldHosts are the hosts from which something is left out, without those that are named.
-func (x *exporter) withheldHosts(named []netip.Prefix) (hosts []netip.Addr, err error) {
+// withheldHosts are the hosts from which something is left out, by what that is, without those of
+// which the named networks say it.
+func (x *exporter) withheldHosts(named []netip.Prefix) (hosts map[string]*netipx.IPSetBuilder, err error) {
 	known := map[netip.Prefix]bool{}
 	for _, n := range named {
 		known[n] = true
 	}
+	hosts = map[string]*netipx.IPSetBuilder{}
 	err = x.Store.Each(func(r policy.Record) error {
-		if x.host(r) && !known[r.Network] && x.decide(r.Network).Keywords() != "" {
-			hosts = append(hosts, r.Network.Addr())
+		if !x.host(r) || known[r.Network] {
+			return nil
+		}
+		d := x.decide(r.Network)
+		if keywords := d.Keywords(); keywords != "" && d.Rule != policy.RuleOverride {
+			if hosts[keywords] == nil {
+				hosts[keywords] = &netipx.IPSetBuilder{}
+			}
+			hosts[keywords].AddPrefix(r.Network)
 		}
 		return nil
 	})
-	slices.SortFunc(hosts, netip.Addr.Compare)
 	return hosts, err
 }

@@ -51,6 +51,10 @@ type Config struct {
 	Table struct {
 		Socketmap, Memcache Address
 		Access
+		// Export is the file to which what is withheld is written every ExportEvery; empty for
+		// none.
+		Export      string
+		ExportEvery time.Duration
 	}
 	HTTP struct {
 		Listen Address
@@ -272,6 +276,9 @@ func DefaultAddress(key string) Address {
 	return Address{"tcp", "127.0.0.1:" + port}
 }
 
+// DefaultExportEvery is how often a static table is written.
+const DefaultExportEvery = 5 * time.Minute
+
 // DefaultHandshake is what a full handshake with TLS 1.3 and an RSA key of 2,048 bits costs
 // Postfix's smtpd(8) on one processor of some 3 GHz.
 const DefaultHandshake = 800 * time.Microsecond
@@ -287,6 +294,7 @@ func defaults(env func(string) (string, bool)) *Config {
 	c.Store.MaxRecords = store.DefaultMostRecords
 	c.Store.Sync = SyncSecond
 	c.Report.Handshake = DefaultHandshake
+	c.Table.ExportEvery = DefaultExportEvery
 	// systemd.exec(5): several directories are separated by a colon.
 	if dirs, ok := env("STATE_DIRECTORY"); ok && dirs != "" {
 		c.Store.Dir, _, _ = strings.Cut(dirs, ":")

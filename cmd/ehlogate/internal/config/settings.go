@@ -55,6 +55,8 @@ var settings = []Setting{
 	{"table.memcache", "where the memcache table listens", address(func(c *Config) *Address { return &c.Table.Memcache })},
 	{"table.peers", "hosts and networks that may connect over TCP, besides this host", networks(func(c *Config) *[]netip.Prefix { return &c.Table.Peers })},
 	{"table.group", "group that may connect to the unix sockets; by default Postfix's", group(func(c *Config) *string { return &c.Table.Group })},
+	{"table.export", "file to which what is withheld is written as a cidr_table(5), for postscreen; none if it is empty", path(func(c *Config) *string { return &c.Table.Export })},
+	{"table.export_every", "how often that is", duration(time.Second, 24*time.Hour, func(c *Config) *time.Duration { return &c.Table.ExportEvery })},
 	{"http.listen", "where metrics, health and the API are served", address(func(c *Config) *Address { return &c.HTTP.Listen })},
 	{"http.peers", "hosts and networks that may connect over TCP, besides this host", networks(func(c *Config) *[]netip.Prefix { return &c.HTTP.Peers })},
 	{"http.group", "group that may connect to the unix socket, and so do all that the API can; by default the daemon's own", group(func(c *Config) *string { return &c.HTTP.Group })},

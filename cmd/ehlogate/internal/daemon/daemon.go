@@ -88,6 +88,8 @@ type Daemon struct {
 	started time.Time
 	today   today
 	reload  func() (api.Reloaded, error)
+	// server is the API.
+	server *api.Server
 	// booted is the configuration of the start.
 	booted *config.Config
 }
@@ -280,6 +282,7 @@ func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 	if d.keeper != nil {
 		server.Watch = d.keeper.Tail.Watch
 	}
+	d.server = server
 	web := &page.Server{
 		Log:    d.log,
 		Status: server.Whole, Report: d.report, Explain: server.Explain, Change: server.Apply, Now: d.clock.Now, Open: server.Unix,
@@ -356,6 +359,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	go d.faults.Keep(watching, "counting days", d.turn)
 	go d.faults.Keep(watching, "watching sockets and tokens", func(ctx context.Context) { d.listeners.watch(ctx, d.tokens, d.log) })
 	go d.faults.Keep(watching, "watching autonomous systems", func(ctx context.Context) { d.systems.Watch(ctx, asn.Every, d.log) })
+	go d.faults.Keep(watching, "writing the static table", d.export)
 	if d.keeper != nil {
 		d.counting.Go(func() { d.faults.Keep(watching, "counting for reports", d.keeper.Run) })
 	}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"github.com/google/renameio/v2"
+	"github.com/urfave/cli/v2"
+)
+
+// indexed are the formats that postmap(1) makes of a file of single addresses.
+var indexed = []string{"lmdb", "cdb", "hash"}
+
+func exportCommand() *cli.Command {
+	return &cli.Command{
+		Name: "export", Usage: "print what would be withheld now as a static table, or write it to a file",
+		Description: "cidr is for cidr_table(5), and says all. texthash has a line for each address, and so have lmdb, cdb and hash, which\n" +
+			"postmap(1) makes of it: IPv6 hosts and large networks are left out there, which a comment says. A file is replaced\n" +
+			"as a whole; postscreen(8) and smtpd(8) take a new one by themselves.",
+		Flags: []cli.Flag{
+			apiFlag, postfixFlag,
+			&cli.StringFlag{Name: "format", Usage: "`FORMAT`: cidr, texthash, lmdb, cdb or hash", Value: "cidr"},
+			&cli.StringFlag{Name: "output", Usage: "write to `FILE`; of lmdb, cdb and hash it is the name that Postfix uses, without .lmdb and so on"},
+		},
+		Action: export,
+	}
+}
+
+func export(c *cli.Context) error {
+	if err := noArguments(c, "export"); err != nil {
+		return err
+	}
+	format, file := c.String("format"), c.String("output")
+	text := format
+	if slices.Contains(indexed, format) {
+		text = "texthash"
+		if file == "" {
+			return misuseOf("--format %s: postmap(1) needs the name of a file: give it with --output", format)
+		}
+	} else if format != "cidr" && format != "texthash" {
+		return misuseOf("--format: %q is not allowed; want cidr, texthash, lmdb, cdb or hash", format)
+	}
+	daemon, err := client(c)
+	if err != nil {
+		return err
+	}
+	if file == "" {
+		return daemon.Export(c.Context, text, c.App.Writer)
+	}
+	var lines bytes.Buffer
+	if err := daemon.Export(c.Context, text, &lines); err != nil {
+		return err
+	}
+	if err := renameio.WriteFile(file, lines.Bytes(), 0o644); err != nil {
+		return err
+	}
+	if text == format {
+		return nil
+	}
+	return postmap(c.Context, c.String("postfix-config"), format, file)
+}
+
+// postmap makes an indexed table of a file, with the main.cf of a directory, or the host's own.
+func postmap(ctx context.Context, dir, format, file string) error {
+	args := []string{format + ":" + file}
+	if dir != "" {
+		args = append([]string{"-c", dir}, args...)
+	}
+	out, err := exec.CommandContext(ctx, "postmap", args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("postmap %s:%s: %w: %s", format, file, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
