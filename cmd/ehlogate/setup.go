@@ -33,6 +33,7 @@ func setupCommand() *cli.Command {
 				&cli.BoolFlag{Name: "apply", Usage: "write the files and change main.cf and master.cf; what then does not work is taken back at once"},
 				&cli.BoolFlag{Name: "dry-run", Usage: "print what --apply would change, as a diff"},
 				&cli.BoolFlag{Name: "undo", Usage: "take back what --apply did"},
+				&cli.BoolFlag{Name: "no-tls", Usage: "print the line that offers STARTTLS to no stranger at all, without ehlogate, and what that costs"},
 				&cli.BoolFlag{Name: "no-reload", Usage: "do not reload a Postfix that runs"},
 				&cli.BoolFlag{Name: "socketmap", Usage: "use the socketmap table, which stops all mail while the daemon is away"},
 				&cli.StringFlag{Name: "mode", Usage: "begin in `MODE` (default: policy.mode where that is set, else observe)"},
@@ -66,7 +67,7 @@ func printing(mta, usage string, lines func(*config.Config) (string, error)) *cl
 
 func setupPostfix(c *cli.Context) error {
 	var asked []string
-	for _, f := range []string{"apply", "dry-run", "undo"} {
+	for _, f := range []string{"apply", "dry-run", "undo", "no-tls"} {
 		if c.Bool(f) {
 			asked = append(asked, "--"+f)
 		}
@@ -96,6 +97,9 @@ func setupPostfix(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.Bool("no-tls") {
+		return withoutTLS(c, p)
+	}
 	plan, err := p.Plan(c.Context, postfix.Options{Socketmap: c.Bool("socketmap"), Mode: mode})
 	switch {
 	case c.Bool("apply") && p.Applied():
@@ -119,6 +123,27 @@ func setupPostfix(c *cli.Context) error {
 		return err
 	}
 	return printNext(c, cfg, p, plan)
+}
+
+// withoutTLS prints how to offer STARTTLS to nobody, the first way of those who are concerned about
+// the load of decryption.
+func withoutTLS(c *cli.Context, p *postfix.Postfix) error {
+	line, back, err := p.WithoutTLS()
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(c.App.Writer, `# This offers STARTTLS to no stranger; services of your users keep it. ehlogate plays no part in it:
+%s
+# What it costs: all mail from other hosts comes in the clear, for whoever is on the way to read or
+# change (RFC 3207 section 6, RFC 7435). Senders who require TLS cannot deliver: those with MTA-STS
+# (RFC 8461), DANE (RFC 7672) or REQUIRETLS (RFC 8689), and providers set to "TLS only"; their mail is
+# returned after days. ehlogate report --require-tls and ehlogate report --by tls tell how much mail comes
+# over TLS now. Where the domain has a TLSA record for this host, or an MTA-STS policy that is enforced,
+# take that back first.
+# To take it back:
+# %s
+`, line, back)
+	return err
 }
 
 // reloadable refuses what would reload a Postfix that had better not be reloaded.
