@@ -15,7 +15,11 @@ type Override struct {
 	// Allow offers STARTTLS always; otherwise it is withheld and the client is in tier bad.
 	Allow bool `json:"allow"`
 	// Note is the operator's reason.
-	Note string    `json:"note,omitempty"`
+	Note string `json:"note,omitempty"`
+	// By is who set it, as far as the command knows: a user's name, or "page".
+	By string `json:"by,omitempty"`
+	// List is the file from which it was imported, empty where it was set by itself.
+	List string    `json:"list,omitempty"`
 	Set  time.Time `json:"set"`
 	// Until is when it ends; zero means never.
 	Until time.Time `json:"until,omitzero"`

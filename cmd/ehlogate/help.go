@@ -26,7 +26,7 @@ var examples = map[string]string{
 	"allow":     "ehlogate allow 192.0.2.7 mail.example.com --note \"our partner\"\nehlogate allow 198.51.100.0/24 --for 7d",
 	"deny":      "ehlogate deny 203.0.113.0/24 --for 36h --note \"flood\"",
 	"forget":    "ehlogate forget 192.0.2.7\nehlogate forget 198.51.100.0/24 --override",
-	"overrides": "ehlogate overrides",
+	"overrides": "ehlogate overrides\nehlogate overrides --export > overrides.cidr\nehlogate overrides --import drop.txt --as deny",
 	"learn":     "ehlogate learn ham 780D29842A2\nehlogate learn spam ~/Maildir/.Junk",
 	"report":    "ehlogate report --since 30d --by day\nehlogate report --require-tls\nehlogate report --html report.html\nehlogate report --since 30d --events /var/lib/ehlogate/events*.ndjson",
 	"tail":      "ehlogate tail --spam --net 192.0.2.0/24",

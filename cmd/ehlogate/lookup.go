@@ -295,6 +295,12 @@ func overrideText(o *policy.Override) string {
 	if !o.Until.IsZero() {
 		s += ", until " + o.Until.Format(time.RFC3339)
 	}
+	if o.By != "" {
+		s += " by " + policy.Printable(o.By)
+	}
+	if o.List != "" {
+		s += ", from " + policy.Printable(o.List)
+	}
 	if o.Note != "" {
 		s += ": " + policy.Printable(o.Note)
 	}

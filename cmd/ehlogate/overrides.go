@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/user"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/policy"
 )
 
 // changeUsage says what each verb does.
@@ -73,7 +75,7 @@ func change(c *cli.Context, verb string) error {
 		verb = "lift"
 	}
 	for _, n := range networks {
-		done, err := daemon.Change(c.Context, api.Change{Verb: verb, Network: n.String(), Note: c.String("note"), For: c.String("for")})
+		done, err := daemon.Change(c.Context, api.Change{Verb: verb, Network: n.String(), Note: c.String("note"), For: c.String("for"), By: operator()})
 		if err != nil {
 			return err
 		}
@@ -82,6 +84,17 @@ func change(c *cli.Context, verb string) error {
 		}
 	}
 	return nil
+}
+
+// operator is the user who runs a command, for whoever reads later who changed something.
+func operator() string {
+	if name := os.Getenv("SUDO_USER"); name != "" {
+		return policy.Printable(name)
+	}
+	if u, err := user.Current(); err == nil {
+		return policy.Printable(u.Username)
+	}
+	return ""
 }
 
 func printChange(c *cli.Context, verb string, n netip.Prefix, done api.Changed) (err error) {
@@ -159,10 +172,31 @@ func confirm(c *cli.Context, verb string, n netip.Prefix) error {
 }
 
 func overridesCommand() *cli.Command {
-	return &cli.Command{Name: "overrides", Usage: "list the overrides", Flags: []cli.Flag{apiFlag, jsonFlag}, Action: overrides}
+	return &cli.Command{
+		Name: "overrides", Usage: "list the overrides, or keep them as a list in a file",
+		Description: "A list has a network a line, allow or deny behind it, and a comment after # or ;. Other people's lists are read, too:\n" +
+			"cidr_table(5), DROP as text and as JSON, and DNSWL as rbldnsd has it; they need --as. Importing a list again sets what is\n" +
+			"new in it, and lifts what is not in it any more; overrides that were set by hand stay.",
+		Flags: []cli.Flag{
+			apiFlag, jsonFlag,
+			&cli.BoolFlag{Name: "export", Usage: "print them as such a list"},
+			&cli.StringFlag{Name: "import", Usage: "take them from `FILE`; - is standard input"},
+			&cli.StringFlag{Name: "as", Usage: "`VERB`, allow or deny, for lines that do not say"},
+			&cli.StringFlag{Name: "list", Usage: "`NAME` of the list that is imported (default: the file's name)"},
+			&cli.StringFlag{Name: "for", Usage: "`DURATION` for which they hold, such as 36h or 7d, where the list does not say (default: until lifted)"},
+			&cli.BoolFlag{Name: "yes", Usage: "do not ask, however large a network is, and however many are lifted"},
+		},
+		Action: overrides,
+	}
 }
 
 func overrides(c *cli.Context) error {
+	if err := noArguments(c, "overrides"); err != nil {
+		return err
+	}
+	if c.Bool("export") && (c.IsSet("import") || c.Bool("json")) {
+		return misuseOf("--export, --import and --json exclude each other")
+	}
 	daemon, err := client(c)
 	if err != nil {
 		return err
@@ -170,6 +204,12 @@ func overrides(c *cli.Context) error {
 	all, err := daemon.Overrides(c.Context)
 	if err != nil {
 		return err
+	}
+	switch {
+	case c.IsSet("import"):
+		return importList(c, daemon, all)
+	case c.Bool("export"):
+		return exportList(c.App.Writer, all)
 	}
 	if len(all) == 0 && !c.Bool("json") {
 		fmt.Fprintln(c.App.ErrWriter, "no overrides")

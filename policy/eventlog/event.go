@@ -22,6 +22,8 @@ const (
 	// KindForget is that the operator dropped the evidence of a network, which stands for the
 	// client.
 	KindForget Kind = "forget"
+	// KindOverride is that an operator changed the overrides; the network stands for the client.
+	KindOverride Kind = "override"
 )
 
 // Event is a line of the event log; its shape is documented in the README. Of makes one of an
@@ -49,8 +51,20 @@ type Event struct {
 	Verdicts   policy.Verdicts `json:"said,omitempty"`
 	Trouble    policy.Trouble  `json:"tls_trouble,omitempty"`
 	Unfinished bool            `json:"unfinished,omitempty"`
+	// Change is there for an override only.
+	Change *Change `json:"change,omitempty"`
 	// Corrected is there for a correction only.
 	*Corrected
+}
+
+// Change is what an operator changed, by allow, deny, forget or lift, for whoever asks later.
+type Change struct {
+	Verb string `json:"verb"`
+	By   string `json:"by,omitempty"`
+	Note string `json:"note,omitempty"`
+	List string `json:"list,omitempty"`
+	// Until is when it ends, zero for never.
+	Until time.Time `json:"until,omitzero"`
 }
 
 // Client is the client of an event.
@@ -153,6 +167,11 @@ func OfCorrection(c *policy.Correction, at time.Time, node string) *Event {
 // OfForget is the event of the evidence of a network that was dropped at a time.
 func OfForget(n netip.Prefix, at time.Time, node string) *Event {
 	return &Event{Time: Stamp{at}, Node: node, Kind: KindForget, Client: Client{Addr: n.String()}, Verdict: policy.Verdict{Class: policy.None}}
+}
+
+// OfChange is the event of a change of the overrides on a network.
+func OfChange(c Change, n netip.Prefix, at time.Time, node string) *Event {
+	return &Event{Time: Stamp{at}, Node: node, Kind: KindOverride, Client: Client{Addr: n.String()}, Verdict: policy.Verdict{Class: policy.None}, Change: &c}
 }
 
 // about is what events of both kinds say of a message.

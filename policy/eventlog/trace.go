@@ -120,8 +120,8 @@ func Rows(r io.Reader) iter.Seq2[Row, error] {
 	}
 }
 
-// errForget is for the event of evidence that was dropped, by hand: what a policy would have done
-// does not depend on it.
+// errForget is for the events of what was done by hand, evidence dropped and overrides: what a
+// policy would have done does not depend on it.
 var errForget = errors.New("not a message")
 
 // Lenient reads what other people's writers of JSON may have written, as encoding/json does.
@@ -135,7 +135,7 @@ func parseRow(line []byte) (r Row, err error) {
 	switch {
 	case v.Time == nil:
 		return Row{}, errors.New(`no "time"; want RFC 3339, such as "2026-11-24T13:21:55.365Z"`)
-	case v.Event == KindForget:
+	case v.Event == KindForget || v.Event == KindOverride:
 		return Row{}, errForget
 	case v.Client == nil || v.Client.Addr == nil:
 		return Row{}, errors.New(`no "client" with its "addr"`)

@@ -101,6 +101,9 @@ type Change struct {
 	Note    string `json:"note,omitempty"`
 	// For is how long an allow or deny holds, as time.ParseDuration reads it; empty is for ever.
 	For string `json:"for,omitempty"`
+	// By is who changes it, List the file from which it is imported.
+	By   string `json:"by,omitempty"`
+	List string `json:"list,omitempty"`
 }
 
 // Changed is the answer to a change.

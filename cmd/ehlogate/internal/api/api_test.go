@@ -15,6 +15,7 @@ import (
 
 	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/eventlog"
 	"github.com/ehlogate/ehlogate/policy/store"
 )
 
@@ -29,7 +30,7 @@ func newServer(t testing.TB) *Server {
 	}
 	t.Cleanup(func() { kept.Close() })
 	judge := policy.NewJudge(inForce, kept)
-	return &Server{Judge: judge, Store: kept, Now: time.Now, Thresholds: func() verdict.Thresholds { return verdict.DefaultThresholds }, Token: &Token{value: token, looked: time.Now().Add(time.Hour)}, FeedToken: &Token{value: feedToken, looked: time.Now().Add(time.Hour)}, LocalFeed: func() bool { return false }, Strangers: func() {}, Metrics: http.NotFoundHandler(), Forgot: func(netip.Prefix) {}, Status: func() Status { return Status{} }}
+	return &Server{Judge: judge, Store: kept, Now: time.Now, Thresholds: func() verdict.Thresholds { return verdict.DefaultThresholds }, Token: &Token{value: token, looked: time.Now().Add(time.Hour)}, FeedToken: &Token{value: feedToken, looked: time.Now().Add(time.Hour)}, LocalFeed: func() bool { return false }, Strangers: func() {}, Metrics: http.NotFoundHandler(), Forgot: func(netip.Prefix) {}, Changed: func(netip.Prefix, eventlog.Change) {}, Status: func() Status { return Status{} }}
 }
 
 func client(t *testing.T, at, token string) *Client {

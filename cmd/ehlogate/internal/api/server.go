@@ -17,6 +17,7 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/intake"
 	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/eventlog"
 	"github.com/ehlogate/ehlogate/policy/ledger"
 	"github.com/ehlogate/ehlogate/policy/reputation"
 )
@@ -61,6 +62,8 @@ type Server struct {
 	Malformed func()
 	// Forgot is called when the evidence of a network was dropped.
 	Forgot func(netip.Prefix)
+	// Changed is called when the overrides on a network were changed, or its evidence dropped.
+	Changed func(netip.Prefix, eventlog.Change)
 	// Status is how the daemon stands; Reload reads its configuration again.
 	Status func() Status
 	Reload func() (Reloaded, error)
@@ -235,14 +238,16 @@ type misused struct{ error }
 
 // Apply makes a change.
 func (s *Server) Apply(c Change) (done Changed, err error) {
-	if c.Note != policy.Printable(c.Note) || len(c.Note) > policy.MostNote {
-		return done, misused{fmt.Errorf("note: it may have %d bytes, all on one line and printable", policy.MostNote)}
+	for name, text := range map[string]string{"note": c.Note, "by": c.By, "list": c.List} {
+		if text != policy.Printable(text) || len(text) > policy.MostNote {
+			return done, misused{fmt.Errorf("%s: it may have %d bytes, all on one line and printable", name, policy.MostNote)}
+		}
 	}
 	n, err := config.ParseNetwork(c.Network)
 	if err != nil {
 		return done, misused{err}
 	}
-	override := policy.Override{Network: n, Allow: c.Verb == "allow", Note: c.Note, Set: s.Now().UTC()}
+	override := policy.Override{Network: n, Allow: c.Verb == "allow", Note: c.Note, By: c.By, List: c.List, Set: s.Now().UTC()}
 	if c.For != "" {
 		d, err := config.ParseDuration(c.For)
 		if err != nil || d < time.Second {
@@ -267,6 +272,9 @@ func (s *Server) Apply(c Change) (done Changed, err error) {
 		}
 	default:
 		err = misused{fmt.Errorf("verb: %q is not allowed; want allow, deny or forget, or lift", c.Verb)}
+	}
+	if err == nil {
+		s.Changed(n, eventlog.Change{Verb: c.Verb, By: c.By, Note: c.Note, List: c.List, Until: override.Until})
 	}
 	return done, err
 }

@@ -256,7 +256,7 @@ func (d *Daemon) intakeSettings() intake.Settings {
 func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 	server := &api.Server{
 		Status: d.status, Reload: d.reload,
-		Judge: d.judge, Store: d.store, Now: d.clock.Now, Heard: d.intake.Heard, Learn: d.intake.learn, Forgot: d.intake.forgot,
+		Judge: d.judge, Store: d.store, Now: d.clock.Now, Heard: d.intake.Heard, Learn: d.intake.learn, Forgot: d.intake.forgot, Changed: d.intake.changed,
 		LocalFeed: func() bool { return d.cfg.Load().LocalFeed }, Names: func() []string { return d.cfg.Load().HTTP.Names },
 		Strangers: d.intake.stranger, Report: d.report,
 	}

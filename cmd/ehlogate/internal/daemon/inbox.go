@@ -201,6 +201,14 @@ func (b *inbox) forgot(n netip.Prefix) {
 	}
 }
 
+// changed writes down what an operator changed of a network.
+func (b *inbox) changed(n netip.Prefix, c eventlog.Change) {
+	if err := <-b.Changed(n, c); err != nil {
+		b.Late.Add(1)
+		b.Log.Error("a change of the overrides is not in the event log", "network", n, "verb", c.Verb, "by", c.By, "error", err)
+	}
+}
+
 // start works on posts, follows the MTA's log, and concludes what no session came for, until stop
 // is called.
 func (b *inbox) start(follower *follower) (stop func()) {

@@ -265,6 +265,16 @@ func (in *Intake) Forgot(n netip.Prefix) <-chan error {
 	return in.EventLog.Append(eventlog.OfForget(n, in.Now(), in.Settings().Node))
 }
 
+// Changed writes down what an operator changed of a network. The channel yields nil when that is in
+// the event log.
+func (in *Intake) Changed(n netip.Prefix, c eventlog.Change) <-chan error {
+	set := in.Settings()
+	if set.Anonymize {
+		c.By, c.Note = "", ""
+	}
+	return in.EventLog.Append(eventlog.OfChange(c, n, in.Now(), set.Node))
+}
+
 // record learns an observation and writes it down.
 func (in *Intake) record(o *policy.Observation) Receipt {
 	in.count(o.Verdict)

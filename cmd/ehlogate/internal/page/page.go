@@ -339,6 +339,7 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 		see(w, clientLink(c.Network))
 		return
 	}
+	c.By = "page"
 	done, err := s.Change(c)
 	text := fmt.Sprintf("Done: %s %s.", c.Verb, done.Network)
 	if len(done.Exempt) > 0 {

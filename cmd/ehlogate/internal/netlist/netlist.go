@@ -1,0 +1,121 @@
+// Package netlist reads lists of networks as people keep and publish them: cidr_table(5), the DROP
+// lists of Spamhaus as text ("192.0.2.0/24 ; SBL1") and as JSON, DNSWL as rbldnsd(8) has it
+// ("192.0.2.0/24:127.0.10.1:mail.example"), and plain networks with comments.
+package netlist
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/policy"
+)
+
+// Entry is a network of a list.
+type Entry struct {
+	// Line is from 1.
+	Line    int
+	Network netip.Prefix
+	// Verb is allow or deny, empty where the line does not say.
+	Verb string
+	// Until is when it ends, zero where the line does not say.
+	Until time.Time
+	Note  string
+}
+
+const (
+	// maxLine bounds a line in bytes, MostEntries a list.
+	maxLine     = 4096
+	MostEntries = 200_000
+)
+
+// Read reads a list. The error names the first line that is none of a list, and what is wrong.
+func Read(r io.Reader) (all []Entry, err error) {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(make([]byte, maxLine), maxLine)
+	for n := 1; lines.Scan(); n++ {
+		e, ok, err := parse(strings.TrimPrefix(lines.Text(), "\ufeff"))
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", n, err)
+		}
+		if !ok {
+			continue
+		}
+		if e.Line = n; len(all) == MostEntries {
+			return nil, fmt.Errorf("line %d: more than %d networks", n, MostEntries)
+		}
+		all = append(all, e)
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("line %d: %w", len(all)+1, err)
+	}
+	return all, nil
+}
+
+// parse reads a line; ok is false where it has no network.
+func parse(line string) (e Entry, ok bool, err error) {
+	line = strings.TrimSpace(line)
+	if strings.HasPrefix(line, "{") {
+		return parseJSON(line)
+	}
+	text, comment := line, ""
+	if i := strings.IndexAny(line, "#;"); i >= 0 {
+		text, comment = line[:i], line[i+1:]
+	}
+	words := strings.Fields(text)
+	if len(words) == 0 || strings.HasPrefix(words[0], ":") || strings.HasPrefix(words[0], "$") {
+		// A comment, or a default or directive of rbldnsd.
+		return e, false, nil
+	}
+	network, rest := words[0], ""
+	if n := strings.IndexByte(network, ':'); n > 0 && strings.Contains(network[:n], ".") {
+		network, rest = network[:n], network[n+1:]
+	}
+	if e.Network, err = config.ParseNetwork(network); err != nil {
+		return e, false, err
+	}
+	words = words[1:]
+	if len(words) > 0 && (strings.EqualFold(words[0], "allow") || strings.EqualFold(words[0], "deny")) {
+		e.Verb, words = strings.ToLower(words[0]), words[1:]
+	}
+	if len(words) > 1 && words[0] == "until" {
+		if e.Until, err = time.Parse(time.RFC3339, words[1]); err != nil {
+			return e, false, fmt.Errorf("until %s: want a time such as 2026-11-24T13:00:00Z", words[1])
+		}
+		words = words[2:]
+	}
+	e.Note = note(rest, strings.Join(words, " "), comment)
+	return e, true, nil
+}
+
+// parseJSON reads a line of the DROP lists as JSON; the last one has no network.
+func parseJSON(line string) (e Entry, ok bool, err error) {
+	var v struct{ CIDR, SBLID string }
+	if err := json.Unmarshal([]byte(line), &v); err != nil {
+		return e, false, fmt.Errorf("not JSON: %w", err)
+	}
+	if v.CIDR == "" {
+		return e, false, nil
+	}
+	e.Network, err = config.ParseNetwork(v.CIDR)
+	e.Note = note(v.SBLID)
+	return e, err == nil, err
+}
+
+// note is what a line says beside its network, as an override may have it.
+func note(parts ...string) string {
+	var all []string
+	for _, p := range parts {
+		if p = strings.TrimSpace(policy.Printable(p)); p != "" {
+			all = append(all, p)
+		}
+	}
+	return strings.ToValidUTF8(cut(strings.Join(all, " ")), "")
+}
+
+func cut(s string) string { return s[:min(len(s), policy.MostNote)] }

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/netlist"
+	"github.com/ehlogate/ehlogate/policy"
+)
+
+// exportList prints overrides as a list that importList reads.
+func exportList(w io.Writer, all []policy.Override) (err error) {
+	for _, o := range all {
+		line := o.Network.String() + "\t" + o.Verb()
+		if !o.Until.IsZero() {
+			line += "\tuntil " + o.Until.UTC().Format(time.RFC3339)
+		}
+		if o.Note != "" {
+			line += "\t# " + policy.Printable(o.Note)
+		}
+		if _, err = fmt.Fprintln(w, line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// imported is what comes of a list: what is set and lifted, how many are as they were, and how many
+// were set by hand or by another list, and stay.
+type imported struct {
+	set        []api.Change
+	lifted     []policy.Override
+	same, kept int
+}
+
+func importList(c *cli.Context, daemon *api.Client, before []policy.Override) error {
+	file := c.String("import")
+	in, name := io.Reader(c.App.Reader), c.String("list")
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return misused{err}
+		}
+		defer f.Close()
+		in = f
+		if name == "" {
+			name = filepath.Base(file)
+		}
+	}
+	if name == "" {
+		return misuseOf("--import -: a list from standard input needs a name: give it with --list")
+	}
+	entries, err := netlist.Read(in)
+	if err != nil {
+		return misuseOf("%s: %w; nothing was changed", file, err)
+	}
+	plan, err := planImport(c, entries, before, name)
+	if err != nil {
+		return fmt.Errorf("%s: %w; nothing was changed", file, err)
+	}
+	for _, change := range plan.set {
+		if _, err := daemon.Change(c.Context, change); err != nil {
+			return fmt.Errorf("%s: %s %s: %w; what comes before it in the list is in force: import it again", file, change.Verb, change.Network, err)
+		}
+	}
+	for _, o := range plan.lifted {
+		if _, err := daemon.Change(c.Context, api.Change{Verb: "lift", Network: o.Network.String(), By: operator(), List: name}); err != nil {
+			return fmt.Errorf("%s: lift %s: %w; import the list again", file, o.Network, err)
+		}
+	}
+	_, err = fmt.Fprintf(c.App.Writer, "%s: %d set, %d as before, %d lifted, %d kept that were set by hand or from another list\n", name, len(plan.set), plan.same, len(plan.lifted), plan.kept)
+	return err
+}
+
+// planImport works out what a list changes.
+func planImport(c *cli.Context, entries []netlist.Entry, before []policy.Override, name string) (plan imported, err error) {
+	standing := map[string]policy.Override{}
+	for _, o := range before {
+		standing[o.Network.String()] = o
+	}
+	listed := map[string]bool{}
+	for _, e := range entries {
+		if e.Verb == "" {
+			e.Verb = c.String("as")
+		}
+		if e.Verb != "allow" && e.Verb != "deny" {
+			return plan, misuseOf("line %d: %s: neither allow nor deny; say which with --as", e.Line, e.Network)
+		}
+		if config.Oversized(e.Network) && !c.Bool("yes") {
+			return plan, misuseOf("line %d: %s is larger than any one network; repeat the command with --yes if that is meant", e.Line, e.Network)
+		}
+		key := e.Network.String()
+		if listed[key] {
+			continue
+		}
+		listed[key] = true
+		o, ok := standing[key]
+		switch {
+		case ok && o.List != name:
+			plan.kept++
+		case ok && o.Verb() == e.Verb && o.Note == e.Note && (o.Until.Equal(e.Until) || e.Until.IsZero() && c.String("for") != ""):
+			plan.same++
+		default:
+			change := api.Change{Verb: e.Verb, Network: key, Note: e.Note, For: c.String("for"), By: operator(), List: name}
+			if !e.Until.IsZero() {
+				left := time.Until(e.Until).Round(time.Second)
+				if left < time.Second {
+					continue
+				}
+				change.For = left.String()
+			}
+			plan.set = append(plan.set, change)
+		}
+	}
+	for _, o := range before {
+		if o.List == name && !listed[o.Network.String()] {
+			plan.lifted = append(plan.lifted, o)
+		}
+	}
+	if len(listed) == 0 && len(plan.lifted) > 0 && !c.Bool("yes") {
+		return plan, misused{errors.New("it is empty, which lifts all that came from it; repeat the command with --yes if that is meant")}
+	}
+	return plan, nil
+}
