@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -441,4 +443,32 @@ func TestAClusterIsResharded(t *testing.T) {
 	}, time.Second)
 	x.settle()
 	x.report("")
+}
+
+// TestADamagedSpoolIsReadOnce: after the first batch that cannot be read, none of the others is waited
+// for, and the next write begins the file anew.
+func TestADamagedSpoolIsReadOnce(t *testing.T) {
+	s, _, err := openSpool(filepath.Join(t.TempDir(), "spool"), 1<<20, time.Now, func(*batch) {})
+	must(t, err)
+	keys, err := s.put([]*batch{{Sender: "a", Number: 1}, {Sender: "a", Number: 2}})
+	must(t, err)
+	must(t, os.Truncate(s.path, 0))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for _, k := range append(keys, keys...) {
+			if _, err := s.get(k); err == nil {
+				t.Error("it is read from nothing")
+			}
+		}
+		if _, err := s.put([]*batch{{Sender: "a", Number: 3}}); err != nil {
+			t.Error(err)
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("it is waited for")
+	}
+	must(t, s.close())
 }

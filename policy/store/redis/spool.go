@@ -38,6 +38,9 @@ type spool struct {
 	// size is the sum of the values in bytes, batches their number.
 	size, batches int64
 	damaged       int
+	// broken says that the open file turned out to be damaged. It is not touched any more then: bbolt
+	// holds a lock of its own after a panic, for which whoever comes next would wait for ever.
+	broken bool
 }
 
 // openSpool opens the spool in a directory, which it makes if it is missing, and shows each batch
@@ -65,10 +68,10 @@ func openSpool(dir string, limit int64, now func() time.Time, each func(*batch))
 // renew moves whatever is in the file's place aside, and begins a new one.
 func (s *spool) renew() (aside string, err error) {
 	if db := s.db; db != nil {
-		// bbolt may hold a lock of its own after a panic, and never come back.
+		// It may never come back.
 		go bolted.Guard(db.Close)
 	}
-	s.db, s.size, s.batches = nil, 0, 0
+	s.db, s.size, s.batches, s.broken = nil, 0, 0, false
 	if err := os.MkdirAll(filepath.Dir(s.path), 0o750); err != nil {
 		return "", err
 	}
@@ -83,12 +86,10 @@ func (s *spool) renew() (aside string, err error) {
 // and what comes is not to be.
 func (s *spool) lookAfter() error {
 	info, err := os.Stat(s.path)
-	whole := err == nil && s.db != nil && os.SameFile(info, s.file)
+	whole := err == nil && s.db != nil && !s.broken && os.SameFile(info, s.file)
 	if whole {
 		var size int64
-		err = bolted.Guard(func() error {
-			return s.db.View(func(tx *bolt.Tx) error { size = tx.Size(); return nil })
-		})
+		err = s.view(func(tx *bolt.Tx) error { size = tx.Size(); return nil })
 		whole = err == nil && info.Size() >= size
 	}
 	if whole {
@@ -134,6 +135,16 @@ func (s *spool) open(each func(*batch)) error {
 			})
 		})
 	})
+}
+
+// view reads in the file, unless that turned out to be damaged, and takes note if it does.
+func (s *spool) view(read func(*bolt.Tx) error) error {
+	if s.db == nil || s.broken {
+		return bolted.ErrDamaged
+	}
+	err := bolted.Guard(func() error { return s.db.View(read) })
+	s.broken = s.broken || errors.Is(err, bolted.ErrDamaged)
+	return err
 }
 
 // update changes the file. One that turns out to be damaged is begun anew, and the change fails.
@@ -191,11 +202,9 @@ func (s *spool) put(batches []*batch) ([]uint64, error) {
 
 // get reads a batch by its key.
 func (s *spool) get(key uint64) (b *batch, err error) {
-	err = bolted.Guard(func() error {
-		return s.db.View(func(tx *bolt.Tx) (err error) {
-			b, err = decodeStored(tx.Bucket(spoolBucket).Get(binary.BigEndian.AppendUint64(nil, key)))
-			return err
-		})
+	err = s.view(func(tx *bolt.Tx) (err error) {
+		b, err = decodeStored(tx.Bucket(spoolBucket).Get(binary.BigEndian.AppendUint64(nil, key)))
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("spool: batch %d: %w", key, err)
@@ -242,7 +251,7 @@ func decodeStored(v []byte) (*batch, error) {
 
 // close closes the file.
 func (s *spool) close() error {
-	if s.db == nil {
+	if s.db == nil || s.broken {
 		return nil
 	}
 	return bolted.Guard(s.db.Close)
