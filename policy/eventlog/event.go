@@ -26,7 +26,7 @@ const (
 	KindOverride Kind = "override"
 )
 
-// Event is a line of the event log; its shape is documented in the README. Of makes one of an
+// Event is a line of the event log; contrib/doc/event-log.md documents it. Of makes one of an
 // observation, OfCorrection of a correction, and Message reads it back.
 type Event struct {
 	Time    Stamp  `json:"time"`

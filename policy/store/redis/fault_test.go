@@ -445,8 +445,8 @@ func TestAClusterIsResharded(t *testing.T) {
 	x.report("")
 }
 
-// TestADamagedSpoolIsReadOnce: after the first batch that cannot be read, none of the others is waited
-// for, and the next write begins the file anew.
+// TestADamagedSpoolIsReadOnce: after the first batch that cannot be read, none of the others is
+// waited for, and the next write begins the file anew.
 func TestADamagedSpoolIsReadOnce(t *testing.T) {
 	s, _, err := openSpool(filepath.Join(t.TempDir(), "spool"), 1<<20, time.Now, func(*batch) {})
 	must(t, err)

@@ -38,8 +38,9 @@ type spool struct {
 	// size is the sum of the values in bytes, batches their number.
 	size, batches int64
 	damaged       int
-	// broken says that the open file turned out to be damaged. It is not touched any more then: bbolt
-	// holds a lock of its own after a panic, for which whoever comes next would wait for ever.
+	// broken says that the open file turned out to be damaged. It is not touched any more then:
+	// bbolt holds a lock of its own after a panic, for which whoever comes next would wait for
+	// ever.
 	broken bool
 }
 

@@ -167,7 +167,7 @@ func TestChangesNeedALoginAndTheSecretOfItsForms(t *testing.T) {
 	}
 	form.Set("csrf", csrf)
 	answer, _ := s.ask("POST", "/change", cookie, form)
-	if answer.StatusCode != http.StatusSeeOther || answer.Header.Get("Location") != "client?q=192.0.2.7" || len(s.changes) != 1 || s.changes[0] != (api.Change{Verb: "deny", Network: "192.0.2.7", Note: "drones", For: "7d"}) {
+	if answer.StatusCode != http.StatusSeeOther || answer.Header.Get("Location") != "client?q=192.0.2.7" || len(s.changes) != 1 || s.changes[0] != (api.Change{Verb: "deny", Network: "192.0.2.7", Note: "drones", For: "7d", By: "page"}) {
 		t.Errorf("status %d to %q, changes %v", answer.StatusCode, answer.Header.Get("Location"), s.changes)
 	}
 	s.ask("POST", "/logout", cookie, url.Values{"csrf": {csrf}})
