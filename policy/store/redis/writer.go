@@ -218,6 +218,10 @@ func (w *writer) save(ways map[*stream]way) {
 	for i, b := range batches {
 		switch l := opened[i]; {
 		case keys[i] == 0:
+			if l != nil && errors.Is(err, errFull) {
+				// Whoever is told may look.
+				w.stats.Dropped.Add(uint64(len(b.Changes)))
+			}
 			b.finish(err)
 			w.unsaved(l, b, err)
 			continue
@@ -241,7 +245,6 @@ func (w *writer) unsaved(l *stream, b *batch, err error) {
 	// Its number was the last that was given.
 	l.number--
 	if errors.Is(err, errFull) {
-		w.stats.Dropped.Add(uint64(len(b.Changes)))
 		return
 	}
 	after := l.open

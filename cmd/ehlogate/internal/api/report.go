@@ -80,5 +80,8 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request) {
 // Report asks for a report.
 func (c *Client) Report(ctx context.Context, q Reporting) (r *ledger.Report, err error) {
 	r = new(ledger.Report)
-	return r, c.patient().get(ctx, "/api/v1/report?"+q.query(), r)
+	if err := c.patient().get(ctx, "/api/v1/report?"+q.query(), r); err != nil {
+		return nil, err
+	}
+	return r, nil
 }
