@@ -60,7 +60,7 @@ func check(c *cli.Context) error {
 	more, running, st := daemonFindings(c.Context, daemon)
 	found = append(found, more...)
 	found = append(found, logFindings(cfg)...)
-	found = append(found, storeFindings(c.Context, cfg, running)...)
+	found = append(found, storeFindings(c.Context, cfg, running, st)...)
 	found = append(found, restartFindings(cfg, st)...)
 	p, err := postfix.Find(c.Context, c.String("postfix-config"), inForce(cfg, st))
 	switch {
@@ -272,7 +272,7 @@ func logFindings(cfg *config.Config) []postfix.Finding {
 }
 
 // storeFindings looks at the store. The embedded one is the daemon's alone while that runs.
-func storeFindings(ctx context.Context, cfg *config.Config, running bool) (found []postfix.Finding) {
+func storeFindings(ctx context.Context, cfg *config.Config, running bool, st *api.Status) (found []postfix.Finding) {
 	switch {
 	case cfg.Store.Redis != nil:
 		redis.LogLibrary(slog.New(slog.DiscardHandler))
@@ -280,7 +280,12 @@ func storeFindings(ctx context.Context, cfg *config.Config, running bool) (found
 			found = append(found, postfix.Finding{OK: f.OK, What: f.What, Fix: f.Fix})
 		}
 	case running:
-		found = append(found, postfix.Finding{OK: true, What: "the daemon holds the store in " + cfg.Store.Dir})
+		where := cfg.Store.Dir
+		if st != nil {
+			// It may have been started with other settings than this command.
+			where = st.Store.Name
+		}
+		found = append(found, postfix.Finding{OK: true, What: "the daemon holds its store: " + where})
 	default:
 		f := postfix.Finding{OK: true, What: "the store in " + cfg.Store.Dir + " is sound"}
 		if _, err := os.Stat(filepath.Join(cfg.Store.Dir, store.FileName)); errors.Is(err, os.ErrNotExist) {
