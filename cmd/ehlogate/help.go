@@ -28,6 +28,8 @@ var examples = map[string]string{
 	"forget":    "ehlogate forget 192.0.2.7\nehlogate forget 198.51.100.0/24 --override",
 	"overrides": "ehlogate overrides\nehlogate overrides --export > overrides.cidr\nehlogate overrides --import drop.txt --as deny",
 	"learn":     "ehlogate learn ham 780D29842A2\nehlogate learn spam ~/Maildir/.Junk",
+	"spam":      "ehlogate learn spam ~/Maildir/.Junk",
+	"ham":       "ehlogate learn ham 780D29842A2",
 	"report":    "ehlogate report --since 30d --by day\nehlogate report --require-tls\nehlogate report --html report.html\nehlogate report --since 30d --events /var/lib/ehlogate/events*.ndjson",
 	"tail":      "ehlogate tail --spam --net 192.0.2.0/24",
 	"top":       "ehlogate top\nehlogate top --by network --measure tls-spam --since 1h\nehlogate top --broken-tls",

@@ -24,13 +24,12 @@ func besideExim(t *testing.T) (*mx.Exim, *mx.Daemon) {
 	must(t, err)
 	d, err := mx.NewDaemon(binary, tempDir(t), "", "[policy]\nexempt = []\n[verdict]\nlog_file = '"+e.LogFile()+"'\n")
 	must(t, err)
-	_, err = d.FeedToken()
+	token, err := d.FeedToken()
 	must(t, err)
 	// Exim's user has to be able to read the token.
-	data := filepath.Join(d.Dir, "data")
-	must(t, os.Chmod(data, 0o755))
-	must(t, os.Chmod(filepath.Join(data, "feed-token"), 0o644))
-	lines, status := d.Command("setup", "exim")
+	readable := filepath.Join(e.Dir, "feed-token")
+	must(t, os.WriteFile(readable, []byte(token), 0o644))
+	lines, status := d.Command("setup", "exim", "--http.feed_token_file", readable)
 	if status != 0 {
 		t.Fatalf("setup: %d: %s", status, lines)
 	}

@@ -16,9 +16,9 @@ import (
 // before is the environment variable that names the program of the version before.
 const before = "UPGRADE_FROM"
 
-// TestUpgrade has an earlier version learn, be killed and be stopped, and then this one take over its
-// files: what is known of each client is what it was, overrides hold, and the report counts what came
-// in before.
+// TestUpgrade has an earlier version learn, be killed and be stopped, and then this one take over
+// its files: what is known of each client is what it was, overrides hold, and the report counts
+// what came in before.
 func TestUpgrade(t *testing.T) {
 	d, err := mx.NewDaemon(os.Getenv(before), tempDir(t), "", "")
 	must(t, err)
@@ -76,7 +76,9 @@ func TestUpgrade(t *testing.T) {
 	if out, _ := d.Command("overrides"); !strings.Contains(out, "203.0.113.0/24") || !strings.Contains(out, "kept") {
 		t.Errorf("overrides: %s", out)
 	}
-	var r struct{ Messages map[string]struct{ TLS, Plain int } }
+	var r struct {
+		Messages map[string]struct{ TLS, Plain int }
+	}
 	waitUntil(t, func() bool {
 		out, status := d.Command("report", "--since", "1h", "--json")
 		if status != 0 || json.Unmarshal([]byte(out), &r) != nil {

@@ -129,7 +129,7 @@ func eximHost(s []byte) (c peer, helo string, rest []byte, ok bool) {
 		if !found {
 			return c, "", nil, false
 		}
-		if word[0] == '(' && word[len(word)-1] == ')' {
+		if len(word) > 1 && word[0] == '(' && word[len(word)-1] == ')' {
 			helo = string(word[1 : len(word)-1])
 		}
 		s = s[len(s[:min(len(s), 600)])-len(after):]

@@ -149,8 +149,8 @@ func TestEntriesOfTheJournal(t *testing.T) {
 	}
 }
 
-// TestTheLinesOfTheWorld reads lines in the shapes in which others publish theirs: testdata/lines.tsv
-// has a name, what is read of the line, and the line.
+// TestTheLinesOfTheWorld reads lines in the shapes in which others publish theirs:
+// testdata/lines.tsv has a name, what is read of the line, and the line.
 func TestTheLinesOfTheWorld(t *testing.T) {
 	lines, err := os.ReadFile("testdata/lines.tsv")
 	if err != nil {
@@ -188,6 +188,11 @@ func FuzzLine(f *testing.F) {
 		"Nov 25 05:08:53 mx1 postfix/cleanup[9]: 780D29842A2: milter-reject: END-OF-MESSAGE from c[192.0.2.7]: 5.7.1 x; from=<a@b> to=<c> proto=ESMTP helo=<d>",
 		"2026-11-25T05:08:53Z mx1 postfix/postscreen[9]: PREGREET 14 after 0.05 from [192.0.2.7]:4711: EHLO\\r\\n",
 		"Nov 25 05:08:53 mx1 postfix/smtpd[9]: SSL_accept error from unknown[IPv6:::1%eth0]:99999: -1",
+		"Nov 27 22:51:29 mx sm-mta[9]: 6ARMpTYr016787: ruleset=check_rcpt, arg1=<a@b>, relay=c [192.0.2.7] (may be forged), reject=550 5.7.1 <a@b>... Relaying denied",
+		"Nov 27 22:51:29 mx sm-mta[9]: 6ARMpTYr016787: Milter: data, reject=550 5.7.1 Spam",
+		"2026-11-27 23:25:44.1 +0000 [17] 1xX5K4-0001at-10 <= a@b H=c (d) [192.0.2.7]:56325 P=esmtps X=TLS1.3:E:256 CV=no S=293",
+		"2026-11-27 23:25:44 H=(d) [192.0.2.7]:1 F=<a@b> temporarily rejected RCPT <c@d>: greylisted",
+		"2026-11-27 23:25:44 plain authenticator failed for (d) [192.0.2.7]: 535 Incorrect",
 		"Nov 25 05:08:53 mx1 postfix/smtpd[9]: NOQUEUE: reject: RCPT from \x00[]: ", strings.Repeat("[", 1000) + "]: ",
 	} {
 		f.Add([]byte(line))

@@ -83,6 +83,8 @@ type Config struct {
 	Policy policy.Policy
 	// ModeGiven says that policy.mode was given and is not the default.
 	ModeGiven bool
+	// FeedTokenGiven says that http.feed_token_file was given.
+	FeedTokenGiven bool
 	// ASNDatabase is the file of autonomous systems, empty for none.
 	ASNDatabase string
 	Verdict     verdict.Rules
@@ -314,6 +316,7 @@ func (c *Config) derive() {
 	c.HTTP.TokenFile = cmp.Or(c.HTTP.TokenFile, filepath.Join(c.Store.Dir, "api-token"))
 	c.Store.Spool = cmp.Or(c.Store.Spool, c.Store.Dir)
 	c.Log.Events = cmp.Or(c.Log.Events, filepath.Join(c.Store.Dir, "events.ndjson"))
+	c.FeedTokenGiven = c.HTTP.FeedTokenFile != ""
 	c.HTTP.FeedTokenFile = cmp.Or(c.HTTP.FeedTokenFile, filepath.Join(c.Store.Dir, "feed-token"))
 	for _, path := range []*string{&c.HTTP.TokenFile, &c.HTTP.FeedTokenFile, &c.Store.Spool, &c.Log.Events, &c.File} {
 		absolute(path)

@@ -28,8 +28,10 @@ log_selector = +tls_cipher +tls_certificate_verified +incoming_port
 // where to, and the line of the request that says by whom. $spam_action is set for rspamd and
 // SpamAssassin.
 const eximVerdict = `
-# Where Exim asks rspamd or SpamAssassin (spamd_address), these lines tell the daemon what that said. In
-# the main section:
+# Where Exim asks rspamd or SpamAssassin (spamd_address), these lines tell the daemon what that said. It
+# takes it without a token where ehlogate.toml has local_feed = true below [verdict], for hosts all of whose
+# users are trusted. Otherwise name a file that Exim's user can read in http.feed_token_file, and print
+# these lines again. In the main section:
 EHLOGATE_FEED = %[1]s
 EHLOGATE_SAID = \{"ip":"$sender_host_address","port":"$sender_host_port","qid":"$message_exim_id","action":"$spam_action","score":"$spam_score"\}
 # and in the ACL of acl_smtp_data, before what denies or accepts by the score:
@@ -51,7 +53,7 @@ func Exim(c *config.Config) (string, error) {
 			return "", err
 		}
 		feed = "inet:" + feedHost + ":" + feedPort
-		if !c.LocalFeed {
+		if c.FeedTokenGiven && !c.LocalFeed {
 			by = `Authorization: Bearer ${readfile{` + c.HTTP.FeedTokenFile + `}{}}\r\n`
 		}
 	}

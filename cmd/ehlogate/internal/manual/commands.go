@@ -26,8 +26,8 @@ func Commands(app *cli.App, common []string) string {
 	}
 	p.section("exit status")
 	p.term("0", "done")
-	p.term("1", "found wanting, or failed; the standard error says why")
-	p.term("2", "misuse: the command line or the configuration is wrong")
+	p.term("1", "something is wrong, or failed; standard error says why")
+	p.term("2", "wrong use: of the command line or the configuration")
 	p.section("files")
 	p.term("/etc/ehlogate/ehlogate.toml", "the configuration, read if it exists; ehlogate.toml(5)")
 	p.term("/var/lib/ehlogate", "store, event log and tokens of the systemd unit's daemon; without the unit, $STATE_DIRECTORY or ./ehlogate-data")
