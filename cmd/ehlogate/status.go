@@ -53,7 +53,12 @@ func statusText(st api.Status, now time.Time) string {
 		row(name, "%s, %s: %d over TLS, %d spam, %d ham", plural(int(n.Sessions), "session"), plural(int(n.Messages), "message"), n.TLS, n.Spam, n.Ham)
 	}
 	heard("heard since the start", st.Heard.Counts)
-	heard("heard today", st.Heard.Today)
+	// What came before a start of today is not known here: "today" would say the same, or less than it
+	// promises. A report has it.
+	today := st.Started.Local().Format(time.DateOnly) != time.Now().Format(time.DateOnly)
+	if today {
+		heard("heard today", st.Heard.Today)
+	}
 	withheld := func(name string, n api.Answers) {
 		text := fmt.Sprintf("STARTTLS in %d of %s", n.Withheld, plural(int(n.Lookups), "lookup"))
 		if st.Mode == policy.Observe {
@@ -62,7 +67,9 @@ func statusText(st api.Status, now time.Time) string {
 		row(name, "%s", text)
 	}
 	withheld("withheld since the start", st.Withheld.Answers)
-	withheld("withheld today", st.Withheld.Today)
+	if today {
+		withheld("withheld today", st.Withheld.Today)
+	}
 	row("cost", "%s", costText(&st))
 	row("overrides", "%d set by the operator; %s made by the daemon", st.Overrides, plural(st.Exceptions, "exception"))
 	for _, w := range st.Waves {
