@@ -53,8 +53,8 @@ func statusText(st api.Status, now time.Time) string {
 		row(name, "%s, %s: %d over TLS, %d spam, %d ham", plural(int(n.Sessions), "session"), plural(int(n.Messages), "message"), n.TLS, n.Spam, n.Ham)
 	}
 	heard("heard since the start", st.Heard.Counts)
-	// What came before a start of today is not known here: "today" would say the same, or less than it
-	// promises. A report has it.
+	// What came before a start of today is not known here: "today" would say the same, or less than
+	// it promises. A report has it.
 	today := st.Started.Local().Format(time.DateOnly) != time.Now().Format(time.DateOnly)
 	if today {
 		heard("heard today", st.Heard.Today)

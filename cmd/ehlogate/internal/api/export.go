@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/gaissmai/bart"
 	"go4.org/netipx"
 
 	"github.com/ehlogate/ehlogate/policy"
@@ -89,7 +90,24 @@ func (s *Server) withheld() (lines exported, err error) {
 	for _, n := range named[smaller:] {
 		lines = append(lines, exportedLine{n, x.decide(n).Keywords()})
 	}
-	return lines, nil
+	return lines.needed(), nil
+}
+
+// needed are the lines without which the table would say something else: not those of which the
+// next larger network says the same, nor those from which nothing is left out where none does.
+func (e exported) needed() exported {
+	larger := new(bart.Table[string])
+	// From the largest network to the smallest: what is in the table lies around what comes.
+	kept := len(e)
+	for _, l := range slices.Backward(e) {
+		if around, _ := larger.LookupPrefix(l.network); around == l.keywords {
+			continue
+		}
+		kept--
+		e[kept] = l
+		larger.Insert(l.network, l.keywords)
+	}
+	return e[kept:]
 }
 
 func (e exported) write(w io.Writer, format string) error {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"testing"
@@ -58,5 +59,45 @@ func TestATableIsAsShortAsItCanBe(t *testing.T) {
 	}
 	if n := strings.Count(table.String(), "\tstarttls"); n != 63+1+256 || strings.Contains(table.String(), "192.0.2.70\t") || !strings.Contains(table.String(), "# left out: 1 networks of more than 256 addresses, the first 2001:db8::/64") {
 		t.Errorf("%d addresses; want 320\n%s", n, table.String()[max(0, table.Len()-200):])
+	}
+}
+
+// TestATableSaysWhatALookupSays sets overrides at random, one in another, and asks the table, the
+// first match first, about every address of the network.
+func TestATableSaysWhatALookupSays(t *testing.T) {
+	s := newServer(t)
+	random := rand.New(rand.NewPCG(1, 2))
+	network := netip.MustParsePrefix("192.0.2.0/24")
+	for range 60 {
+		var set []netip.Prefix
+		for range 1 + random.IntN(10) {
+			addr := netip.AddrFrom4([4]byte{192, 0, 2, byte(random.IntN(256))})
+			n := netip.PrefixFrom(addr, 22+random.IntN(11)).Masked()
+			if err := s.Store.SetOverride(policy.Override{Network: n, Allow: random.IntN(2) == 0, Set: s.Now()}); err != nil {
+				t.Fatal(err)
+			}
+			set = append(set, n)
+		}
+		lines, err := s.withheld()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for addr := network.Addr(); network.Contains(addr); addr = addr.Next() {
+			got := ""
+			for _, l := range lines {
+				if l.network.Contains(addr) {
+					got = l.keywords
+					break
+				}
+			}
+			if want := s.Judge.Decide(addr).Keywords(); got != want {
+				t.Fatalf("%s: the table says %q, a lookup %q; overrides %v, lines %v", addr, got, want, s.Store.Overrides(), lines)
+			}
+		}
+		for _, n := range set {
+			if _, err := s.Store.LiftOverride(n); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
