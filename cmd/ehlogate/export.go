@@ -20,7 +20,7 @@ func exportCommand() *cli.Command {
 		Name: "export", Usage: "print what would be withheld now as a static table, or write it to a file",
 		Description: "cidr is for cidr_table(5), and says all. texthash has a line for each address, and so have lmdb, cdb and hash, which\n" +
 			"postmap(1) makes of it: IPv6 hosts and large networks are left out there, which a comment says. A file is replaced\n" +
-			"as a whole; postscreen(8) and smtpd(8) take a new one by themselves.",
+			"as a whole. postscreen(8) takes an index that has changed by itself, a new cidr or texthash table at postfix reload.",
 		Flags: []cli.Flag{
 			apiFlag, postfixFlag,
 			&cli.StringFlag{Name: "format", Usage: "`FORMAT`: cidr, texthash, lmdb, cdb or hash", Value: "cidr"},

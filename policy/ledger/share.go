@@ -78,6 +78,10 @@ func (l *Ledger) publish(ctx context.Context, written []leafKey) error {
 				if b == nil || now.Sub(end) > k.keep() {
 					continue
 				}
+				b, err := unsealed([]byte(k.what), k.key(), b)
+				if err != nil {
+					return err
+				}
 				leaves = append(leaves, Leaf{Page: page, Field: fmt.Sprintf("%d/%s", k.at, l.id), Value: append([]byte(nil), b...), Expire: end.Add(k.keep())})
 			}
 			return nil

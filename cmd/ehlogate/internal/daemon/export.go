@@ -9,8 +9,7 @@ import (
 )
 
 // export writes what is withheld to the file of table.export, as a static table, until the context
-// ends. It writes only what is another table than before: postscreen(8) and smtpd(8) begin anew
-// with a new file.
+// ends. It writes only what is another table than before.
 func (d *Daemon) export(ctx context.Context) {
 	var before []byte
 	for failed := false; ; {
