@@ -2,6 +2,7 @@ package maillog
 
 import (
 	"bytes"
+	"cmp"
 	"strconv"
 	"strings"
 	"time"
@@ -41,8 +42,8 @@ func (r *Reader) splitExim(line []byte) (at time.Time, text []byte, ok bool) {
 		}
 		zone, rest = time.FixedZone("", offset), rest[6:]
 	}
-	if pid, after, found := bytes.Cut(rest[:min(len(rest), 16)], []byte("] ")); found && len(pid) > 1 && pid[0] == '[' && digits(pid[1:]) {
-		rest = rest[len(rest[:min(len(rest), 16)])-len(after):]
+	if pid, _, found := bytes.Cut(rest[:min(len(rest), 16)], []byte("] ")); found && len(pid) > 1 && pid[0] == '[' && digits(pid[1:]) {
+		rest = rest[len(pid)+len("] "):]
 	}
 	at, err := time.ParseInLocation(eximStamp, stamp, zone)
 	return at, rest, err == nil
@@ -109,10 +110,7 @@ func (r *Reader) exim(text []byte) (s policy.Signal, ok bool) {
 	}
 	if _, who, ok := bytes.Cut(rest[:min(len(rest), 200)], []byte(" authenticator failed for ")); ok {
 		if c, _, after, ok := eximHost(who); ok && bytes.HasPrefix(after, []byte(": 535 ")) {
-			session := r.of(c.text, c)
-			s = about(c, policy.Spam, policy.FromLogin, "authentication failed")
-			s.Assessment.Confidence, s.Group = session.loginFailed(), r.group(&session.logins)
-			return s, true
+			return r.loginFailed(c.text, c, "authentication failed")
 		}
 	}
 	return s, false
@@ -125,27 +123,21 @@ func eximHost(s []byte) (c peer, helo string, rest []byte, ok bool) {
 		if len(s) > 0 && s[0] == '[' {
 			break
 		}
-		word, after, found := bytes.Cut(s[:min(len(s), 600)], []byte(" "))
+		word, _, found := bytes.Cut(s[:min(len(s), 600)], []byte(" "))
 		if !found {
 			return c, "", nil, false
 		}
 		if len(word) > 1 && word[0] == '(' && word[len(word)-1] == ')' {
 			helo = string(word[1 : len(word)-1])
 		}
-		s = s[len(s[:min(len(s), 600)])-len(after):]
+		s = s[len(word)+1:]
 	}
 	if len(s) == 0 || s[0] != '[' {
 		return c, "", nil, false
 	}
-	number, rest, ok := bytes.Cut(s[1:], []byte("]"))
-	if !ok || len(number) > 60 {
+	if c.addr, rest, ok = cutAddr(s[1:]); !ok {
 		return c, "", nil, false
 	}
-	addr, err := policy.ParseAddr(string(number))
-	if err != nil {
-		return c, "", nil, false
-	}
-	c.addr = addr
 	c.port, rest = cutPort(rest)
 	c.text = all[:len(all)-len(rest)]
 	return c, helo, rest, true
@@ -162,11 +154,7 @@ func (r *Reader) eximArrival(queueID string, rest []byte) (s policy.Signal, ok b
 	if !ok {
 		return s, false
 	}
-	s = about(c, policy.None, "", "")
-	s.Assessment = policy.Assessment{Class: policy.None, Confidence: policy.Certain, Source: policy.FromSilence, Reason: "accepted, as the log tells"}
-	if r.Silence != "" {
-		s.Assessment.Class = r.Silence
-	}
+	s = about(c, cmp.Or(r.Silence, policy.None), policy.FromSilence, "accepted, as the log tells")
 	s.QueueID, s.Mail, s.Outcome, s.HELO, s.FromDomain = queueID, true, policy.Accepted, verdict.Clip(helo), policy.Domain(string(from))
 	for _, field := range bytes.Split(rest, []byte(" ")) {
 		key, value, _ := bytes.Cut(field, []byte("="))
@@ -237,9 +225,7 @@ func (r *Reader) eximRefusal(queueID string, rest []byte) (s policy.Signal, ok b
 		s.Assessment = about(c, policy.Spam, policy.FromDNSBL, said).Assessment
 	}
 	if s.Assessment.Source == policy.FromUnknownUser && !(hasFrom && from == "") {
-		session := r.of(c.text, c)
-		s.Assessment = r.harvest(session, c, of, s.Assessment)
-		s.Group = r.group(&session.users)
+		r.harvest(r.of(c.text, c), c, of, &s)
 	}
 	s.Assessment.Reason = verdict.Clip("rejected " + stage + ": " + said)
 	return s, true

@@ -247,6 +247,16 @@ type peer struct {
 	text []byte
 }
 
+// cutAddr reads an address up to the bracket behind it, with "IPv6:" before one of that kind.
+func cutAddr(s []byte) (addr netip.Addr, rest []byte, ok bool) {
+	number, rest, ok := bytes.Cut(s, []byte("]"))
+	if !ok || len(number) > len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255%interface-name") {
+		return addr, nil, false
+	}
+	addr, err := policy.ParseAddr(string(number))
+	return addr, rest, err == nil
+}
+
 // parsePeer reads a client, "name[addr]", with ":port" behind it where smtpd_client_port_logging is
 // on; postscreen leaves out the name. rest is what follows.
 func parsePeer(s []byte) (c peer, rest []byte, ok bool) {
@@ -254,12 +264,7 @@ func parsePeer(s []byte) (c peer, rest []byte, ok bool) {
 	if !ok || len(name) > 255 || bytes.ContainsAny(name, " :;<,=") {
 		return c, nil, false
 	}
-	number, rest, ok := bytes.Cut(rest, []byte("]"))
-	if !ok || len(number) > len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255%interface-name") {
-		return c, nil, false
-	}
-	var err error
-	if c.addr, err = policy.ParseAddr(string(number)); err != nil {
+	if c.addr, rest, ok = cutAddr(rest); !ok {
 		return c, nil, false
 	}
 	c.port, rest = cutPort(rest)

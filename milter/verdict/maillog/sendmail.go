@@ -56,16 +56,12 @@ func sendmailPeer(s []byte) (c peer, rest []byte, ok bool) {
 	if name = bytes.TrimSuffix(name, []byte(" ")); !ok || len(name) > 300 || bytes.ContainsAny(name, " ,;<>=\"") {
 		return c, nil, false
 	}
-	number, rest, ok := bytes.Cut(rest, []byte("]"))
-	if !ok || len(number) > 60 {
-		return c, nil, false
-	}
-	addr, err := policy.ParseAddr(string(number))
-	if err != nil {
+	if c.addr, rest, ok = cutAddr(rest); !ok {
 		return c, nil, false
 	}
 	rest = bytes.TrimPrefix(rest, []byte(" (may be forged)"))
-	return peer{addr: addr, text: s[:len(s)-len(rest)]}, rest, true
+	c.text = s[:len(s)-len(rest)]
+	return c, rest, true
 }
 
 var relayKey = []byte(", relay=")
@@ -117,16 +113,14 @@ func (r *Reader) ruleset(process []byte, queueID string, rest []byte) (s policy.
 		return s, false
 	}
 	status, said := sendmailReply(string(reply))
-	s = about(c, "", policy.FromRecipient, "")
+	s = policy.Signal{Addr: c.addr, QueueID: queueID, Outcome: policy.Rejected, Mail: string(name) != "check_relay"}
 	s.Assessment = listedBySendmail(status, said)
 	if s.Assessment.Class == "" {
 		s.Assessment = verdict.Rejection{Status: status, Text: subject + " rejected: " + said}.Assessment()
 	}
 	if s.Assessment.Source == policy.FromUnknownUser {
-		s.Assessment = r.harvest(session, c, refusal{envelope: envelope{recipient: string(after)}}, s.Assessment)
-		s.Group = r.group(&session.users)
+		r.harvest(session, c, refusal{envelope: envelope{recipient: string(after)}}, &s)
 	}
-	s.QueueID, s.Outcome, s.Mail = queueID, policy.Rejected, string(name) != "check_relay"
 	return s, true
 }
 
@@ -163,13 +157,7 @@ func (r *Reader) sendmailLogin(process, rest []byte) (s policy.Signal, ok bool) 
 	if !ok || !isWhy || !bytes.HasPrefix(why, []byte("authentication failure")) && !bytes.HasPrefix(why, []byte("user not found")) {
 		return s, false
 	}
-	session := r.of(process, c)
-	if session.user {
-		return s, false
-	}
-	s = about(c, policy.Spam, policy.FromLogin, "AUTH failure")
-	s.Assessment.Confidence, s.Group = session.loginFailed(), r.group(&session.logins)
-	return s, true
+	return r.loginFailed(process, c, "AUTH failure")
 }
 
 // sendmailMilter reads what a filter did with a message: "Milter: data, reject=550 5.7.1 TEXT",

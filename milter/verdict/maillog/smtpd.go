@@ -149,11 +149,16 @@ func (r *Reader) login(process []byte, c peer, rest []byte) (s policy.Signal, ok
 			return s, false
 		}
 	}
+	return r.loginFailed(process, c, "SASL authentication failed")
+}
+
+// loginFailed is the signal of a login that failed. Users who have logged in may mistype.
+func (r *Reader) loginFailed(process []byte, c peer, reason string) (s policy.Signal, ok bool) {
 	session := r.of(process, c)
 	if session.user {
 		return s, false
 	}
-	s = about(c, policy.Spam, policy.FromLogin, "SASL authentication failed")
+	s = about(c, policy.Spam, policy.FromLogin, reason)
 	s.Assessment.Confidence, s.Group = session.loginFailed(), r.group(&session.logins)
 	return s, true
 }
@@ -239,8 +244,7 @@ func (r *Reader) refusal(in *session, action, stage string, c peer, queueID stri
 		s.Assessment.Reason = verdict.Clip(action + ": " + stage + ": " + of.reply)
 	}
 	if s.Assessment.Source == policy.FromUnknownUser && !rejection.NullSender {
-		s.Assessment = r.harvest(in, c, of, s.Assessment)
-		s.Group = r.group(&in.users)
+		r.harvest(in, c, of, &s)
 	}
 	s.QueueID, s.Outcome, s.FromDomain, s.HELO = queueID, policy.Rejected, of.fromDomain(), of.helo
 	if action == "milter-hold" {
@@ -255,15 +259,16 @@ func (r *Reader) refusal(in *session, action, stage string, c peer, queueID stri
 	return s
 }
 
-// harvest counts an unknown user.
-func (r *Reader) harvest(in *session, c peer, of refusal, a policy.Assessment) policy.Assessment {
+// harvest counts an unknown user, of which a signal is.
+func (r *Reader) harvest(in *session, c peer, of refusal, s *policy.Signal) {
 	recipient := of.whom
 	if recipient == "" {
 		recipient = of.recipient
 	}
 	at, ok := r.time()
-	if !ok {
-		return a
+	if ok {
+		s.Assessment = verdict.UnknownUsers(s.Assessment, 1, in.askedFor(of.sender, r.UnknownUser(c.addr, recipient, at)))
 	}
-	return verdict.UnknownUsers(a, 1, in.askedFor(of.sender, r.UnknownUser(c.addr, recipient, at)))
+	// Only now: it may be another message's than the last one.
+	s.Group = r.group(&in.users)
 }
