@@ -30,7 +30,7 @@ need() {
 
 # libraries PACKAGE...: prints the libraries that packages depend on, for those that are unpacked only.
 libraries() {
-	apt-get -qq update >/dev/null || return
+	apt-cache show "$@" >/dev/null 2>&1 || apt-get -qq update >/dev/null || return
 	apt-cache depends --no-pre-depends "$@" | sed -n 's/^  Depends: \(lib[^ <>]*\)$/\1/p' | sort -u
 }
 

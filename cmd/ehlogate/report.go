@@ -263,21 +263,23 @@ func countFiles(c *cli.Context, l *ledger.Ledger, files []string, q api.Reportin
 	counted := 0
 	for _, name := range files {
 		info, err := os.Stat(name)
-		if err == nil && slices.ContainsFunc(seen, func(s os.FileInfo) bool { return os.SameFile(s, info) }) {
+		switch {
+		case err != nil:
+			// Opening it says why, unless it is standard input.
+		case info.IsDir():
+			unread = errors.Join(unread, misuseOf("%s is a directory; name the files in it", name))
+			continue
+		case slices.ContainsFunc(seen, func(s os.FileInfo) bool { return os.SameFile(s, info) }):
 			fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s was counted already, and is left out\n", name)
 			continue
-		} else if err == nil {
+		default:
 			seen = append(seen, info)
 		}
-		switch err := countFile(c, l, name, q); {
-		case c.Context.Err() != nil:
+		err = countFile(c, l, name, q)
+		if c.Context.Err() != nil {
 			return nil, c.Context.Err()
-		case errors.As(err, new(cut)):
-			unread = errors.Join(unread, err)
-			counted++
-		case err != nil:
-			unread = errors.Join(unread, err)
-		default:
+		}
+		if unread = errors.Join(unread, err); err == nil || errors.As(err, new(cut)) {
 			counted++
 		}
 	}
@@ -294,9 +296,6 @@ func (c cut) Unwrap() error { return c.error }
 
 // countFile counts what an event log has of the time that is asked for.
 func countFile(c *cli.Context, l *ledger.Ledger, name string, q api.Reporting) error {
-	if info, err := os.Stat(name); err == nil && info.IsDir() {
-		return misuseOf("%s is a directory; name the files in it", name)
-	}
 	in, size, err := openTrace(name)
 	if errors.As(err, new(*os.PathError)) {
 		return misused{err}

@@ -48,15 +48,7 @@ func besideExim(t *testing.T) (*mx.Exim, *mx.Daemon) {
 		}
 	}
 	must(t, e.Configure(section.String(), acl.String()+"  deny message = This message scored $spam_score spam points\n    condition = ${if >{$spam_score_int}{80}}\n"))
-	must(t, e.Start())
-	t.Cleanup(func() { e.Stop() })
-	must(t, d.Start())
-	t.Cleanup(func() {
-		d.Stop()
-		if t.Failed() {
-			t.Logf("daemon:\n%s\nExim:\n%s", d.Log(), e.Log())
-		}
-	})
+	startBeside(t, e, d)
 	return e, d
 }
 
@@ -68,16 +60,7 @@ func TestExim(t *testing.T) {
 	e, d := besideExim(t)
 	send := func(client, subject string, to ...string) (offered bool, err error) {
 		t.Helper()
-		session, err := e.DialFrom(client)
-		must(t, err)
-		defer session.Close()
-		must(t, session.UseTLS())
-		if len(to) == 0 {
-			to = []string{"root@mx.example"}
-		}
-		err = session.Deliver(mx.Message{From: "alice@client.example", To: to, Subject: subject})
-		session.Quit()
-		return session.Offered, err
+		return sends(t, e, client, subject, to...)
 	}
 	const bad, good = "127.10.0.4", "127.10.0.5"
 	if offered, err := send(good, "hello"); !offered || err != nil {

@@ -41,22 +41,35 @@ func besideSendmail(t *testing.T, toml string) (*mx.Sendmail, *mx.Daemon) {
 	}
 	host, port, _ := strings.Cut(strings.TrimPrefix(filter.Addr(), "inet:"), ":")
 	must(t, s.Configure("INPUT_MAIL_FILTER(`filter', `S=inet:"+port+"@"+host+"')dnl\n"+lines))
-	must(t, s.Start())
-	t.Cleanup(func() { s.Stop() })
+	startBeside(t, s, d)
+	return s, d
+}
+
+// startBeside starts an MTA and the daemon until the test ends.
+func startBeside(t *testing.T, mta interface {
+	Start() error
+	Stop() error
+	Log() string
+}, d *mx.Daemon) {
+	t.Helper()
+	must(t, mta.Start())
+	t.Cleanup(func() { mta.Stop() })
 	must(t, d.Start())
 	t.Cleanup(func() {
 		d.Stop()
 		if t.Failed() {
-			t.Logf("daemon:\n%s\nSendmail:\n%s", d.Log(), s.Log())
+			t.Logf("daemon:\n%s\nMTA:\n%s", d.Log(), mta.Log())
 		}
 	})
-	return s, d
 }
 
-// sends has a client send a message, and tells whether it was offered STARTTLS, which it then uses.
-func sends(t *testing.T, s *mx.Sendmail, client, subject string, to ...string) (offered bool, err error) {
+// sends has a client of an MTA send a message, and tells whether it was offered STARTTLS, which it
+// then uses.
+func sends(t *testing.T, mta interface {
+	DialFrom(string) (*mx.Session, error)
+}, client, subject string, to ...string) (offered bool, err error) {
 	t.Helper()
-	session, err := s.DialFrom(client)
+	session, err := mta.DialFrom(client)
 	must(t, err)
 	defer session.Close()
 	must(t, session.UseTLS())

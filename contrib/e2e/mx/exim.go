@@ -3,7 +3,6 @@ package mx
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -73,15 +72,11 @@ exec "$2/usr/sbin/exim4" -C "$1/exim.conf" -bdf`
 
 // NewExim prepares a private Exim in an empty directory.
 func NewExim(dir string) (*Exim, error) {
-	packages, err := Unpacked("exim")
+	packages, port, err := unpacked("exim")
 	if err != nil {
 		return nil, err
 	}
-	ports, err := FreePorts(1)
-	if err != nil {
-		return nil, err
-	}
-	e := &Exim{Dir: dir, Port: ports[0], packages: packages}
+	e := &Exim{Dir: dir, Port: port, packages: packages}
 	chain, err := SelfSigned("mx.example")
 	if err != nil {
 		return nil, err
@@ -122,14 +117,7 @@ func (e *Exim) Start() error {
 	if err := e.cmd.Start(); err != nil {
 		return err
 	}
-	err := waitFor(func() error {
-		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", e.Port))
-		if err == nil {
-			c.Close()
-		}
-		return err
-	})
-	if err != nil {
+	if err := takesConnections(e.Port); err != nil {
 		return fmt.Errorf("mx: exim: %w: %s\n%s", err, problems.String(), e.Log())
 	}
 	return nil

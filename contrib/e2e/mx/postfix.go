@@ -246,6 +246,17 @@ func FreePorts(n int) ([]int, error) {
 // patience is how long something that was started may take to answer.
 const patience = 20 * time.Second
 
+// takesConnections waits until something listens on a port of loopback.
+func takesConnections(port int) error {
+	return waitFor(func() error {
+		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			c.Close()
+		}
+		return err
+	})
+}
+
 func waitFor(ready func() error) error {
 	deadline := time.Now().Add(patience)
 	for {

@@ -23,17 +23,21 @@ type Sendmail struct {
 	syslog   *net.UnixConn
 }
 
-// Unpacked is a directory of programs that contrib/test has unpacked.
-func Unpacked(name string) (string, error) {
+// unpacked is a directory of programs that contrib/test has unpacked, with a port for them.
+func unpacked(name string) (dir string, port int, err error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
-	dir := filepath.Join(cache, "ehlogate", name)
+	dir = filepath.Join(cache, "ehlogate", name)
 	if _, err := os.Stat(filepath.Join(dir, "unpacked")); err != nil {
-		return "", fmt.Errorf("mx: %w; contrib/test unpacks it", err)
+		return "", 0, fmt.Errorf("mx: %w; contrib/test unpacks it", err)
 	}
-	return dir, nil
+	ports, err := FreePorts(1)
+	if err != nil {
+		return "", 0, err
+	}
+	return dir, ports[0], nil
 }
 
 // sendmailMC is what every private Sendmail has; %[1]s is its directory, %[2]d its port, %[3]s that
@@ -74,15 +78,11 @@ exec "$2/usr/libexec/sendmail/sendmail" -C "$1/sendmail.cf" -bD`
 // NewSendmail prepares a private Sendmail in an empty directory, with further lines of its .mc
 // file. It refuses certificates below directories that everybody can write to, such as /tmp.
 func NewSendmail(dir, more string) (*Sendmail, error) {
-	packages, err := Unpacked("sendmail")
+	packages, port, err := unpacked("sendmail")
 	if err != nil {
 		return nil, err
 	}
-	ports, err := FreePorts(1)
-	if err != nil {
-		return nil, err
-	}
-	s := &Sendmail{Dir: dir, Port: ports[0], packages: packages}
+	s := &Sendmail{Dir: dir, Port: port, packages: packages}
 	chain, err := SelfSigned("mx.example")
 	return s, errors.Join(err, os.Mkdir(filepath.Join(dir, "queue"), 0o700),
 		os.WriteFile(filepath.Join(dir, "chain.pem"), []byte(chain), 0o600), s.Configure(more))
@@ -140,13 +140,7 @@ func (s *Sendmail) Start() (err error) {
 	if err := s.cmd.Start(); err != nil {
 		return err
 	}
-	return waitFor(func() error {
-		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.Port))
-		if err == nil {
-			c.Close()
-		}
-		return err
-	})
+	return takesConnections(s.Port)
 }
 
 // written is a datagram of syslog(3), "<22>Nov 27 22:51:29 sendmail[16787]: TEXT", as a line of a
