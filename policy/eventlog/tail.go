@@ -78,14 +78,14 @@ func ReadOn(ctx context.Context, path string, from *Position, show func(line []b
 	return at, nil
 }
 
-// After is how many bytes of the file that is written to come after a position, all of it where the
-// position is nil or in another one.
+// After is about how many bytes of the file that is written to come after a position, all of it
+// where the position is nil or in another one. It opens nothing: it is asked each second.
 func After(path string, from *Position) int64 {
 	info, err := os.Stat(path)
 	if err != nil || !info.Mode().IsRegular() {
 		return 0
 	}
-	if from == nil || !from.in(path) {
+	if from == nil || from.Inode != inodeOf(info) {
 		return info.Size()
 	}
 	return max(0, info.Size()-from.Offset)
@@ -124,14 +124,19 @@ func identify(f *os.File, checked int) (inode uint64, head uint32, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	if s, ok := info.Sys().(*syscall.Stat_t); ok {
-		inode = s.Ino
-	}
+	inode = inodeOf(info)
 	b := make([]byte, checked)
 	if _, err := f.ReadAt(b, 0); err != nil {
 		return 0, 0, err
 	}
 	return inode, crc32.Checksum(b, castagnoli), nil
+}
+
+func inodeOf(info os.FileInfo) uint64 {
+	if s, ok := info.Sys().(*syscall.Stat_t); ok {
+		return s.Ino
+	}
+	return 0
 }
 
 // readOn reads on in a file, from its start where the position is in another one. A file that is
