@@ -82,7 +82,8 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
 		Name: "ehlogate", Usage: "offer STARTTLS by reputation", Version: version,
 		Writer: stdout, ErrWriter: stderr, ExitErrHandler: func(*cli.Context, error) {}, OnUsageError: usageError,
-		Flags:           commonFlags(),
+		// The library gives a program with a help command of its own no --help.
+		Flags:           append(commonFlags(), cli.HelpFlag),
 		Description:     about,
 		HideHelpCommand: true, EnableBashCompletion: true,
 		Action: func(c *cli.Context) error {
