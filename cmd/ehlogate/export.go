@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/renameio/v2"
 	"github.com/urfave/cli/v2"
+
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
 )
 
 // indexed are the formats that postmap(1) makes of a file of single addresses.
@@ -20,10 +22,11 @@ func exportCommand() *cli.Command {
 		Name: "export", Usage: "print what would be withheld now as a static table, or write it to a file",
 		Description: "cidr is for cidr_table(5), and says all. texthash has a line for each address, and so have lmdb, cdb and hash, which\n" +
 			"postmap(1) makes of it: IPv6 hosts and large networks are left out there, which a comment says. A file is replaced\n" +
-			"as a whole. postscreen(8) takes an index that has changed by itself, a new cidr or texthash table at postfix reload.",
+			"as a whole. postscreen(8) takes an index that has changed by itself, a new cidr or texthash table at postfix reload.\n" +
+			"list has the networks alone, an exception cut out of them, for table(5) of OpenSMTPD and the sets of packet filters.",
 		Flags: []cli.Flag{
 			apiFlag, postfixFlag,
-			&cli.StringFlag{Name: "format", Usage: "`FORMAT`: cidr, texthash, lmdb, cdb or hash", Value: "cidr"},
+			&cli.StringFlag{Name: "format", Usage: "`FORMAT`: cidr, texthash, lmdb, cdb, hash or list", Value: "cidr"},
 			&cli.StringFlag{Name: "output", Usage: "write to `FILE`; of lmdb, cdb and hash it is the name that Postfix uses, without .lmdb and so on"},
 		},
 		Action: export,
@@ -41,8 +44,8 @@ func export(c *cli.Context) error {
 		if file == "" {
 			return misuseOf("--format %s: postmap(1) needs the name of a file: give it with --output", format)
 		}
-	} else if format != "cidr" && format != "texthash" {
-		return misuseOf("--format: %q is not allowed; want cidr, texthash, lmdb, cdb or hash", format)
+	} else if !slices.Contains(api.Formats, format) {
+		return misuseOf("--format: %q is not allowed; want cidr, texthash, lmdb, cdb, hash or list", format)
 	}
 	daemon, err := client(c)
 	if err != nil {

@@ -19,6 +19,7 @@ var examples = map[string]string{
 	"setup":     "ehlogate setup postfix",
 	"sendmail":  "ehlogate setup sendmail",
 	"exim":      "ehlogate setup exim",
+	"opensmtpd": "ehlogate setup opensmtpd",
 	"status":    "ehlogate status",
 	"reload":    "ehlogate reload",
 	"lookup":    "ehlogate lookup 192.0.2.7 2001:db8::7 mail.example.com",

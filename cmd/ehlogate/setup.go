@@ -22,9 +22,9 @@ func setupCommand() *cli.Command {
 		Name: "setup", Usage: "print or apply the lines that connect the MTA",
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return misuseOf("unknown MTA %q%s; usage: ehlogate setup postfix|sendmail|exim", c.Args().First(), nearest(c.Command.Subcommands, c.Args().First()))
+				return misuseOf("unknown MTA %q%s; usage: ehlogate setup postfix|sendmail|exim|opensmtpd", c.Args().First(), nearest(c.Command.Subcommands, c.Args().First()))
 			}
-			return misuseOf("setup needs the MTA; usage: ehlogate setup postfix|sendmail|exim")
+			return misuseOf("setup needs the MTA; usage: ehlogate setup postfix|sendmail|exim|opensmtpd")
 		},
 		Subcommands: []*cli.Command{{
 			Name: "postfix", Usage: "print the lines for main.cf and master.cf, apply them, or take them back",
@@ -42,6 +42,7 @@ func setupCommand() *cli.Command {
 		},
 			printing("sendmail", "print the lines for sendmail.mc", connect.Sendmail),
 			printing("exim", "print the lines for Exim's configuration", connect.Exim),
+			printing("opensmtpd", "print the lines for OpenSMTPD's smtpd.conf, which reads a file", connect.OpenSMTPD),
 		},
 	}
 }

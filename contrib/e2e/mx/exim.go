@@ -85,11 +85,19 @@ func NewExim(dir string) (*Exim, error) {
 	for _, own := range []string{"chain.pem", "spool", "log"} {
 		err = errors.Join(err, os.Chown(e.in(own), eximID, eximID))
 	}
+	return e, errors.Join(err, withUsers(dir, map[string]int{eximUser: eximID}), e.Configure("", ""))
+}
+
+// withUsers writes a passwd and a group with users that the host has not, and their numbers.
+func withUsers(dir string, users map[string]int) (err error) {
 	for file, line := range map[string]string{"passwd": "%s:x:%d:%[2]d::/nonexistent:/usr/sbin/nologin\n", "group": "%s:x:%d:\n"} {
 		all, readErr := os.ReadFile("/etc/" + file)
-		err = errors.Join(err, readErr, os.WriteFile(e.in(file), append(all, fmt.Sprintf(line, eximUser, eximID)...), 0o644))
+		for user, id := range users {
+			all = fmt.Appendf(all, line, user, id)
+		}
+		err = errors.Join(err, readErr, os.WriteFile(filepath.Join(dir, file), all, 0o644))
 	}
-	return e, errors.Join(err, e.Configure("", ""))
+	return err
 }
 
 func (e *Exim) in(name string) string { return filepath.Join(e.Dir, name) }

@@ -102,7 +102,7 @@ func TestBadRequestsSayWhatIsWrong(t *testing.T) {
 	}{
 		{"GET", "/api/v1/lookup?addr=mail.example", "", 400, "is not an IP address"},
 		{"GET", "/api/v1/explain", "", 400, "is not an IP address"},
-		{"GET", "/api/v1/export?format=hash", "", 400, "want cidr or texthash"},
+		{"GET", "/api/v1/export?format=hash", "", 400, "want cidr, texthash, list"},
 		{"POST", "/api/v1/change", "{", 400, "body"},
 		{"POST", "/api/v1/change", `{"verb":"deny","network":"192.0.2.7","extra":1}`, 400, "extra"},
 		{"POST", "/api/v1/change", `{"verb":"ban","network":"192.0.2.7"}`, 400, "want allow, deny or forget"},

@@ -18,16 +18,17 @@ import (
 	"github.com/ehlogate/ehlogate/policy/table"
 )
 
-// Formats are those of a static table: cidr_table(5), and lines of a single address each, as
-// texthash: reads them and postmap(1) makes lmdb:, cdb: and hash: tables of them.
-var Formats = []string{"cidr", "texthash"}
+// Formats are those of a static table: cidr_table(5); lines of a single address each, as texthash:
+// reads them and postmap(1) makes lmdb:, cdb: and hash: tables of them; and lines that are a network
+// and nothing else, as table(5) of OpenSMTPD and sets of packet filters take them.
+var Formats = []string{"cidr", "texthash", "list"}
 
 // export writes the static table of what would be withheld now. Hosts take some
 // 100 bytes of memory each meanwhile.
 func (s *Server) export(w http.ResponseWriter, r *http.Request) {
 	format := r.URL.Query().Get("format")
 	if !slices.Contains(Formats, format) {
-		refuse(w, http.StatusBadRequest, fmt.Errorf("format: %q is not allowed; want %s", format, strings.Join(Formats, " or ")))
+		refuse(w, http.StatusBadRequest, fmt.Errorf("format: %q is not allowed; want %s", format, strings.Join(Formats, ", ")))
 		return
 	}
 	lines, err := s.withheld()
@@ -111,13 +112,42 @@ func (e exported) needed() exported {
 }
 
 func (e exported) write(w io.Writer, format string) error {
-	if format == "texthash" {
+	switch format {
+	case "texthash":
 		return e.writeAddresses(w)
+	case "list":
+		return e.writeNetworks(w)
 	}
 	for _, l := range e {
 		if err := table.WriteCIDR(w, l.network, l.keywords); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// writeNetworks writes the networks from which something is left out. A list has no exceptions: a
+// network with one inside is written as what is left of it. By the first line OpenSMTPD knows that it
+// is a list; an empty one would be a mapping, and stay one.
+func (e exported) writeNetworks(w io.Writer) error {
+	var left netipx.IPSetBuilder
+	for _, l := range slices.Backward(e) {
+		if l.keywords == "" {
+			left.RemovePrefix(l.network)
+		} else {
+			left.AddPrefix(l.network)
+		}
+	}
+	set, err := left.IPSet()
+	if err != nil {
+		return fmt.Errorf("export: %w", err)
+	}
+	lines := []string{"#@list"}
+	for _, n := range set.Prefixes() {
+		lines = append(lines, n.String())
+	}
+	if _, err := fmt.Fprintln(w, strings.Join(lines, "\n")); err != nil {
+		return fmt.Errorf("export: %w", err)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -82,8 +83,21 @@ func TestATableSaysWhatALookupSays(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		var list strings.Builder
+		if err := lines.write(&list, "list"); err != nil {
+			t.Fatal(err)
+		}
+		var networks []netip.Prefix
+		for line := range strings.Lines(list.String()) {
+			if !strings.HasPrefix(line, "#") {
+				networks = append(networks, netip.MustParsePrefix(strings.TrimSpace(line)))
+			}
+		}
 		for addr := network.Addr(); network.Contains(addr); addr = addr.Next() {
 			got := ""
+			if want := s.Judge.Decide(addr).Keywords() != ""; slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(addr) }) != want {
+				t.Fatalf("%s: to be in the list: %v; it has %v; overrides %v", addr, want, networks, s.Store.Overrides())
+			}
 			for _, l := range lines {
 				if l.network.Contains(addr) {
 					got = l.keywords

@@ -1,5 +1,5 @@
-// Package connect writes the lines that connect an MTA other than Postfix: Sendmail and Exim. It
-// writes them for the operator to put in place, and changes nothing.
+// Package connect writes the lines that connect an MTA other than Postfix: Sendmail, Exim and
+// OpenSMTPD. It writes them for the operator to put in place, and changes nothing.
 package connect
 
 import (
