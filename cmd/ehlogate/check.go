@@ -28,7 +28,7 @@ import (
 	"github.com/ehlogate/ehlogate/policy/store/redis"
 )
 
-var postfixFlag = &cli.StringFlag{Name: "postfix-config", Usage: "`DIRECTORY` of main.cf and master.cf (default: the host's own)"}
+var postfixFlag = &cli.StringFlag{Name: "postfix-config", Usage: "`DIRECTORY` of main.cf and master.cf (default: the host's own)", EnvVars: []string{"MAIL_CONFIG"}}
 
 func checkCommand() *cli.Command {
 	return &cli.Command{

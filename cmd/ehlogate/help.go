@@ -11,50 +11,6 @@ import (
 	"github.com/ehlogate/ehlogate/contrib"
 )
 
-// examples has a command line for each command.
-var examples = map[string]string{
-	"serve":     "ehlogate serve --config /etc/ehlogate/ehlogate.toml",
-	"check":     "ehlogate check\nehlogate check --live",
-	"postfix":   "ehlogate setup postfix              prints the lines\nehlogate setup postfix --dry-run    prints them as a diff\nehlogate setup postfix --apply      writes them; --undo takes them back",
-	"setup":     "ehlogate setup postfix",
-	"sendmail":  "ehlogate setup sendmail",
-	"exim":      "ehlogate setup exim",
-	"opensmtpd": "ehlogate setup opensmtpd",
-	"status":    "ehlogate status",
-	"reload":    "ehlogate reload",
-	"lookup":    "ehlogate lookup 192.0.2.7 2001:db8::7 mail.example.com",
-	"explain":   "ehlogate explain 192.0.2.7",
-	"allow":     "ehlogate allow 192.0.2.7 mail.example.com --note \"our partner\"\nehlogate allow 198.51.100.0/24 --for 7d",
-	"deny":      "ehlogate deny 203.0.113.0/24 --for 36h --note \"flood\"",
-	"forget":    "ehlogate forget 192.0.2.7\nehlogate forget 198.51.100.0/24 --override",
-	"overrides": "ehlogate overrides\nehlogate overrides --export > overrides.cidr\nehlogate overrides --import drop.txt --as deny",
-	"learn":     "ehlogate learn ham 780D29842A2\nehlogate learn spam ~/Maildir/.Junk",
-	"spam":      "ehlogate learn spam ~/Maildir/.Junk",
-	"ham":       "ehlogate learn ham 780D29842A2",
-	"report":    "ehlogate report --since 30d --by day\nehlogate report --require-tls\nehlogate report --html report.html\nehlogate report --since 30d --events /var/lib/ehlogate/events*.ndjson",
-	"tail":      "ehlogate tail --spam --net 192.0.2.0/24",
-	"top":       "ehlogate top\nehlogate top --by network --measure tls-spam --since 1h\nehlogate top --broken-tls",
-	"export":    "ehlogate export --output /etc/postfix/ehlogate-withheld.cidr\nehlogate export --format lmdb --output /etc/postfix/ehlogate-withheld",
-	"dump":      "ehlogate dump reputation.ndjson",
-	"load":      "ehlogate load reputation.ndjson",
-	"replay":    "ehlogate replay --trace /var/lib/ehlogate/events.ndjson --decisions -",
-	"tune":      "ehlogate tune --trace /var/lib/ehlogate/events.ndjson --harm 0.3%",
-	"version":   "ehlogate version",
-	"help":      "ehlogate help deny\nehlogate help config > ehlogate.toml\nehlogate help man > ehlogate.1\nehlogate help completion bash > /etc/bash_completion.d/ehlogate",
-}
-
-// described is a command's description with its example.
-func described(c *cli.Command) string {
-	example := "Example:"
-	for line := range strings.Lines(examples[c.Name]) {
-		example += "\n  " + strings.TrimRight(line, "\n")
-	}
-	if c.Description == "" {
-		return example
-	}
-	return c.Description + "\n\n" + example
-}
-
 // topics are what help writes besides the help of a command.
 var topics = map[string]func(*cli.Context) (string, error){
 	"config": func(*cli.Context) (string, error) { return contrib.Sample, nil },

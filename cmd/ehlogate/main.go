@@ -105,7 +105,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		for _, sub := range c.Subcommands {
 			sub.OnUsageError = usageError
 			sub.Flags = append(sub.Flags, commonFlags()...)
-			sub.Description, sub.HideHelpCommand = described(sub), true
+			sub.Description, sub.HideHelpCommand = described(sub, c.Name), true
 			quiet(sub.Flags)
 		}
 	}

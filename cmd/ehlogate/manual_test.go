@@ -49,7 +49,7 @@ func TestTheManualHasEveryCommandAndFlag(t *testing.T) {
 					t.Errorf("%s %s: no %s%s", path, c.Name, dashes, name)
 				}
 			}
-			for line := range strings.Lines(examples[c.Name]) {
+			for _, line := range examplesOf(strings.ReplaceAll(strings.TrimPrefix(path+" "+c.Name, "ehlogate "), " ", "-")) {
 				if !strings.Contains(about, line) {
 					t.Errorf("%s %s: no example %q", path, c.Name, line)
 				}

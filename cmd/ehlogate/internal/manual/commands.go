@@ -51,13 +51,13 @@ func (p *page) command(path string, c *cli.Command, common []string) {
 	}
 	p.subsection(strings.TrimSpace(path + " [OPTIONS] " + c.ArgsUsage))
 	p.paragraph(sentence(c.Usage))
-	description, example, _ := strings.Cut(c.Description, "Example:\n")
+	description, example, _ := strings.Cut(c.Description, "Examples:\n")
 	if description = strings.TrimSpace(description); description != "" {
 		p.paragraph(description)
 	}
 	p.flags(c.VisibleFlags(), common)
 	if example != "" {
-		p.paragraph("Example:")
+		p.paragraph("Examples:")
 		p.verbatim(unindented(example))
 	}
 }
