@@ -341,9 +341,7 @@ func countEvents(ctx context.Context, l *ledger.Ledger, in io.Reader, q api.Repo
 			continue
 		}
 		if at := line.Event.Happened(); !at.Before(q.Since) && at.Before(q.Until) {
-			if c, ok := account.Of(&line.Event); ok {
-				c.Count(l)
-			}
+			account.Count(l, &line.Event)
 		} else {
 			t.outside++
 		}

@@ -164,6 +164,15 @@ func OfCorrection(c *policy.Correction, at time.Time, node string) *Event {
 	return e
 }
 
+// Dropped is the network whose evidence an event says was dropped; ok is false for other events.
+func (e *Event) Dropped() (n netip.Prefix, ok bool) {
+	if e.Kind != KindForget {
+		return n, false
+	}
+	n, err := netip.ParsePrefix(e.Client.Addr)
+	return n, err == nil
+}
+
 // OfForget is the event of the evidence of a network that was dropped at a time.
 func OfForget(n netip.Prefix, at time.Time, node string) *Event {
 	return &Event{Time: Stamp{at}, Node: node, Kind: KindForget, Client: Client{Addr: n.String()}, Verdict: policy.Verdict{Class: policy.None}}

@@ -175,8 +175,8 @@ func wanted(line []byte, want map[string]bool) bool {
 }
 
 func (r *reader) add(e *Event) {
-	if e.Kind == KindForget {
-		r.forget(e)
+	if n, ok := e.Dropped(); ok {
+		r.forget(n)
 		return
 	}
 	m, ok := e.Message()
@@ -207,11 +207,7 @@ func (r *reader) add(e *Event) {
 }
 
 // forget takes back what was learnt of messages whose clients' evidence was dropped after them.
-func (r *reader) forget(e *Event) {
-	n, err := netip.ParsePrefix(e.Client.Addr)
-	if err != nil {
-		return
-	}
+func (r *reader) forget(n netip.Prefix) {
 	for _, m := range r.found {
 		if n.Contains(m.Client.Addr) {
 			m.Forget()

@@ -108,7 +108,11 @@ func (b *Book) setWidth() Width {
 // else as they were written, and those of the others as they have published them.
 func (l *Ledger) each(ctx context.Context, k leafKey, since, until time.Time, show func(at int64, b []byte) error) error {
 	l.mu.Lock()
-	fresh, err := l.inMemory(k, since, until)
+	err := l.forget()
+	var fresh map[int64][]byte
+	if err == nil {
+		fresh, err = l.inMemory(k, since, until)
+	}
 	l.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("ledger: %w", err)

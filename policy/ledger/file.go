@@ -224,10 +224,12 @@ func (l *Ledger) load(k leafKey, decode func([]byte) error) {
 		})
 	})
 	if err != nil {
-		l.unread.Do(func() {
-			l.opt.Log.Error("counts cannot be read", "counts", string(k.key()), "error", err)
-		})
+		l.cannotRead(string(k.key()), err)
 	}
+}
+
+func (l *Ledger) cannotRead(counts string, err error) {
+	l.unread.Do(func() { l.opt.Log.Error("counts cannot be read", "counts", counts, "error", err) })
 }
 
 // write writes what was changed, and the position, in one transaction. The lock is held.

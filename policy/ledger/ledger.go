@@ -23,6 +23,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gaissmai/bart"
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/time/rate"
 
@@ -57,8 +58,10 @@ type Entry struct {
 	Message, Session bool
 	// Unheard says that nobody heard its session, so that it is not known whether that used TLS.
 	Unheard bool
-	// Own says that it was of one of the operator's own users.
-	Own     bool
+	// Own says that it was of one of the operator's own users, Forgotten that its client was forgotten
+	// since: it is not tallied.
+	Own, Forgotten bool
+
 	Verdict policy.Verdict
 	Trouble policy.Trouble
 	policy.Facts
@@ -102,6 +105,8 @@ type Ledger struct {
 	unread rate.Sometimes
 	// published is when this node last published.
 	published time.Time
+	// forgotten are networks that tallies are still to be looked through for; nil where there are none.
+	forgotten *bart.Lite
 	// day is that of all tallies where they are kept in memory only.
 	day int64
 }
@@ -164,7 +169,9 @@ func (l *Ledger) Count(e *Entry, back bool) {
 	if e.Own || l.tooOld(e.Time, keepCoarse) {
 		return
 	}
-	l.tally(e, n)
+	if !e.Forgotten {
+		l.tally(e, n)
+	}
 	if !back && e.Addr.IsValid() {
 		l.countClient(e)
 	}
@@ -193,6 +200,11 @@ func (l *Ledger) counts(k slotKey) *Counts {
 }
 
 func (l *Ledger) tally(e *Entry, n int64) {
+	if l.forgotten != nil && e.Addr.IsValid() && l.forgotten.Contains(e.Addr) {
+		if err := l.forget(); err != nil {
+			l.cannotRead("tallies of what is forgotten", err)
+		}
+	}
 	for kind, name := range l.names(e) {
 		if name == "" {
 			continue
@@ -284,7 +296,11 @@ func (l *Ledger) Position() []byte {
 // cannot be published is published with the next flush.
 func (l *Ledger) Flush(ctx context.Context, position []byte) error {
 	l.mu.Lock()
-	leaves, err := l.write(position)
+	err := l.forget()
+	var leaves []leafKey
+	if err == nil {
+		leaves, err = l.write(position)
+	}
 	l.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("ledger: %w", err)

@@ -110,3 +110,28 @@ func TestAFieldThatIsNotItsNetworks(t *testing.T) {
 		t.Errorf("%+v", known)
 	}
 }
+
+// TestWhatWaitsIsForgottenToo learns while Redis is away: what waits in the spool would be learnt
+// again after it was forgotten.
+func TestWhatWaitsIsForgottenToo(t *testing.T) {
+	server := startRedis(t)
+	s := openStore(t, "redis://"+server.Addr(), t.TempDir(), &logBuffer{})
+	defer s.Close()
+	server.Stop()
+	must(t, lesson(s, "192.0.2.7", policy.Spam))
+	host := keysOf(netip.MustParseAddr("192.0.2.7")).Host
+	if _, err := s.Forget(host, byDefault.Policy().Keys); err == nil {
+		t.Error("it says that it has forgotten while Redis is away")
+	}
+	must(t, server.Start())
+	must(t, redisd.Until(func() error {
+		removed, err := s.Forget(host, byDefault.Policy().Keys)
+		if err == nil && removed != 1 {
+			t.Errorf("%d records were removed: what waited is still to come", removed)
+		}
+		return err
+	}))
+	if known := recall(s, "192.0.2.7"); known.Host.Total().Spam != 0 {
+		t.Errorf("%+v is known again", known)
+	}
+}

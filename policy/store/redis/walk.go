@@ -19,6 +19,8 @@ const (
 	// walkTimeout bounds a walk over all keys, walkStep is how many are looked at in one call.
 	walkTimeout = time.Minute
 	walkStep    = 500
+	// forgetWait is how long a forget waits for what is on its way to Redis.
+	forgetWait = 5 * time.Second
 	// dumpTimeout bounds a dump, whose reader may be slow.
 	dumpTimeout = time.Hour
 )
@@ -34,6 +36,9 @@ func (s *Store) Forget(n netip.Prefix, keysOf func(netip.Addr) policy.Keys) (rem
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), walkTimeout)
 	defer cancel()
+	if err := s.writer.settle(ctx, forgetWait); err != nil {
+		return 0, fmt.Errorf("store: forget %s: %w", n, err)
+	}
 	if k := keysOf(n.Addr()); n == k.Host {
 		removed, err = s.forgetHost(ctx, k)
 	} else {

@@ -382,6 +382,21 @@ func (w *writer) complain(what string, err error) {
 	w.throttle.About(what, func() { w.log.Error(what, "error", err) })
 }
 
+// settle waits until nothing waits for Redis any more, in memory or in the spool, of what was learnt
+// until now: it would come after whatever is done next.
+func (w *writer) settle(ctx context.Context, most time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	for !w.drained() {
+		select {
+		case <-ctx.Done():
+			return errors.New("observations still wait for Redis, in memory or in the spool, and some may be of it; nothing was changed; say it again when they are written, as ehlogate status shows")
+		case <-time.After(lookEvery):
+		}
+	}
+	return nil
+}
+
 // close sends what it can in a short time and puts the rest on disk.
 func (w *writer) close() error {
 	w.mu.Lock()
@@ -415,7 +430,7 @@ func (w *writer) drained() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for l := range w.dirty {
-		if l.open != nil || len(l.queue) > 0 {
+		if l.open != nil || len(l.queue) > 0 || len(l.disk) > 0 {
 			return false
 		}
 	}

@@ -59,6 +59,7 @@ func Of(e *eventlog.Event) (c Change, ok bool) {
 	case e.Reinjected:
 		return c, false
 	}
+	c.Entry.Forgotten = e.Forgotten != nil
 	was := c.Entry
 	if was.Verdict = e.Was; e.Forgotten != nil {
 		was.Verdict = *e.Forgotten
@@ -76,6 +77,15 @@ func (c *Change) Count(l *ledger.Ledger) {
 		l.Count(c.Was, true)
 	}
 	l.Count(&c.Entry, c.Back)
+}
+
+// Count counts what an event changes in a ledger, or has it forget what the event says was forgotten.
+func Count(l *ledger.Ledger, e *eventlog.Event) {
+	if n, ok := e.Dropped(); ok {
+		l.Forget(n)
+	} else if c, ok := Of(e); ok {
+		c.Count(l)
+	}
 }
 
 // Keeper keeps a ledger of an event log.
@@ -236,6 +246,10 @@ func (k *Keeper) line(line []byte) {
 		return
 	}
 	k.Counted.Add(1)
+	if n, ok := e.Dropped(); ok {
+		k.Ledger.Forget(n)
+		return
+	}
 	c, ok := Of(&e)
 	if !ok {
 		return
