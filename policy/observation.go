@@ -134,9 +134,11 @@ func (m *Message) Forget() {
 type Facts struct {
 	ASN uint32 `json:"asn,omitempty"`
 	// Message says that there was a message.
-	Message    bool    `json:"message"`
-	STARTTLS   Answer  `json:"starttls"`
-	TLS        *TLS    `json:"tls,omitempty"`
+	Message  bool   `json:"message"`
+	STARTTLS Answer `json:"starttls"`
+	TLS      *TLS   `json:"tls,omitempty"`
+	// InClear says that it came in the clear, where nobody heard the session and the MTA's log tells.
+	InClear    bool    `json:"in_clear,omitempty"`
 	FromDomain string  `json:"from_domain,omitempty"`
 	Auth       Auth    `json:"auth,omitzero"`
 	Tier       string  `json:"tier"`
@@ -147,9 +149,11 @@ type Facts struct {
 type Observation struct {
 	Message
 	HELO string
-	// STARTTLS is what the client was offered; TLS is nil on a plaintext session.
+	// STARTTLS is what the client was offered; TLS is nil on a plaintext session, which InClear says
+	// where nobody heard it.
 	STARTTLS Answer
 	TLS      *TLS
+	InClear  bool
 	// FromDomain is the domain of the envelope sender, empty for the null sender.
 	FromDomain string
 	// Rcpts counts all recipients, RcptsRejected those of them that the MTA refused. To are some of
@@ -166,7 +170,7 @@ type Observation struct {
 // Remember keeps the facts of an observation with its message.
 func (o *Observation) Remember() {
 	o.Facts = &Facts{
-		ASN: o.Decision.ASN, Message: o.Mail, STARTTLS: o.STARTTLS, TLS: o.TLS, FromDomain: o.FromDomain, Auth: o.Auth,
+		ASN: o.Decision.ASN, Message: o.Mail, STARTTLS: o.STARTTLS, TLS: o.TLS, InClear: o.InClear, FromDomain: o.FromDomain, Auth: o.Auth,
 		Tier: o.Decision.Tier.String(), Outcome: o.Outcome,
 	}
 }

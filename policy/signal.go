@@ -23,8 +23,12 @@ type Signal struct {
 	Mail bool
 	// FromDomain and HELO are as the client gave them.
 	FromDomain, HELO string
-	// TLS is what the client used, nil where it used none or the signal does not say.
-	TLS *TLS
+	// TLS is what the client used, nil where it used none or the signal does not say; InClear says
+	// that it used none.
+	TLS     *TLS
+	InClear bool
+	// Authenticated says that the client logged in.
+	Authenticated bool
 	// Outcome is what became of the message, empty where the signal does not say.
 	Outcome    Outcome
 	Trouble    Trouble
@@ -37,9 +41,9 @@ func (s Signal) Observation(v Verdict) *Observation {
 	o := &Observation{
 		Message: Message{
 			Time: s.Time, Began: s.Time, QueueID: s.QueueID, Client: Client{Addr: s.Addr, Port: s.Port},
-			Mail: s.Mail, Trouble: s.Trouble, Verdicts: Verdicts{v}, Verdict: v,
+			Mail: s.Mail, Authenticated: s.Authenticated, Trouble: s.Trouble, Verdicts: Verdicts{v}, Verdict: v,
 		},
-		HELO: s.HELO, STARTTLS: Unasked, TLS: s.TLS, FromDomain: s.FromDomain, Outcome: s.Outcome,
+		HELO: s.HELO, STARTTLS: Unasked, TLS: s.TLS, InClear: s.InClear, FromDomain: s.FromDomain, Outcome: s.Outcome,
 	}
 	if s.TLS != nil {
 		o.STARTTLS = Offered

@@ -81,6 +81,7 @@ type Heard struct {
 	HELO          string         `json:"helo,omitempty"`
 	STARTTLS      policy.Answer  `json:"starttls"`
 	TLS           *policy.TLS    `json:"tls,omitempty"`
+	InClear       bool           `json:"in_clear,omitempty"`
 	FromDomain    string         `json:"from_domain,omitempty"`
 	Rcpts         int            `json:"rcpts"`
 	RcptsRejected int            `json:"rcpts_rejected"`
@@ -133,7 +134,7 @@ func Of(o *policy.Observation, node string) *Event {
 	}
 	e.Client.ASN = o.Decision.ASN
 	e.Heard = &Heard{
-		HELO: localParts.ReplaceAllString(o.HELO, "...@"), STARTTLS: o.STARTTLS, FromDomain: withoutLocalParts(o.FromDomain),
+		HELO: localParts.ReplaceAllString(o.HELO, "...@"), STARTTLS: o.STARTTLS, InClear: o.InClear, FromDomain: withoutLocalParts(o.FromDomain),
 		Rcpts: o.Rcpts, RcptsRejected: o.RcptsRejected, Auth: plainAuth(o.Auth), Outcome: o.Outcome,
 		Reputation: Reputation{Score: math.Round(o.Decision.Score*100) / 100, Tier: o.Decision.Tier.String()},
 	}
@@ -260,7 +261,7 @@ func (e *Event) Facts() *policy.Facts {
 	switch {
 	case e.Heard != nil:
 		return &policy.Facts{
-			ASN: e.Client.ASN, Message: e.Kind == KindMessage, STARTTLS: e.STARTTLS, TLS: e.TLS, FromDomain: e.FromDomain, Auth: e.Auth,
+			ASN: e.Client.ASN, Message: e.Kind == KindMessage, STARTTLS: e.STARTTLS, TLS: e.TLS, InClear: e.InClear, FromDomain: e.FromDomain, Auth: e.Auth,
 			Tier: e.Reputation.Tier, Outcome: e.Outcome,
 		}
 	case e.Corrected != nil:

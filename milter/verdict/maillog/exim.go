@@ -14,9 +14,12 @@ import (
 // Exim writes its mainlog itself, each line with a stamp of its own: "2026-11-27 22:10:00 MSGID <=
 // FROM H=NAME (HELO) [ADDR]:PORT P=esmtps X=TLS1.3:CIPHER:256 ..." for a message that it has taken,
 // and "H=(HELO) [ADDR]:PORT F=<FROM> rejected RCPT <TO>: TEXT" for what it refuses (spec.txt,
-// chapter "Log files"). No milter hears of any of it, so the log is all there is. The client is
-// read first, and nothing that it can choose stands before its address but the HELO name, which has
-// no blanks.
+// chapter "Log files"). No milter hears of any of it, so the log is all there is.
+//
+// A client has its say in its HELO name, its sender and its commands, and may write there what looks
+// like a line about somebody else. So lines are read from their beginning, each part by its rules;
+// and where a HELO name or a command may have another client's address in it, a line with more than
+// one is not believed.
 
 // eximStamp is how Exim writes a time. A fraction and a zone may follow.
 const eximStamp = "2006-01-02 15:04:05"
@@ -55,8 +58,12 @@ func (r *Reader) readExim(line []byte) (s policy.Signal, ok, known bool) {
 	if !ok || !isExim(text) {
 		return s, false, false
 	}
+	if len(text) > textMost {
+		// Exim cuts a line at 8 KiB, so that a long HELO name may push the client's address out of it.
+		return s, false, true
+	}
 	r.when = when{at: at}
-	s, ok = r.read(exim, nil, text[:min(len(text), textMost)])
+	s, ok = r.read(exim, nil, text)
 	s.Time = at
 	return s, ok, true
 }
@@ -71,8 +78,30 @@ func isExim(text []byte) bool {
 			return true
 		}
 	}
-	_, after, ok := bytes.Cut(text, []byte(" authenticator failed for "))
-	return ok && len(after) > 0
+	_, _, ok := cutAuthenticator(text)
+	return ok
+}
+
+// cutAuthenticator takes the name of a driver off "plain_login authenticator failed for CLIENT: ...".
+// It is the first word, which no client has a say in.
+func cutAuthenticator(text []byte) (name string, rest []byte, ok bool) {
+	word, rest, ok := bytes.Cut(text, []byte(" "))
+	if !ok || !isName(word) {
+		return "", nil, false
+	}
+	rest, ok = bytes.CutPrefix(rest, []byte("authenticator failed for "))
+	return string(word), bytes.TrimPrefix(rest, []byte("H=")), ok
+}
+
+// isName reports whether a word is made of letters, digits, and what else host names and the names of
+// drivers have.
+func isName(word []byte) bool {
+	for _, c := range word {
+		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && c != '.' && c != '-' && c != '_' {
+			return false
+		}
+	}
+	return len(word) > 0 && len(word) <= 255
 }
 
 // cutMessageID takes a message id, "1abcde-000001-AB" or since Exim 4.97 "1abcde-00000000001-ABCD",
@@ -103,68 +132,139 @@ func (r *Reader) exim(text []byte) (s policy.Signal, ok bool) {
 	case bytes.HasPrefix(rest, []byte("H=")):
 		return r.eximRefusal(queueID, rest)
 	case bytes.HasPrefix(rest, []byte("TLS error on connection from ")):
-		c, _, _, ok := eximHost(bytes.TrimPrefix(rest, []byte("TLS error on connection from ")))
-		return handshakeFailed(c, ""), ok
+		return eximHandshake(bytes.TrimPrefix(rest, []byte("TLS error on connection from ")))
 	case bytes.HasPrefix(rest, []byte("SMTP protocol synchronization error (")):
 		return eximUnsynchronized(rest)
 	}
-	if _, who, ok := bytes.Cut(rest[:min(len(rest), 200)], []byte(" authenticator failed for ")); ok {
-		if c, _, after, ok := eximHost(who); ok && bytes.HasPrefix(after, []byte(": 535 ")) {
+	if _, who, ok := cutAuthenticator(rest); ok && queueID == "" {
+		c, _, after, ok := eximHost(who)
+		if ok && bytes.HasPrefix(afterInterface(after), []byte(": 535 ")) {
 			return r.loginFailed(c.text, c, "authentication failed")
 		}
 	}
 	return s, false
 }
 
-// eximHost reads a client, "NAME (HELO) [ADDR]:PORT", where name and HELO may be missing.
+// afterInterface takes off " I=[ADDR]:PORT", which stands behind a client where Exim logs on which
+// interface it came (log_selector = +incoming_interface).
+func afterInterface(s []byte) []byte {
+	number, ok := bytes.CutPrefix(s, []byte(" I=["))
+	if !ok {
+		return s
+	}
+	_, rest, ok := cutAddr(number)
+	if !ok {
+		return s
+	}
+	_, rest = cutPort(rest)
+	return rest
+}
+
+// eximHandshake reads "CLIENT (gnutls_handshake): TEXT", or "(SSL_accept)" with OpenSSL. What breaks
+// later is "(recv)", "(send)" and the like, and is no handshake's failure: many clients close a
+// connection without taking leave of TLS.
+func eximHandshake(rest []byte) (s policy.Signal, ok bool) {
+	c, _, after, ok := eximHost(rest)
+	after = afterInterface(after)
+	failed := bytes.HasPrefix(after, []byte(" (gnutls_handshake)")) || bytes.HasPrefix(after, []byte(" (SSL_accept)"))
+	return handshakeFailed(c, ""), ok && failed
+}
+
+// eximHost reads a client, "NAME (HELO) [ADDR]:PORT", where name and HELO may be missing. A HELO name
+// can have anything in it where helo_accept_junk_hosts lets it: one in whose line there is another
+// "(...) [ADDR]" is not believed.
 func eximHost(s []byte) (c peer, helo string, rest []byte, ok bool) {
-	all := s
-	for range 2 {
-		if len(s) > 0 && s[0] == '[' {
-			break
-		}
-		word, _, found := bytes.Cut(s[:min(len(s), 600)], []byte(" "))
-		if !found {
+	at := s
+	if word, after, found := bytes.Cut(at[:min(len(at), 600)], []byte(" ")); found && isName(word) {
+		at = at[len(at[:min(len(at), 600)])-len(after):]
+	}
+	if len(at) > 0 && at[0] == '(' {
+		clients := behindHELO(at)
+		if len(clients) != 1 {
 			return c, "", nil, false
 		}
-		if len(word) > 1 && word[0] == '(' && word[len(word)-1] == ')' {
-			helo = string(word[1 : len(word)-1])
-		}
-		s = s[len(word)+1:]
+		helo, at = string(at[1:clients[0]]), at[clients[0]+len(") "):]
 	}
-	if len(s) == 0 || s[0] != '[' {
+	if len(at) == 0 || at[0] != '[' {
 		return c, "", nil, false
 	}
-	if c.addr, rest, ok = cutAddr(s[1:]); !ok {
+	if c.addr, rest, ok = cutAddr(at[1:]); !ok {
 		return c, "", nil, false
 	}
 	c.port, rest = cutPort(rest)
-	c.text = all[:len(all)-len(rest)]
+	c.text = s[:len(s)-len(rest)]
 	return c, helo, rest, true
 }
 
+// behindHELO are the places of ") [ADDR]" in a text.
+func behindHELO(s []byte) (all []int) {
+	const mark = ") ["
+	for i := 0; i < len(s); i++ {
+		n := bytes.Index(s[i:], []byte(mark))
+		if n < 0 {
+			break
+		}
+		if _, _, ok := cutAddr(s[i+n+len(mark):]); ok {
+			all = append(all, i+n)
+		}
+		i += n
+	}
+	return all
+}
+
+// cutQuoted takes a mailbox or a value off a text, in quotes where it begins with one, and all up to a
+// stop.
+func cutQuoted(s []byte, stop byte) (value, rest []byte, ok bool) {
+	i := 0
+	if len(s) > 0 && s[0] == '"' {
+		for i = 1; i < len(s) && s[i] != '"'; i++ {
+			if s[i] == '\\' {
+				i++
+			}
+		}
+	}
+	if i >= len(s) {
+		return nil, nil, false
+	}
+	n := bytes.IndexByte(s[i:], stop)
+	if n < 0 {
+		return nil, nil, false
+	}
+	return s[:i+n], s[i+n+1:], true
+}
+
 // eximArrival reads "FROM H=NAME (HELO) [ADDR]:PORT ... P=esmtps X=VERSION:CIPHER:BITS ... A=AUTH
-// ...".
+// ...". Without "s" at its end the protocol is one in the clear (RFC 3848).
 func (r *Reader) eximArrival(queueID string, rest []byte) (s policy.Signal, ok bool) {
-	from, rest, ok := bytes.Cut(rest, []byte(" H="))
-	if !ok || queueID == "" {
+	from, rest, ok := cutQuoted(rest, ' ')
+	if !ok || queueID == "" || !bytes.HasPrefix(rest, []byte("H=")) {
 		return s, false
 	}
-	c, helo, rest, ok := eximHost(rest)
+	c, helo, rest, ok := eximHost(rest[len("H="):])
 	if !ok {
 		return s, false
 	}
 	s = about(c, cmp.Or(r.Silence, policy.None), policy.FromSilence, "accepted, as the log tells")
 	s.QueueID, s.Mail, s.Outcome, s.HELO, s.FromDomain = queueID, true, policy.Accepted, verdict.Clip(helo), policy.Domain(string(from))
-	for _, field := range bytes.Split(rest, []byte(" ")) {
-		key, value, _ := bytes.Cut(field, []byte("="))
+	for len(rest) > 0 {
+		key, after, ok := bytes.Cut(bytes.TrimPrefix(rest, []byte(" ")), []byte("="))
+		value, next, more := cutQuoted(after, ' ')
+		if !ok || !more {
+			value, next = bytes.TrimSuffix(after, []byte(" ")), nil
+		}
+		rest = next
 		switch string(key) {
+		case "P":
+			s.InClear = string(value) == "smtp" || string(value) == "esmtp" || string(value) == "esmtpa"
 		case "A":
 			// Its own user's.
-			return s, false
+			s.Authenticated = true
+			s.Assessment = policy.Assessment{Class: policy.None, Confidence: policy.Certain, Source: policy.FromSilence, Reason: "a user's, as the log tells"}
 		case "X":
-			s.TLS = eximTLS(string(value))
-		case "S", "id", "T", "DN", "SNI":
+			if s.TLS == nil {
+				s.TLS = eximTLS(string(value))
+			}
+		case "S", "id", "T":
 			// What comes from here on can be the client's.
 			return s, true
 		}
@@ -193,11 +293,15 @@ func eximTLS(s string) *policy.TLS {
 // eximRefusal reads "H=... F=<FROM> rejected RCPT <TO>: TEXT", also "temporarily rejected".
 func (r *Reader) eximRefusal(queueID string, rest []byte) (s policy.Signal, ok bool) {
 	c, helo, rest, ok := eximHost(rest[len("H="):])
-	if !ok || bytes.Contains(rest, []byte(" A=")) {
+	if !ok {
 		return s, false
 	}
-	before, what, ok := bytes.Cut(rest, []byte("rejected "))
-	if !ok {
+	before, from, hasFrom, what, ok := cutRejected(rest)
+	if !ok || bytes.Contains(before, []byte(" A=")) {
+		return s, false
+	}
+	temporarily := bytes.HasPrefix(what, []byte("temporarily "))
+	if what, ok = bytes.CutPrefix(bytes.TrimPrefix(what, []byte("temporarily ")), []byte("rejected ")); !ok {
 		return s, false
 	}
 	stage, said, ok := strings.Cut(string(what), ": ")
@@ -205,11 +309,10 @@ func (r *Reader) eximRefusal(queueID string, rest []byte) (s policy.Signal, ok b
 		return s, false
 	}
 	status := "5.0.0"
-	if bytes.HasSuffix(before, []byte("temporarily ")) {
+	if temporarily {
 		status = "4.0.0"
 	}
 	command, recipient, _ := strings.Cut(stage, " ")
-	from, hasFrom := eximSender(string(before))
 	of := refusal{reply: said, status: status, text: said, envelope: envelope{sender: from, recipient: strings.Trim(recipient, "<>"), helo: helo, hasSender: hasFrom}}
 	s = policy.Signal{Addr: c.addr, Port: c.port, QueueID: queueID, Outcome: policy.Rejected, HELO: verdict.Clip(helo), FromDomain: policy.Domain(from)}
 	if _, used, ok := bytes.Cut(before, []byte(" X=")); ok {
@@ -219,6 +322,8 @@ func (r *Reader) eximRefusal(queueID string, rest []byte) (s policy.Signal, ok b
 	s.Mail = command == "RCPT" || command == "MAIL" || command == "DATA" || command == "after"
 	s.Assessment = eximRejection(command, of).Assessment()
 	switch {
+	case command == "after" && isEximForm(said):
+		s.Assessment = about(c, policy.None, policy.FromContent, said).Assessment
 	case command == "after" && status[0] == '5':
 		s.Assessment = eximRejection(command, of).ByFilter(policy.FromContent)
 	case isEximList(said):
@@ -231,14 +336,24 @@ func (r *Reader) eximRefusal(queueID string, rest []byte) (s policy.Signal, ok b
 	return s, true
 }
 
-// eximSender is the sender in "... F=<FROM> ".
-func eximSender(s string) (from string, ok bool) {
-	_, from, ok = strings.Cut(s, " F=<")
-	i := strings.LastIndexByte(from, '>')
-	if !ok || i < 0 {
-		return "", false
+// cutRejected parts "... F=<FROM> rejected ...", where the sender may be missing.
+func cutRejected(s []byte) (before []byte, from string, hasFrom bool, what []byte, ok bool) {
+	for _, mark := range []string{" rejected ", " temporarily rejected "} {
+		// What stands before the sender is Exim's.
+		if i := bytes.Index(s, []byte(mark)); i >= 0 && (what == nil || i < len(s)-len(what)-1) {
+			what = s[i+1:]
+		}
 	}
-	return verdict.Clip(from[:i]), true
+	if what == nil {
+		return nil, "", false, nil, false
+	}
+	before = s[:len(s)-len(what)-1]
+	i := bytes.Index(s, []byte(" F=<"))
+	if i < 0 || i > len(before) {
+		return before, "", false, what, true
+	}
+	mailbox, rest, ok := cutQuoted(s[i+len(" F=<"):], '>')
+	return s[:i], verdict.Clip(string(mailbox)), true, bytes.TrimPrefix(rest, []byte(" ")), ok
 }
 
 // eximRejection is a refusal as package verdict understands it, in whose words the text of Exim's
@@ -263,7 +378,7 @@ func eximRejection(command string, of refusal) verdict.Rejection {
 // zen.example" is the specification's, "found in zen.example" that of many.
 func isEximList(said string) bool {
 	said = strings.ToLower(said)
-	for _, words := range []string{"is in a black list at ", "is in a blacklist at ", "found in a blacklist at ", "listed at ", "blacklisted by ", "listed in ", "blocklisted by ", "found in "} {
+	for _, words := range []string{"is in a black list at ", "is in a blacklist at ", "found in a blacklist at ", "listed at ", "blacklisted by ", "listed in ", "blocklisted by ", "found in ", "blocked using ", "is in an rbl"} {
 		if i := strings.Index(said, words); i >= 0 && strings.Contains(said[i+len(words):], ".") && !strings.ContainsAny(said[:i], `"<@`) {
 			return true
 		}
@@ -271,16 +386,37 @@ func isEximList(said string) bool {
 	return false
 }
 
+// isEximForm reports a refusal of a message for its form or size, which says nothing of spam.
+func isEximForm(said string) bool {
+	said = strings.ToLower(said)
+	for _, words := range []string{"maximum allowed line length", "lines too long", "header syntax", "message too big", "message too large", "message size"} {
+		if strings.HasPrefix(said, words) {
+			return true
+		}
+	}
+	return false
+}
+
 // eximUnsynchronized reads "SMTP protocol synchronization error (WHAT): rejected connection from
-// H=[ADDR]:PORT input=...".
+// H=CLIENT input=..." and "... rejected "COMMAND" H=CLIENT next input=...". A command can have anything
+// in it.
 func eximUnsynchronized(rest []byte) (s policy.Signal, ok bool) {
-	what, who, ok := bytes.Cut(rest, []byte(" from H="))
+	what, after, ok := bytes.Cut(rest, []byte("): rejected "))
+	if !ok || bytes.Count(rest, []byte("H=")) != 1 {
+		return s, false
+	}
+	early := bytes.HasSuffix(what, []byte("without waiting for greeting"))
+	if who, ok := bytes.CutPrefix(after, []byte("connection from H=")); ok {
+		c, _, _, ok := eximHost(who)
+		if early {
+			return about(c, policy.Spam, policy.FromPregreet, "spoke before the greeting"), ok
+		}
+		return about(c, policy.Spam, policy.FromPipelining, "commands before they may be"), ok
+	}
+	_, who, ok := bytes.Cut(after, []byte(`" H=`))
 	if !ok {
 		return s, false
 	}
 	c, _, _, ok := eximHost(who)
-	if bytes.Contains(what, []byte("without waiting for greeting")) {
-		return about(c, policy.Spam, policy.FromPregreet, "spoke before the greeting"), ok
-	}
 	return about(c, policy.Spam, policy.FromPipelining, "commands before they may be"), ok
 }

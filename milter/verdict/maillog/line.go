@@ -112,18 +112,22 @@ func (r *Reader) Read(line []byte) (s policy.Signal, ok bool) {
 		}
 	}
 	r.Stats.Lines.Add(1)
-	p, ok := split(line)
-	program := another
-	if ok {
-		program = r.programOf(p.tag)
+	// Exim's own lines first: a sender in them may look like another program's name.
+	if s, ok, known := r.readExim(line); known {
+		return r.noted(s, ok)
 	}
+	p, ok := split(line)
+	if !ok {
+		return s, false
+	}
+	program := r.programOf(p.tag)
 	if program == another {
-		if s, ok, known := r.readExim(line); known {
-			return r.noted(s, ok)
-		}
 		return s, false
 	}
 	r.Stats.Postfix.Add(1)
+	if program == exim && len(p.text) > textMost {
+		return s, false
+	}
 	r.when = when{stamp: p.head, outer: p.outer}
 	if s, ok = r.read(program, p.process, p.text[:min(len(p.text), textMost)]); !ok {
 		return s, false
@@ -164,6 +168,9 @@ func (r *Reader) ReadEntry(e Entry) (s policy.Signal, ok bool) {
 		return s, false
 	}
 	r.Stats.Postfix.Add(1)
+	if program == exim && len(e.Text) > textMost {
+		return s, false
+	}
 	r.when = when{at: e.At}
 	if s, ok = r.read(program, []byte(e.Program+"["+e.PID+"]"), unfold(e.Text)); ok {
 		s.Time = e.At

@@ -45,7 +45,7 @@ func Of(e *eventlog.Event) (c Change, ok bool) {
 		return c, false
 	}
 	c.Entry = ledger.Entry{
-		Time: m.Time, Addr: m.Client.Addr, Message: facts.Message, Unheard: e.Session == "", Own: m.Authenticated || m.Submission,
+		Time: m.Time, Addr: m.Client.Addr, Message: facts.Message, Unheard: e.Session == "" && !facts.InClear, Own: m.Authenticated || m.Submission,
 		Verdict: e.Verdict, Trouble: m.Trouble, Facts: *facts,
 	}
 	counted := e.Session != "" && e.Nth <= 1
