@@ -41,10 +41,27 @@ func setupCommand() *cli.Command {
 			Action: setupPostfix,
 		},
 			printing("sendmail", "print the lines for sendmail.mc", connect.Sendmail),
-			printing("exim", "print the lines for Exim's configuration", connect.Exim),
+			eximCommand(),
 			printing("opensmtpd", "print the lines for OpenSMTPD's smtpd.conf, which reads a file", connect.OpenSMTPD),
 		},
 	}
+}
+
+// eximCommand prints what connects an Exim, in the words of the configuration that it has.
+func eximCommand() *cli.Command {
+	c := printing("exim", "print the lines for Exim's configuration", nil)
+	c.Flags = []cli.Flag{&cli.BoolFlag{Name: "debian", Usage: "for the configuration that Debian's exim4-config makes (default: where " + connect.EximOfDebian + " is)"}}
+	action := func(lines func(*config.Config) (string, error)) cli.ActionFunc {
+		return printing("exim", "", lines).Action
+	}
+	c.Action = func(c *cli.Context) error {
+		_, err := os.Stat(connect.EximOfDebian)
+		if c.Bool("debian") || !c.IsSet("debian") && err == nil {
+			return action(connect.DebiansExim)(c)
+		}
+		return action(connect.Exim)(c)
+	}
+	return c
 }
 
 // printing is the command that prints what connects an MTA.

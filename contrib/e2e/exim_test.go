@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,7 +30,7 @@ func besideExim(t *testing.T) (*mx.Exim, *mx.Daemon) {
 	// Exim's user has to be able to read the token.
 	readable := filepath.Join(e.Dir, "feed-token")
 	must(t, os.WriteFile(readable, []byte(token), 0o644))
-	lines, status := d.Command("setup", "exim", "--http.feed_token_file", readable)
+	lines, status := d.Command("setup", "exim", "--debian=false", "--http.feed_token_file", readable, "--milter.users", strconv.Itoa(e.UserPort))
 	if status != 0 {
 		t.Fatalf("setup: %d: %s", status, lines)
 	}
@@ -105,7 +106,13 @@ func TestExim(t *testing.T) {
 	if offered, _ := send(bad, "score9"); offered {
 		t.Error("STARTTLS is offered to a bad client")
 	}
-	session, err := e.DialFrom(bad)
+	session, err := e.DialUser(bad)
+	must(t, err)
+	if !session.Offered {
+		t.Error("STARTTLS is withheld at the port of the host's own users")
+	}
+	session.Close()
+	session, err = e.DialFrom(bad)
 	must(t, err)
 	if code, err := session.ForceTLS(); code != 503 && code != 554 && code != 454 {
 		t.Errorf("STARTTLS that is not offered: %d, %v", code, err)
@@ -128,5 +135,40 @@ func TestExim(t *testing.T) {
 	}
 	if offered, _ := send(bad, "score9"); offered {
 		t.Error("STARTTLS is offered to a bad client after a restart")
+	}
+}
+
+// TestEximOfDebian puts the lines that setup prints for Debian where it says: Debian's own script makes
+// a configuration of them, split or not, and Exim takes it.
+func TestEximOfDebian(t *testing.T) {
+	t.Parallel()
+	e, err := mx.NewExim(tempDir(t))
+	must(t, err)
+	d, err := mx.NewDaemon(binary, tempDir(t), "", "")
+	must(t, err)
+	lines, status := d.Command("setup", "exim", "--debian")
+	if status != 0 {
+		t.Fatalf("setup: %d: %s", status, lines)
+	}
+	acl := filepath.Join(e.Dir, "acl")
+	var statements string
+	for line := range strings.Lines(lines) {
+		if strings.HasPrefix(line, "#  ") {
+			statements += strings.TrimPrefix(line, "#")
+		}
+	}
+	_, statements, _ = strings.Cut(statements, "  log_file = \"/var/log/exim4/mainlog\"\n")
+	must(t, os.WriteFile(acl, []byte(statements), 0o644))
+	for _, split := range []bool{true, false} {
+		out, err := e.Debians(split, lines+"MAIN_TLS_ENABLE = true\nCHECK_DATA_LOCAL_ACL_FILE = "+acl+"\n", "tls_advertise_hosts", "log_selector")
+		if err != nil {
+			t.Errorf("split %v: %v\nthe ACL:\n%s", split, err, statements)
+			continue
+		}
+		for _, want := range []string{"tls_advertise_hosts = ${if inlist{$received_port}{587:465}{*}", "readsocket{inet:127.0.0.1:", "+tls_cipher", "+smtp_syntax_error"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("split %v: no %s in\n%s", split, want, out)
+			}
+		}
 	}
 }

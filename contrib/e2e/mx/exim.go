@@ -14,8 +14,8 @@ import (
 // directory of its own. Its clients come from loopback addresses.
 type Exim struct {
 	Dir string
-	// Port takes clients on loopback.
-	Port int
+	// Port takes clients on loopback, UserPort those of the host's own users.
+	Port, UserPort int
 
 	packages string
 	cmd      *exec.Cmd
@@ -24,7 +24,7 @@ type Exim struct {
 // eximUser is the user that Debian's Exim wants to find, and its number where it is not installed.
 const eximUser, eximID = "Debian-exim", 799
 
-// eximConfig is what every private Exim has; %[1]s is its directory, %[2]d its port, %[3]s that of
+// eximConfig is what every private Exim has; %[1]s is its directory, %[2]d and %[6]d its ports, %[3]s that of
 // the packages, %[4]s further lines of its main section, %[5]s those of its ACL for a whole
 // message.
 const eximConfig = `exim_path = %[3]s/usr/sbin/exim4
@@ -33,7 +33,7 @@ log_file_path = %[1]s/log/%%slog
 pid_file_path = %[1]s/log/pid
 keep_environment =
 queue_only
-daemon_smtp_ports = %[2]d
+daemon_smtp_ports = %[2]d : %[6]d
 local_interfaces = 127.0.0.1
 primary_hostname = mx.example
 host_lookup =
@@ -76,7 +76,11 @@ func NewExim(dir string) (*Exim, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Exim{Dir: dir, Port: port, packages: packages}
+	ports, err := FreePorts(1)
+	if err != nil {
+		return nil, err
+	}
+	e := &Exim{Dir: dir, Port: port, UserPort: ports[0], packages: packages}
 	chain, err := SelfSigned("mx.example")
 	if err != nil {
 		return nil, err
@@ -105,7 +109,7 @@ func (e *Exim) in(name string) string { return filepath.Join(e.Dir, name) }
 // Configure writes its configuration, with further lines of its main section and of its ACL for a
 // whole message.
 func (e *Exim) Configure(section, acl string) error {
-	return os.WriteFile(e.in("exim.conf"), fmt.Appendf(nil, eximConfig, e.Dir, e.Port, e.packages, section, acl), 0o644)
+	return os.WriteFile(e.in("exim.conf"), fmt.Appendf(nil, eximConfig, e.Dir, e.Port, e.packages, section, acl, e.UserPort), 0o644)
 }
 
 // LogFile is its mainlog.
@@ -144,3 +148,37 @@ func (e *Exim) Stop() error {
 
 // DialFrom connects from a loopback address of this host.
 func (e *Exim) DialFrom(local string) (*Session, error) { return dialFrom(local, e.Port) }
+
+// DialUser connects to the port of the host's own users.
+func (e *Exim) DialUser(local string) (*Session, error) { return dialFrom(local, e.UserPort) }
+
+// Debians is a configuration of Debian's exim4-config, split or not, with further macros, as update-exim4.conf(8) makes it. The result is looked at by Exim itself,
+// which prints some of its options.
+func (e *Exim) Debians(split bool, macros string, options ...string) (string, error) {
+	dir := e.in(fmt.Sprintf("exim4-%v", split))
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(e.packages, "etc/exim4"))); err != nil {
+		return "", err
+	}
+	answers := fmt.Sprintf("dc_eximconfig_configtype='internet'\ndc_other_hostnames='mx.example'\ndc_local_interfaces='127.0.0.1'\ndc_use_split_config='%v'\n", split)
+	err := errors.Join(os.WriteFile(filepath.Join(dir, "update-exim4.conf.conf"), []byte(answers), 0o644),
+		os.WriteFile(filepath.Join(dir, map[bool]string{true: "conf.d/main/000_localmacros", false: "exim4.conf.localmacros"}[split]), []byte(macros), 0o644))
+	if err != nil {
+		return "", err
+	}
+	made := e.in(fmt.Sprintf("debians-%v.conf", split))
+	update := exec.Command("unshare", "--mount", "sh", "-c", ofDebian, "sh", e.Dir, e.packages, dir, made, strings.Join(options, " "))
+	out, err := update.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("mx: Debian's configuration: %w: %s", err, out)
+	}
+	return string(out), nil
+}
+
+// ofDebian has update-exim4.conf(8) make a configuration, and Exim look at it.
+const ofDebian = `set -e
+mount --bind "$1/passwd" /etc/passwd
+mount --bind "$1/group" /etc/group
+# It looks for Exim, and for one of the files, where they would be installed.
+: >"$1/mailname"
+sed "s#^EXIM=.*#EXIM=$2/usr/sbin/exim4#; s#/etc/exim4/exim4.conf.localmacros#$3/exim4.conf.localmacros#; s#/etc/mailname#$1/mailname#" "$2/usr/sbin/update-exim4.conf" | sh -s -- --confdir "$3" --output "$4"
+exec "$2/usr/sbin/exim4" -C "$4" -bP $5`

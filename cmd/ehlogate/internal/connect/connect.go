@@ -6,9 +6,23 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strconv"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 )
+
+// userPorts are the ports at which no stranger brings mail: submission and submissions (RFC 6409, RFC
+// 8314), and those of milter.users.
+func userPorts(c *config.Config) []string {
+	ports := []string{"587", "465"}
+	for _, user := range c.Milter.Users {
+		if _, err := strconv.ParseUint(user, 10, 16); err == nil && !slices.Contains(ports, user) {
+			ports = append(ports, user)
+		}
+	}
+	return ports
+}
 
 // reach is the host and port of a listener on TCP. One on all addresses is reached on loopback.
 func reach(key string, a config.Address) (host, port string, err error) {

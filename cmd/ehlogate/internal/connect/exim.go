@@ -2,39 +2,60 @@ package connect
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 )
 
-// eximLines are for Exim's main section; the arguments are host and port of the socketmap. Exim
-// asks at EHLO by readsocket (spec.txt, "readsocket"), whose last part is what a failure gives:
-// nothing, so that STARTTLS is offered.
-const eximLines = `# In the main section of Exim's configuration (in Debian, at the top of /etc/exim4/exim4.conf.template,
-# or in a file below /etc/exim4/conf.d/main/ where the configuration is split):
-EHLOGATE_TABLE = inet:%[1]s:%[2]s
-EHLOGATE_KEY = ehlogate $sender_host_address
-tls_advertise_hosts = ${if match{${readsocket{EHLOGATE_TABLE}{${strlen:EHLOGATE_KEY}:EHLOGATE_KEY,}{1s}{}{}}}{\N^[0-9]+:OK \N.*starttls}{}{*}}
-# It replaces a tls_advertise_hosts that is there; Debian's takes it from a macro:
-# MAIN_TLS_ADVERTISE_HOSTS = (what stands behind the "=" above)
+// EximOfDebian is there where Debian's exim4-config makes Exim's configuration.
+const EximOfDebian = "/etc/exim4/update-exim4.conf.conf"
 
-# Exim has no milter: what came in, over TLS or not, and what was refused, the daemon reads in its log:
+// eximTable are macros for Exim's main section; the arguments are host and port of the socketmap, and
+// the ports of the operator's own users. Exim asks at EHLO by readsocket (spec.txt, "readsocket"),
+// whose last part is what a failure gives: nothing, so that STARTTLS is offered.
+const eximTable = `EHLOGATE_TABLE = inet:%[1]s:%[2]s
+EHLOGATE_KEY = ehlogate $sender_host_address
+EHLOGATE_USERS = %[3]s
+EHLOGATE_OFFERED = ${if inlist{$received_port}{EHLOGATE_USERS}{*}{${if match{${readsocket{EHLOGATE_TABLE}{${strlen:EHLOGATE_KEY}:EHLOGATE_KEY,}{1s}{}{}}}{\N^[0-9]+:OK \N.*starttls}{}{*}}}}
+`
+
+const eximLines = `# In the main section of Exim's configuration. Each option may be set once there: what is set already,
+# replace, and add the selectors to yours.
+` + eximTable + `tls_advertise_hosts = EHLOGATE_OFFERED
 log_selector = +tls_cipher +tls_certificate_verified +incoming_port
-# and in ehlogate.toml:
+`
+
+// eximOfDebian has the macros from which Debian's configuration sets the options; its own selectors
+// come first.
+const eximOfDebian = `# In /etc/exim4/conf.d/main/000_localmacros where Debian's configuration is split (dc_use_split_config in
+# update-exim4.conf.conf), else in /etc/exim4/exim4.conf.localmacros. TLS has to be on: MAIN_TLS_ENABLE = true.
+` + eximTable + `MAIN_TLS_ADVERTISE_HOSTS = EHLOGATE_OFFERED
+MAIN_LOG_SELECTOR = +smtp_protocol_error +smtp_syntax_error +tls_certificate_verified +tls_peerdn +tls_cipher +incoming_port
+`
+
+// eximNotes say what else there is to do; the argument is how to have Exim read its configuration.
+const eximNotes = `# %s
+#
+# Ports in EHLOGATE_USERS are those of your own users: STARTTLS is always offered there.
+# Exim has no milter: what came in, over TLS or not, and what was refused, the daemon reads in its log. In
+# ehlogate.toml:
 #   [verdict]
 #   log_file = "/var/log/exim4/mainlog"
+#
+# To take it back, remove these lines, and log_file.
 `
 
 // eximVerdict is the part of an ACL that posts what a spam filter in Exim says; the arguments are
-// where to, and the line of the request that says by whom. $spam_action is set for rspamd and
-// SpamAssassin.
+// where to, the line of the request that says by whom, and where the ACL is. $spam_action is set for
+// rspamd and SpamAssassin.
 const eximVerdict = `
 # Where Exim asks rspamd or SpamAssassin (spamd_address), these lines tell the daemon what that said. It
 # takes it without a token where ehlogate.toml has local_feed = true below [verdict], for hosts all of whose
-# users are trusted. Otherwise name a file that Exim's user can read in http.feed_token_file, and print
-# these lines again. In the main section:
+# users are trusted. Otherwise name a file that Exim's user can read in http.feed_token_file (contrib/doc/mta.md
+# says how), and print these lines again. In the main section:
 EHLOGATE_FEED = %[1]s
 EHLOGATE_SAID = \{"ip":"$sender_host_address","port":"$sender_host_port","qid":"$message_exim_id","action":"$spam_action","score":"$spam_score"\}
-# and in the ACL of acl_smtp_data, before what denies or accepts by the score:
+# and in the ACL of acl_smtp_data, before what denies or accepts by the score%[3]s:
 #  warn
 #    spam = nobody:true
 #    set acl_m_ehlogate = ${readsocket{EHLOGATE_FEED}{POST /feed/verdict HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n%[2]sContent-Length: ${strlen:EHLOGATE_SAID}\r\n\r\nEHLOGATE_SAID}{1s:shutdown=no}{}{}}
@@ -42,6 +63,15 @@ EHLOGATE_SAID = \{"ip":"$sender_host_address","port":"$sender_host_port","qid":"
 
 // Exim is what connects an Exim, from 4.90 on.
 func Exim(c *config.Config) (string, error) {
+	return exim(c, eximLines, "Then restart Exim.", "")
+}
+
+// DebiansExim is what connects an Exim whose configuration Debian's exim4-config makes.
+func DebiansExim(c *config.Config) (string, error) {
+	return exim(c, eximOfDebian, "Then run update-exim4.conf, and restart Exim.", "; Debian puts it in from\n# a file: CHECK_DATA_LOCAL_ACL_FILE = /etc/exim4/ehlogate_data_acl, which update-exim4.conf has to read again after a change")
+}
+
+func exim(c *config.Config, lines, then, where string) (string, error) {
 	host, port, err := reach("table.socketmap", c.Table.Socketmap)
 	if err != nil {
 		return "", err
@@ -57,5 +87,5 @@ func Exim(c *config.Config) (string, error) {
 			by = `Authorization: Bearer ${readfile{` + c.HTTP.FeedTokenFile + `}{}}\r\n`
 		}
 	}
-	return fmt.Sprintf(eximLines, host, port) + fmt.Sprintf(eximVerdict, feed, by), nil
+	return fmt.Sprintf(lines, host, port, strings.Join(userPorts(c), ":")) + fmt.Sprintf(eximNotes, then) + fmt.Sprintf(eximVerdict, feed, by, where), nil
 }

@@ -2,22 +2,28 @@ package connect
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 )
 
-// sendmailLines are for sendmail.mc; the arguments are the milter's socket, and port and host of
-// the socketmap. Ruleset srv_features answers S where STARTTLS is not to be offered (op.me,
-// "srv_features"). A milter without F= is passed over when it is away. -d bounds how long the map
-// is waited for, and with -t a map that is away says nothing.
-const sendmailLines = `dnl In sendmail.mc, after every other INPUT_MAIL_FILTER, so that what they find is heard:
+// sendmailLines are for sendmail.mc; the arguments are the milter's socket, that of the socketmap, and
+// a rule for each port of the operator's own users. Ruleset srv_features answers S where STARTTLS is
+// not to be offered (op.me, "srv_features"); what it is given stays as it was for rules behind these.
+// A milter without F= is passed over when it is away. -d bounds how long the map is waited for, and
+// with -t a map that is away says nothing.
+const sendmailLines = `dnl In sendmail.mc, after every other INPUT_MAIL_FILTER, so that what they find is heard. Where
+dnl confINPUT_MAIL_FILTERS is defined, add ehlogate to the end of its list as well: it replaces the order.
 INPUT_MAIL_FILTER(` + "`ehlogate', `S=%[1]s, T=C:2s;S:2s;R:2s;E:10s'" + `)dnl
 dnl At the end, after the MAILERs; between the two sides of the rules are tabs:
 LOCAL_CONFIG
-Kehlogate socket -t -d2 inet:%[2]s@%[3]s
+Kehlogate socket -t -d2 %[2]s
 LOCAL_SRV_FEATURES
-R$*			$: $(ehlogate $&{client_addr} $: <NONE> $)
-R$* starttls $*		$# S
+R$*			$: <$&{daemon_port}> $1
+%[3]sR<users> $*		$: $1
+R<$*> $*		$: <$(ehlogate $&{client_addr} $: none $)> $2
+R<$* starttls $*> $*	$# S
+R<$*> $*		$: $2
 `
 
 // Sendmail is what connects a Sendmail, from 8.14 on.
@@ -32,15 +38,33 @@ func Sendmail(c *config.Config) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		milter = "inet:" + milterPort + "@" + milterHost
+		milter = sendmailSocket(milterHost, milterPort)
 	}
-	return fmt.Sprintf(sendmailLines, milter, port, host) + sendmailNotes, nil
+	var users strings.Builder
+	for _, p := range userPorts(c) {
+		fmt.Fprintf(&users, "R<%s> $*		$: <users> $1\n", p)
+	}
+	return fmt.Sprintf(sendmailLines, milter, sendmailSocket(host, port), users.String()) + sendmailNotes, nil
+}
+
+// sendmailSocket is a socket as Sendmail names it.
+func sendmailSocket(host, port string) string {
+	family := "inet"
+	if strings.Contains(host, ":") {
+		family = "inet6"
+	}
+	return family + ":" + port + "@" + host
 }
 
 // sendmailNotes say what else an operator should know.
 const sendmailNotes = `dnl Then make sendmail.cf (in Debian sendmailconfig, elsewhere m4 sendmail.mc > sendmail.cf), restart
 dnl Sendmail, and let the daemon follow the log: log_file = "/var/log/mail.log" below [verdict].
-dnl Where sendmail.mc has LOCAL_SRV_FEATURES already, put the two rules before its own. While the daemon
-dnl is away, STARTTLS is offered and mail comes in. A daemon that hangs makes Sendmail answer 451 after
-dnl four seconds, until systemd has ended it (WatchdogSec).
+dnl Where sendmail.mc has LOCAL_SRV_FEATURES already, put these rules before its own, which then see what
+dnl they have always seen. S is all that a client gets from which STARTTLS is withheld: where the access
+dnl map has Srv_Features for strangers, such as A (no AUTH), write them behind it: $# S A.
+dnl Ports 587 and 465 are those of your own users, where STARTTLS is always offered.
+dnl The map needs a Sendmail that was built with SOCKETMAP, as Debian's is: sendmail -d0.4 -bt </dev/null
+dnl lists it. While the daemon is away, STARTTLS is offered and mail comes in. A daemon that hangs makes
+dnl Sendmail answer 451 after four seconds, until systemd has ended it (WatchdogSec).
+dnl To take it back, remove these lines, make sendmail.cf again, and restart Sendmail.
 `
