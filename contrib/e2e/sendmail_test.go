@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -35,7 +36,7 @@ func besideSendmail(t *testing.T, toml string) (*mx.Sendmail, *mx.Daemon) {
 	must(t, err)
 	d, err := mx.NewDaemon(binary, tempDir(t), "", "[policy]\nexempt = []\n[verdict]\nlog_file = '"+s.LogFile()+"'\n"+toml)
 	must(t, err)
-	lines, status := d.Command("setup", "sendmail")
+	lines, status := d.Command("setup", "sendmail", "--milter.users", strconv.Itoa(s.UserPort))
 	if status != 0 {
 		t.Fatalf("setup: %d: %s", status, lines)
 	}
@@ -142,7 +143,13 @@ func TestSendmail(t *testing.T) {
 	if offered, err := sends(t, s, bad, "spam"); offered || err != nil {
 		t.Errorf("a bad client: offered %v, %v", offered, err)
 	}
-	session, err := s.DialFrom(bad)
+	session, err := s.DialUser(bad)
+	must(t, err)
+	if !session.Offered {
+		t.Error("STARTTLS is withheld at the port of the host's own users")
+	}
+	session.Close()
+	session, err = s.DialFrom(bad)
 	must(t, err)
 	if code, err := session.ForceTLS(); code != 503 {
 		t.Errorf("STARTTLS that is not offered: %d, %v", code, err)
@@ -169,5 +176,41 @@ func TestSendmail(t *testing.T) {
 	must(t, d.Start())
 	if offered, err := sends(t, s, bad, "hello"); offered || err != nil {
 		t.Errorf("it is there again: offered %v, %v", offered, err)
+	}
+}
+
+// TestRulesOfAnOperatorStayInForce: rules of LOCAL_SRV_FEATURES behind those that setup prints see the
+// client's name as before, and the listeners may be of IPv6.
+func TestRulesOfAnOperatorStayInForce(t *testing.T) {
+	t.Parallel()
+	s, err := mx.NewSendmail(sendmailDir(t), "")
+	must(t, err)
+	d, err := mx.NewDaemon(binary, tempDir(t), "", "[policy]\nexempt = []\n")
+	must(t, err)
+	config, err := os.ReadFile(d.Config())
+	must(t, err)
+	must(t, os.WriteFile(d.Config(), []byte(strings.NewReplacer("socketmap = 'inet:127.0.0.1:", "socketmap = 'inet:[::1]:", `socketmap = "inet:127.0.0.1:`, `socketmap = "inet:[::1]:`).Replace(string(config))), 0o644))
+	lines, status := d.Command("setup", "sendmail")
+	if status != 0 || !strings.Contains(lines, "Kehlogate socket -t -d2 inet6:") {
+		t.Fatalf("setup: %d: %s", status, lines)
+	}
+	before, notes, _ := strings.Cut(lines, "dnl Then make sendmail.cf")
+	must(t, s.Configure(before+"R$*.partner.example\t\t$# V\nR<?> $*.slow.example\t\t$# P\ndnl "+notes))
+	must(t, d.Start())
+	t.Cleanup(func() { d.Stop() })
+	d.Command("deny", "192.0.2.7", "2001:db8::7")
+	for _, c := range []struct{ name, addr, port, want string }{
+		{"mail.partner.example", "192.0.2.8", "25", "$# V"},
+		{"mail.other.example", "192.0.2.8", "25", "mail . other . example"},
+		{"mail.partner.example", "192.0.2.7", "25", "$# S"},
+		{"mail.partner.example", "192.0.2.7", "587", "$# V"},
+		{"mail.other.example", "192.0.2.7", "465", "mail . other . example"},
+		{"mail.other.example", "IPv6:2001:db8::7", "25", "$# S"},
+		{"mail.other.example", "IPv6:2001:db8::8", "25", "mail . other . example"},
+	} {
+		got, err := s.Rules("srv_features", c.name, ".D{client_addr}"+c.addr, ".D{client_name}"+c.name, ".D{daemon_port}"+c.port)
+		if must(t, err); got != c.want {
+			t.Errorf("%+v: %s", c, got)
+		}
 	}
 }

@@ -15,8 +15,8 @@ import (
 // of its own. It has no PROXY protocol, so that its clients come from loopback addresses.
 type Sendmail struct {
 	Dir string
-	// Port takes clients on loopback.
-	Port int
+	// Port takes clients on loopback, UserPort those of the host's own users.
+	Port, UserPort int
 
 	packages string
 	cmd      *exec.Cmd
@@ -40,8 +40,8 @@ func unpacked(name string) (dir string, port int, err error) {
 	return dir, ports[0], nil
 }
 
-// sendmailMC is what every private Sendmail has; %[1]s is its directory, %[2]d its port, %[3]s that
-// of the packages.
+// sendmailMC is what every private Sendmail has; %[1]s is its directory, %[2]d and %[4]d its ports,
+// %[3]s that of the packages.
 const sendmailMC = "divert(0)dnl\n" +
 	"include(`%[3]s/usr/share/sendmail/cf/m4/cf.m4')dnl\n" +
 	"OSTYPE(`linux')dnl\n" +
@@ -60,7 +60,8 @@ const sendmailMC = "divert(0)dnl\n" +
 	"FEATURE(`accept_unresolvable_domains')dnl\n" +
 	"FEATURE(`greet_pause', `200')dnl\n" +
 	"LOCAL_DOMAIN(`mx.example')dnl\n" +
-	"DAEMON_OPTIONS(`Name=MTA, Family=inet, Addr=127.0.0.1, Port=%[2]d')dnl\n"
+	"DAEMON_OPTIONS(`Name=MTA, Family=inet, Addr=127.0.0.1, Port=%[2]d')dnl\n" +
+	"DAEMON_OPTIONS(`Name=MSA, Family=inet, Addr=127.0.0.1, Port=%[4]d')dnl\n"
 
 // inOwnNamespace runs Sendmail with a host name and a /dev/log of its own: it logs nowhere else,
 // and sleeps for minutes where the host's name has no dot.
@@ -82,7 +83,11 @@ func NewSendmail(dir, more string) (*Sendmail, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Sendmail{Dir: dir, Port: port, packages: packages}
+	ports, err := FreePorts(1)
+	if err != nil {
+		return nil, err
+	}
+	s := &Sendmail{Dir: dir, Port: port, UserPort: ports[0], packages: packages}
 	chain, err := SelfSigned("mx.example")
 	return s, errors.Join(err, os.Mkdir(filepath.Join(dir, "queue"), 0o700),
 		os.WriteFile(filepath.Join(dir, "chain.pem"), []byte(chain), 0o600), s.Configure(more))
@@ -96,7 +101,7 @@ func (s *Sendmail) Configure(more string) error {
 		after = "LOCAL_CONFIG" + after
 	}
 	m4 := exec.Command("m4", "-D_CF_DIR_="+s.packages+"/usr/share/sendmail/cf/", "-")
-	m4.Stdin = strings.NewReader(fmt.Sprintf(sendmailMC, s.Dir, s.Port, s.packages) + before + mailers + after)
+	m4.Stdin = strings.NewReader(fmt.Sprintf(sendmailMC, s.Dir, s.Port, s.packages, s.UserPort) + before + mailers + after)
 	cf, err := m4.Output()
 	if err != nil {
 		return fmt.Errorf("mx: m4: %w", err)
@@ -167,3 +172,23 @@ func (s *Sendmail) Stop() error {
 
 // DialFrom connects from a loopback address of this host.
 func (s *Sendmail) DialFrom(local string) (*Session, error) { return dialFrom(local, s.Port) }
+
+// DialUser connects to the port of the host's own users.
+func (s *Sendmail) DialUser(local string) (*Session, error) { return dialFrom(local, s.UserPort) }
+
+// Rules runs a ruleset of its configuration on a text in test mode (-bt), and returns what comes of it.
+func (s *Sendmail) Rules(ruleset, text string, macros ...string) (string, error) {
+	test := exec.Command("unshare", "--uts", "sh", "-c", "hostname mx.example && exec \"$0\" -C \"$1\" -bt", filepath.Join(s.packages, "usr/libexec/sendmail/sendmail"), filepath.Join(s.Dir, "sendmail.cf"))
+	test.Stdin = strings.NewReader(strings.Join(append(macros, ruleset+" "+text), "\n") + "\n")
+	out, err := test.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("mx: sendmail -bt: %w: %s", err, out)
+	}
+	var result string
+	for line := range strings.Lines(string(out)) {
+		if after, ok := strings.CutPrefix(strings.TrimSpace(strings.TrimLeft(line, "> ")), ruleset); ok && strings.Contains(line, "returns:") {
+			_, result, _ = strings.Cut(after, "returns: ")
+		}
+	}
+	return strings.TrimSpace(result), nil
+}
