@@ -64,10 +64,11 @@ func check(c *cli.Context) error {
 	found = append(found, restartFindings(cfg, st)...)
 	p, err := postfix.Find(c.Context, c.String("postfix-config"), inForce(cfg, st))
 	switch {
-	case errors.Is(err, postfix.ErrMissing):
-		found = append(found, postfix.Finding{What: "there is no Postfix on this host", Fix: "nothing, where the MTA is another one"})
 	case errors.Is(err, os.ErrNotExist) && c.IsSet("postfix-config"):
 		return misused{err}
+	case errors.Is(err, postfix.ErrMissing), errors.Is(err, os.ErrNotExist):
+		// Its programs may be there without a configuration.
+		found = append(found, otherFindings(cfg, st)...)
 	case err != nil:
 		found = append(found, postfix.Finding{What: "Postfix's configuration cannot be read", Fix: err.Error()})
 	default:
