@@ -66,19 +66,19 @@ func importList(c *cli.Context, daemon *api.Client, before []policy.Override) er
 	if err != nil {
 		return fmt.Errorf("%s: %w; nothing was changed", file, err)
 	}
-	for _, change := range plan.set {
-		if _, err := daemon.Change(c.Context, change); err != nil {
-			return fmt.Errorf("%s: %s %s: %w; what comes before it in the list is in force: import it again", file, change.Verb, change.Network, err)
-		}
-	}
+	changes := plan.set
 	for _, o := range plan.lifted {
-		if _, err := daemon.Change(c.Context, api.Change{Verb: "lift", Network: o.Network.String(), By: operator(), List: name}); err != nil {
-			return fmt.Errorf("%s: lift %s: %w; import the list again", file, o.Network, err)
-		}
+		changes = append(changes, api.Change{Verb: "lift", Network: o.Network.String(), By: operator(), List: name})
+	}
+	if done, err := daemon.ChangeAll(c.Context, changes); err != nil {
+		return fmt.Errorf("%s: %w; %d of %d changes are in force: import it again", file, err, done, len(changes))
 	}
 	_, err = fmt.Fprintf(c.App.Writer, "%s: %d set, %d as before, %d lifted, %d kept that were set by hand or from another list\n", name, len(plan.set), plan.same, len(plan.lifted), plan.kept)
 	return err
 }
+
+// fewLifted is how many may go from a list at once without a question, whatever their share.
+const fewLifted = 10
 
 // planImport works out what a list changes.
 func planImport(c *cli.Context, entries []netlist.Entry, before []policy.Override, name string) (plan imported, err error) {
@@ -86,10 +86,15 @@ func planImport(c *cli.Context, entries []netlist.Entry, before []policy.Overrid
 	for _, o := range before {
 		standing[o.Network.String()] = o
 	}
-	listed := map[string]bool{}
+	listed := map[string]netlist.Entry{}
+	was := 0
 	for _, e := range entries {
+		as := c.String("as")
+		if e.Verb != "" && as != "" && e.Verb != as {
+			return plan, misuseOf("line %d: %s is to be %s by the list, and %s by --as; leave out one of them", e.Line, e.Network, e.Verb, as)
+		}
 		if e.Verb == "" {
-			e.Verb = c.String("as")
+			e.Verb = as
 		}
 		if e.Verb != "allow" && e.Verb != "deny" {
 			return plan, misuseOf("line %d: %s: neither allow nor deny; say which with --as", e.Line, e.Network)
@@ -98,15 +103,18 @@ func planImport(c *cli.Context, entries []netlist.Entry, before []policy.Overrid
 			return plan, misuseOf("line %d: %s is larger than any one network; repeat the command with --yes if that is meant", e.Line, e.Network)
 		}
 		key := e.Network.String()
-		if listed[key] {
+		if first, twice := listed[key]; twice {
+			if first.Verb != e.Verb {
+				return plan, misuseOf("line %d: %s is to be %s, and %s by line %d", e.Line, e.Network, e.Verb, first.Verb, first.Line)
+			}
 			continue
 		}
-		listed[key] = true
+		listed[key] = e
 		o, ok := standing[key]
 		switch {
 		case ok && o.List != name:
 			plan.kept++
-		case ok && o.Verb() == e.Verb && o.Note == e.Note && (o.Until.Equal(e.Until) || e.Until.IsZero() && c.String("for") != ""):
+		case ok && o.Verb() == e.Verb && o.Note == e.Note && o.Until.Equal(e.Until) && c.String("for") == "":
 			plan.same++
 		default:
 			change := api.Change{Verb: e.Verb, Network: key, Note: e.Note, For: c.String("for"), By: operator(), List: name}
@@ -121,12 +129,19 @@ func planImport(c *cli.Context, entries []netlist.Entry, before []policy.Overrid
 		}
 	}
 	for _, o := range before {
-		if o.List == name && !listed[o.Network.String()] {
+		if o.List != name {
+			continue
+		}
+		if was++; listed[o.Network.String()].Verb == "" {
 			plan.lifted = append(plan.lifted, o)
 		}
 	}
-	if len(listed) == 0 && len(plan.lifted) > 0 && !c.Bool("yes") {
+	switch lifted := len(plan.lifted); {
+	case c.Bool("yes") || lifted == 0:
+	case len(listed) == 0:
 		return plan, misused{errors.New("it is empty, which lifts all that came from it; repeat the command with --yes if that is meant")}
+	case lifted > fewLifted && 2*lifted > was:
+		return plan, misuseOf("it lifts %d of the %d that came from it; repeat the command with --yes if that is meant", lifted, was)
 	}
 	return plan, nil
 }

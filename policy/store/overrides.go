@@ -14,14 +14,38 @@ import (
 // SetOverride makes an override hold, in place of one on the same network. It is durable when this
 // returns nil.
 func (e *Embedded) SetOverride(o policy.Override) error {
+	return e.ChangeOverrides([]policy.Override{o}, nil)
+}
+
+// ChangeOverrides makes overrides hold, each in place of one on the same network, and removes those on
+// others: all of them, or where it returns an error none. They are durable when it returns nil.
+func (e *Embedded) ChangeOverrides(set []policy.Override, lift []netip.Prefix) error {
 	e.writing.Lock()
 	defer e.writing.Unlock()
-	old, _ := e.overrides.Load().Get(o.Network)
-	err := e.writeTwice(overrideKey(o.Network), put(&o), put(old))
-	if err != nil {
-		return fmt.Errorf("store: override of %s: %w", o.Network, err)
+	before := e.overrides.Load()
+	after := before
+	var changed []netip.Prefix
+	for _, o := range set {
+		after, changed = after.With(o.Network, &o), append(changed, o.Network)
 	}
-	e.overrides.Store(e.overrides.Load().With(o.Network, &o))
+	for _, n := range lift {
+		after, changed = after.Without(n), append(changed, n)
+	}
+	asIn := func(t *policy.Networks[policy.Override]) value {
+		return func(b *bolt.Bucket) error {
+			for _, n := range changed {
+				v, _ := t.Get(n)
+				if err := put(b, overrideKey(n), v); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
+	if err := e.writeTwice(asIn(after), asIn(before)); err != nil {
+		return fmt.Errorf("store: overrides of %d networks, the first %s: %w", len(changed), changed[0], err)
+	}
+	e.overrides.Store(after)
 	e.writeCopy()
 	return nil
 }
@@ -102,7 +126,8 @@ func lift[V ending](e *Embedded, t *table[V], n netip.Prefix, key func(netip.Pre
 	if !ok || !match(*v) {
 		return false, nil
 	}
-	if err := e.writeTwice(key(n), put[V](nil), put(v)); err != nil {
+	write := func(v *V) value { return func(b *bolt.Bucket) error { return put(b, key(n), v) } }
+	if err := e.writeTwice(write(nil), write(v)); err != nil {
 		return false, fmt.Errorf("store: override of %s: %w", n, err)
 	}
 	t.Store(t.Load().Without(n))
@@ -110,34 +135,33 @@ func lift[V ending](e *Embedded, t *table[V], n netip.Prefix, key func(netip.Pre
 	return true, nil
 }
 
-// value puts a value under a key, or removes what is there.
-type value func(b *bolt.Bucket, key []byte) error
+// value puts values into the bucket of overrides.
+type value func(*bolt.Bucket) error
 
-func put[V ending](v *V) value {
-	return func(b *bolt.Bucket, key []byte) error {
-		if v == nil {
-			return b.Delete(key)
-		}
-		return putJSON(b, key, v)
+// put puts a value under a key, or removes what is there.
+func put[V ending](b *bolt.Bucket, key []byte, v *V) error {
+	if v == nil {
+		return b.Delete(key)
 	}
+	return putJSON(b, key, v)
 }
 
-// writeTwice puts a value under a key of the overrides, and then again: the file has two heads, and
+// writeTwice puts values into the bucket of overrides, and then again: the file has two heads, and
 // when the newer one is damaged, bbolt goes on silently from the one before, which then has the
 // change, too. If the first write failed, it may be in the file all the same, because bbolt writes
 // the head before it knows that it is on disk; then the second one puts the old value back.
-func (e *Embedded) writeTwice(key []byte, value, old value) error {
+func (e *Embedded) writeTwice(values, old value) error {
 	<-e.Ready()
 	e.committing.Lock()
 	defer e.committing.Unlock()
-	write := func(v func(*bolt.Bucket, []byte) error) error {
-		return e.write(func(tx *bolt.Tx) error { return v(tx.Bucket(bucketOverrides), key) })
+	write := func(v value) error {
+		return e.write(func(tx *bolt.Tx) error { return v(tx.Bucket(bucketOverrides)) })
 	}
-	err := write(value)
+	err := write(values)
 	if err != nil {
-		value = old
+		values = old
 	}
-	if again := write(value); again != nil {
+	if again := write(values); again != nil {
 		e.log.Error("an override is in one half only of the head of the store's file, or was refused and is in it all the same", "file", e.path, "error", again)
 	}
 	return err

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -56,6 +57,40 @@ func (s *Store) set(field string, v any) error {
 	}
 	return s.changeOverrides(func(ctx context.Context) error {
 		return s.server.client.HSet(ctx, overridesKey, field, value).Err()
+	})
+}
+
+// changeAtOnce is how many overrides are sent at once.
+const changeAtOnce = 1000
+
+// ChangeOverrides makes overrides hold on all nodes, each in place of one on the same network, and
+// removes those on others. They are in Redis when it returns nil; where it returns an error, some may
+// be.
+func (s *Store) ChangeOverrides(set []policy.Override, lift []netip.Prefix) error {
+	var values []any
+	for _, o := range set {
+		value, err := json.Marshal(o)
+		if err != nil {
+			return fmt.Errorf("store: override %s: %w", o.Network, err)
+		}
+		values = append(values, o.Network.String(), value)
+	}
+	return s.changeOverrides(func(ctx context.Context) error {
+		for some := range slices.Chunk(values, 2*changeAtOnce) {
+			if err := s.server.client.HSet(ctx, overridesKey, some...).Err(); err != nil {
+				return err
+			}
+		}
+		for some := range slices.Chunk(lift, changeAtOnce) {
+			var fields []string
+			for _, n := range some {
+				fields = append(fields, n.String())
+			}
+			if err := s.server.client.HDel(ctx, overridesKey, fields...).Err(); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 

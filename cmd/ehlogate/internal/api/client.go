@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -90,6 +91,25 @@ func (c *Client) Change(ctx context.Context, change Change) (done Changed, err e
 		return done, err
 	}
 	return done, c.do(ctx, http.MethodPost, "/api/v1/change", body, decodeInto(&done))
+}
+
+// changesAtOnce is how many changes one request has: 6 MiB with the longest notes.
+const changesAtOnce = 5000
+
+// ChangeAll makes many changes of overrides: allow, deny and lift. done is how many were made, those
+// before an error.
+func (c *Client) ChangeAll(ctx context.Context, changes []Change) (done int, err error) {
+	for some := range slices.Chunk(changes, changesAtOnce) {
+		body, err := json.Marshal(some)
+		if err != nil {
+			return done, err
+		}
+		if err := c.do(ctx, http.MethodPost, "/api/v1/changes", body, func(io.Reader) error { return nil }); err != nil {
+			return done, err
+		}
+		done += len(some)
+	}
+	return done, nil
 }
 
 // Learn reports what messages were.

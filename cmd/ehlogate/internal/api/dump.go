@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -187,10 +188,9 @@ func (s *Server) load(w http.ResponseWriter, r *http.Request) {
 	} else {
 		fresh, err = s.Store.Load(q.Get("dump"), chunk, records, networkOf)
 	}
-	for _, o := range overrides {
-		if err == nil && !o.Ended(s.Now()) {
-			err = s.Store.SetOverride(o)
-		}
+	overrides = slices.DeleteFunc(overrides, func(o policy.Override) bool { return o.Ended(s.Now()) })
+	if err == nil && len(overrides) > 0 {
+		err = s.Store.ChangeOverrides(overrides, nil)
 	}
 	for _, x := range exceptions {
 		if err == nil && !x.Ended(s.Now()) {

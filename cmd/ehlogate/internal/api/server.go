@@ -25,6 +25,7 @@ import (
 // Store is what the API changes and lists.
 type Store interface {
 	SetOverride(policy.Override) error
+	ChangeOverrides(set []policy.Override, lift []netip.Prefix) error
 	Overrides() []policy.Override
 	Exceptions() []policy.Exception
 	Forget(n netip.Prefix, keysOf func(netip.Addr) policy.Keys) (int, error)
@@ -83,8 +84,8 @@ type Server struct {
 }
 
 // maxBody bounds a request's body in bytes, maxChunk one that is a chunk of a dump, which takes
-// some 60 KiB.
-const maxBody, maxChunk = 64 << 10, 256 << 10
+// some 60 KiB, and maxChanges one of many changes of overrides.
+const maxBody, maxChunk, maxChanges = 64 << 10, 256 << 10, 8 << 20
 
 // healthy is what /healthz says.
 const healthy = "ok"
@@ -118,6 +119,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("POST /api/v1/learn", s.authorized(body(maxChunk, s.learn)))
 	mux.HandleFunc("POST /api/v1/load", s.authorized(body(maxChunk, s.load)))
 	mux.HandleFunc("POST /api/v1/change", s.authorized(body(maxBody, s.change)))
+	mux.HandleFunc("POST /api/v1/changes", s.authorized(body(maxChanges, s.changes)))
 	mux.HandleFunc("POST /api/v1/reload", s.authorized(s.reload))
 	for name, h := range map[string]http.HandlerFunc{"": pprof.Index, "cmdline": pprof.Cmdline, "profile": pprof.Profile, "symbol": pprof.Symbol, "trace": pprof.Trace} {
 		mux.HandleFunc("GET /debug/pprof/"+name, s.authorized(h))
@@ -236,25 +238,75 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 // misused marks an error as the caller's.
 type misused struct{ error }
 
-// Apply makes a change.
-func (s *Server) Apply(c Change) (done Changed, err error) {
+// override is the override that a change makes, or lifts.
+func (s *Server) override(c Change) (o policy.Override, err error) {
 	for name, text := range map[string]string{"note": c.Note, "by": c.By, "list": c.List} {
 		if text != policy.Printable(text) || len(text) > policy.MostNote {
-			return done, misused{fmt.Errorf("%s: it may have %d bytes, all on one line and printable", name, policy.MostNote)}
+			return o, misused{fmt.Errorf("%s: it may have %d bytes, all on one line and printable", name, policy.MostNote)}
 		}
 	}
 	n, err := config.ParseNetwork(c.Network)
 	if err != nil {
-		return done, misused{err}
+		return o, misused{err}
 	}
-	override := policy.Override{Network: n, Allow: c.Verb == "allow", Note: c.Note, By: c.By, List: c.List, Set: s.Now().UTC()}
+	o = policy.Override{Network: n, Allow: c.Verb == "allow", Note: c.Note, By: c.By, List: c.List, Set: s.Now().UTC()}
 	if c.For != "" {
 		d, err := config.ParseDuration(c.For)
 		if err != nil || d < time.Second {
-			return done, misused{fmt.Errorf("for: %q is not a duration of a second or more; expected something like 24h or 7d", c.For)}
+			return o, misused{fmt.Errorf("for: %q is not a duration of a second or more; expected something like 24h or 7d", c.For)}
 		}
-		override.Until = override.Set.Add(d)
+		o.Until = o.Set.Add(d)
 	}
+	return o, nil
+}
+
+// changes makes many changes of overrides at once.
+func (s *Server) changes(w http.ResponseWriter, r *http.Request) {
+	var all []Change
+	if err := json.NewDecoder(r.Body).Decode(&all); err != nil {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("body: %w", err))
+		return
+	}
+	var set []policy.Override
+	var lift []netip.Prefix
+	for i, c := range all {
+		o, err := s.override(c)
+		if err == nil && c.Verb != "allow" && c.Verb != "deny" && c.Verb != "lift" {
+			err = fmt.Errorf("verb: %q is not allowed; want allow, deny or lift", c.Verb)
+		}
+		if err != nil {
+			refuse(w, http.StatusBadRequest, fmt.Errorf("change %d: %w", i+1, err))
+			return
+		}
+		if c.Verb == "lift" {
+			lift = append(lift, o.Network)
+		} else {
+			set = append(set, o)
+		}
+	}
+	if len(all) > 0 {
+		if err := s.Store.ChangeOverrides(set, lift); err != nil {
+			refuse(w, http.StatusInternalServerError, err)
+			return
+		}
+	}
+	for _, c := range all {
+		if o, err := s.override(c); err == nil {
+			s.Changed(o.Network, eventlog.Change{Verb: c.Verb, By: c.By, Note: c.Note, List: c.List, Until: o.Until})
+		}
+	}
+	reply(w, http.StatusOK, struct {
+		Changes int `json:"changes"`
+	}{len(all)})
+}
+
+// Apply makes a change.
+func (s *Server) Apply(c Change) (done Changed, err error) {
+	override, err := s.override(c)
+	if err != nil {
+		return done, err
+	}
+	n := override.Network
 	done = Changed{Network: n.String()}
 	if c.Verb == "deny" {
 		done.Exempt = s.exempt(n)

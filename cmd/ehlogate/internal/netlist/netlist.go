@@ -38,7 +38,8 @@ const (
 func Read(r io.Reader) (all []Entry, err error) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, maxLine), maxLine)
-	for n := 1; lines.Scan(); n++ {
+	n := 1
+	for ; lines.Scan(); n++ {
 		e, ok, err := parse(strings.TrimPrefix(lines.Text(), "\ufeff"))
 		if err != nil {
 			return nil, fmt.Errorf("line %d: %w", n, err)
@@ -52,9 +53,15 @@ func Read(r io.Reader) (all []Entry, err error) {
 		all = append(all, e)
 	}
 	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("line %d: %w", len(all)+1, err)
+		return nil, fmt.Errorf("line %d: longer than %d bytes: %w", n, maxLine, err)
 	}
 	return all, nil
+}
+
+// verbs are what lines say to do: in our own words, and in those of access(5).
+var verbs = map[string]string{
+	"allow": "allow", "deny": "deny",
+	"ok": "allow", "permit": "allow", "accept": "allow", "reject": "deny", "discard": "deny", "drop": "deny",
 }
 
 // parse reads a line; ok is false where it has no network.
@@ -68,7 +75,7 @@ func parse(line string) (e Entry, ok bool, err error) {
 		text, comment = line[:i], line[i+1:]
 	}
 	words := strings.Fields(text)
-	if len(words) == 0 || strings.HasPrefix(words[0], ":") || strings.HasPrefix(words[0], "$") {
+	if len(words) == 0 || strings.HasPrefix(words[0], ":") && !strings.HasPrefix(words[0], "::") || strings.HasPrefix(words[0], "$") {
 		// A comment, or a default or directive of rbldnsd.
 		return e, false, nil
 	}
@@ -79,9 +86,10 @@ func parse(line string) (e Entry, ok bool, err error) {
 	if e.Network, err = config.ParseNetwork(network); err != nil {
 		return e, false, err
 	}
-	words = words[1:]
-	if len(words) > 0 && (strings.EqualFold(words[0], "allow") || strings.EqualFold(words[0], "deny")) {
-		e.Verb, words = strings.ToLower(words[0]), words[1:]
+	if words = words[1:]; len(words) > 0 {
+		if e.Verb = verbs[strings.ToLower(words[0])]; e.Verb != "" {
+			words = words[1:]
+		}
 	}
 	if len(words) > 1 && words[0] == "until" {
 		if e.Until, err = time.Parse(time.RFC3339, words[1]); err != nil {

@@ -19,6 +19,9 @@ func TestListsOfOthers(t *testing.T) {
 		{"a directive of rbldnsd", "$TTL 3600", ""},
 		{"cidr_table(5)", "192.0.2.0/24\tpermit_auth_destination # our own", "192.0.2.0/24  permit_auth_destination our own"},
 		{"our own", "192.0.2.0/24 deny until 2026-12-01T00:00:00Z # ticket 7", "192.0.2.0/24 deny ticket 7 until 2026-12-01"},
+		{"cidr_table(5) that says to refuse", "192.0.2.9 REJECT spam", "192.0.2.9/32 deny spam"},
+		{"IPv6 that begins with a colon", "::1:2 allow", "::1:2/128 allow "},
+		{"IPv4 within IPv6", "::ffff:198.51.100.7 allow", "198.51.100.7/32 allow "},
 		{"IPv6", "2001:db8::7 allow", "2001:db8::7/128 allow "},
 		{"a comment", "# 192.0.2.0/24", ""}, {"nothing", "   ", ""}, {"another comment", "; Last-Modified: today", ""},
 	} {
