@@ -8,10 +8,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/renameio/v2"
 	"github.com/urfave/cli/v2"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
+	"github.com/ehlogate/ehlogate/policy/regular"
 )
 
 // indexed are the formats that postmap(1) makes of a file of single addresses.
@@ -58,7 +58,7 @@ func export(c *cli.Context) error {
 	if err := daemon.Export(c.Context, text, &lines); err != nil {
 		return err
 	}
-	if err := renameio.WriteFile(file, lines.Bytes(), 0o644); err != nil {
+	if err := regular.Replace(file, lines.Bytes(), 0o644); err != nil {
 		return err
 	}
 	if text == format {

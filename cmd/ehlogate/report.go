@@ -16,7 +16,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"github.com/schollz/progressbar/v3"
 	"github.com/urfave/cli/v2"
 
@@ -138,7 +137,7 @@ func writePage(c *cli.Context, r *ledger.Report) error {
 	if err := render.HTML(&page, r); err != nil {
 		return err
 	}
-	if err := renameio.WriteFile(name, page.Bytes(), 0o644); err != nil {
+	if err := regular.Replace(name, page.Bytes(), 0o644); err != nil {
 		return misused{err}
 	}
 	return nil

@@ -58,6 +58,11 @@ func TestPostscreenHasAStaticTable(t *testing.T) {
 	x.command("deny", "203.0.113.0/24", "--note", "the bad half")
 	waitUntil(t, func() bool { b, _ := os.ReadFile(file); return strings.Contains(string(b), "203.0.113.0/24\tstarttls") })
 
+	for _, spoilt := range []func() error{func() error { return os.Remove(file) }, func() error { return os.WriteFile(file, []byte("garbage"), 0o644) }} {
+		must(t, spoilt())
+		waitUntil(t, func() bool { b, _ := os.ReadFile(file); return strings.Contains(string(b), "203.0.113.0/24\tstarttls") })
+	}
+
 	done := make(chan struct{})
 	var writing sync.WaitGroup
 	writing.Go(func() {

@@ -320,6 +320,27 @@ func TestATallyKeepsTheMostFrequent(t *testing.T) {
 	}
 }
 
+// TestWithheldHamIsNotLostToTLS: what came in the clear because we withheld STARTTLS is no sign that its
+// sender has no TLS.
+func TestWithheldHamIsNotLostToTLS(t *testing.T) {
+	n := newNode(t, "mx1", nil)
+	for i, domain := range []string{"withheld.example", "withheld.example", "plain.example", "tls.example"} {
+		e := message(i)
+		e.Verdict.Class, e.FromDomain = policy.Ham, domain
+		if domain != "tls.example" {
+			e.TLS = nil
+		}
+		if domain == "withheld.example" {
+			e.STARTTLS = policy.Withheld
+		}
+		n.Count(e, false)
+	}
+	q := n.report(noon.Add(-time.Hour)).RequireTLS
+	if q.Ham != 2 || q.Plain != 1 || q.Withheld != 2 || *q.PlainShare != 0.5 || len(q.Senders) != 1 || q.Senders[0].Name != "plain.example" || len(q.Clients) != 1 {
+		t.Errorf("%+v", q)
+	}
+}
+
 // TestOwnUsersAreCountedApart: what the operator's own users send is not part of any share.
 func TestOwnUsersAreCountedApart(t *testing.T) {
 	n := newNode(t, "mx1", nil)

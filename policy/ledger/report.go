@@ -140,7 +140,11 @@ type Row struct {
 // RequireTLS is what would be lost if TLS were required: ham that came in the clear, and ham that
 // came in the clear or over versions older than 1.2.
 type RequireTLS struct {
-	Ham        int64    `json:"ham"`
+	Ham int64 `json:"ham"`
+	// Withheld is ham that came in the clear because STARTTLS was withheld. It says nothing of what
+	// its sender can do, and is in none of the others.
+	Withheld int64 `json:"ham_withheld,omitempty"`
+
 	Plain      int64    `json:"ham_in_the_clear"`
 	Old        int64    `json:"ham_over_old_tls"`
 	PlainShare *float64 `json:"share_in_the_clear"`
@@ -369,8 +373,22 @@ func (b *Book) requireTLS(c *Counts, top int) RequireTLS {
 			r.Old += n
 		}
 	}
+	r.Withheld = min(r.Plain, c[atAnswers+8*placeClass(policy.Ham)+placeAnswer(policy.Withheld)])
+	r.Ham, r.Plain = r.Ham-r.Withheld, r.Plain-r.Withheld
 	r.PlainShare, r.OldShare = Share(r.Plain, r.Ham), Share(r.Plain+r.Old, r.Ham)
-	lost := func(n *Named) int64 { return n.Ham[InClear] + n.Ham[OldTLS] }
-	r.Senders, r.Clients = rows(b.Tallies[ByDomain].Top(top, lost)), rows(b.Tallies[ByAddress].Top(top, lost))
+	lost := func(n *Named) int64 { return n.byChoice() + n.Ham[OldTLS] }
+	r.Senders, r.Clients = losses(b.Tallies[ByDomain].Top(top, lost)), losses(b.Tallies[ByAddress].Top(top, lost))
 	return r
+}
+
+// byChoice is ham that came in the clear although STARTTLS was offered, as far as that is known: what was
+// withheld is counted without its class.
+func (n *Named) byChoice() int64 { return max(0, n.Ham[InClear]-n.Withheld) }
+
+func losses(all []Named) []Row {
+	list := rows(all)
+	for i := range all {
+		list[i].Ham.Plain = all[i].byChoice()
+	}
+	return list
 }

@@ -1,4 +1,4 @@
-// Package regular opens regular files. A named pipe in a file's place would hold up whoever opens
+// Package regular opens and replaces regular files. A named pipe in a file's place would hold up whoever opens
 // it for as long as nobody is at its other end, and a device may have no end.
 package regular
 
@@ -7,7 +7,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
+
+	"github.com/google/renameio/v2"
 )
 
 // ErrIrregular is what is wrong with a named pipe, a socket or a device.
@@ -30,6 +33,20 @@ func ReadFile(path string, most int64) ([]byte, error) {
 	}
 	defer f.Close()
 	return io.ReadAll(io.LimitReader(f, most))
+}
+
+// Replace puts a file in the place of one, as a whole: who reads it has the old one or the new one. Where
+// the path is a symbolic link, the file that it leads to is replaced.
+func Replace(path string, content []byte, mode fs.FileMode) error {
+	if to, err := filepath.EvalSymlinks(path); err == nil {
+		path = to
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() && !info.IsDir() {
+		return &fs.PathError{Op: "replace", Path: path, Err: ErrIrregular}
+	}
+	return renameio.WriteFile(path, content, mode)
 }
 
 func open(path string, flag int, mode fs.FileMode, strict bool) (*os.File, error) {

@@ -44,3 +44,25 @@ func TestOnlyFilesAreOpened(t *testing.T) {
 		t.Errorf("%q, %v", b, err)
 	}
 }
+
+// TestOnlyFilesAreReplaced, and what a link leads to instead of the link.
+func TestOnlyFilesAreReplaced(t *testing.T) {
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	if err := errors.Join(os.WriteFile(in("file"), []byte("old"), 0o600), syscall.Mkfifo(in("pipe"), 0o600), os.Symlink(in("file"), in("link")), os.Symlink("/dev/null", in("null"))); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]error{"new": nil, "link": nil, "pipe": ErrIrregular, "null": ErrIrregular} {
+		if err := Replace(in(name), []byte(name), 0o644); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", name, err, want)
+		}
+	}
+	for name, want := range map[string]string{"new": "new", "file": "link", "link": "link"} {
+		if b, err := os.ReadFile(in(name)); err != nil || string(b) != want {
+			t.Errorf("%s has %q, %v", name, b, err)
+		}
+	}
+	if info, err := os.Lstat(in("link")); err != nil || info.Mode()&os.ModeSymlink == 0 {
+		t.Errorf("the link is not one any more: %v", err)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/google/renameio/v2"
 	bolt "go.etcd.io/bbolt"
@@ -37,6 +38,8 @@ func (e *Embedded) copyPath() string { return filepath.Join(filepath.Dir(e.path)
 // writeCopy writes the copy of the overrides, unless it is up to date. That it cannot is no reason
 // to refuse an override; but a copy that is out of date is removed, and written later.
 func (e *Embedded) writeCopy() {
+	began := time.Now()
+	defer func() { e.copiedAt, e.copyTook = time.Now(), time.Since(began) }()
 	all := append([]policy.Override{}, e.Overrides()...)
 	list, err := json.Marshal(all)
 	var text []byte
@@ -58,6 +61,13 @@ func (e *Embedded) writeCopy() {
 		}
 	}
 	e.copied = err == nil
+}
+
+// dropCopy removes a copy that is out of date, until the next look after it.
+func (e *Embedded) dropCopy() {
+	if err := os.Remove(e.copyPath()); err == nil || errors.Is(err, os.ErrNotExist) {
+		e.copied = false
+	}
 }
 
 // readCopy takes the overrides from their copy, if that is sound.

@@ -88,6 +88,9 @@ type Embedded struct {
 	// up to date, or was; writing guards it.
 	found  findings
 	copied bool
+	// copiedAt is when it was last looked after, copyTook how long that took.
+	copiedAt time.Time
+	copyTook time.Duration
 
 	// gate is held, for reading, by a lesson on its way into memory and into the journal, so that
 	// whoever holds it for writing finds both to have the same lessons.

@@ -46,6 +46,11 @@ func (e *Embedded) ChangeOverrides(set []policy.Override, lift []netip.Prefix) e
 		return fmt.Errorf("store: overrides of %d networks, the first %s: %w", len(changed), changed[0], err)
 	}
 	e.overrides.Store(after)
+	if after.Size() > 1000 && time.Since(e.copiedAt) < 10*e.copyTook {
+		// There are many, and they come in parts: the copy is written when they are there.
+		e.dropCopy()
+		return nil
+	}
 	e.writeCopy()
 	return nil
 }

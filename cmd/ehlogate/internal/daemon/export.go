@@ -5,25 +5,22 @@ import (
 	"context"
 	"time"
 
-	"github.com/google/renameio/v2"
+	"github.com/ehlogate/ehlogate/policy/regular"
 )
 
 // export writes what is withheld to the file of table.export, as a static table, until the context
-// ends. It writes only what is another table than before.
+// ends.
 func (d *Daemon) export(ctx context.Context) {
-	var before []byte
 	for failed := false; ; {
 		cfg := d.cfg.Load()
 		if cfg.Table.Export != "" {
-			lines, err := d.writeTable(cfg.Table.Export, before)
+			err := d.writeTable(cfg.Table.Export)
 			if err != nil && !failed {
 				d.log.Error("the static table cannot be written, and stays as it was", "file", cfg.Table.Export, "error", err)
 			} else if err == nil && failed {
 				d.log.Info("the static table is written again", "file", cfg.Table.Export)
 			}
-			if failed = err != nil; !failed {
-				before = lines
-			}
+			failed = err != nil
 		}
 		select {
 		case <-ctx.Done():
@@ -33,14 +30,15 @@ func (d *Daemon) export(ctx context.Context) {
 	}
 }
 
-// writeTable writes the table, unless it is as before.
-func (d *Daemon) writeTable(path string, before []byte) ([]byte, error) {
+// writeTable writes the table, unless it is in the file already: whoever reads that looks at its time.
+func (d *Daemon) writeTable(path string) error {
 	var lines bytes.Buffer
 	if err := d.server.Export(&lines, "cidr"); err != nil {
-		return nil, err
+		return err
 	}
-	if before != nil && bytes.Equal(lines.Bytes(), before) {
-		return before, nil
+	there, err := regular.ReadFile(path, int64(lines.Len())+1)
+	if err == nil && bytes.Equal(there, lines.Bytes()) {
+		return nil
 	}
-	return lines.Bytes(), renameio.WriteFile(path, lines.Bytes(), 0o644)
+	return regular.Replace(path, lines.Bytes(), 0o644)
 }

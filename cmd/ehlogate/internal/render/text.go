@@ -222,6 +222,9 @@ func (t *text) requireTLS(r *ledger.Report) {
 	}
 	t.line("Of %s of ham, %s came in the clear (%s), and %s over TLS older than 1.2:", counted(q.Ham, "message"), Count(q.Plain), Percent(q.PlainShare), Count(q.Old))
 	t.line("requiring TLS would lose %s of the ham, requiring TLS 1.2 %s.", Percent(q.PlainShare), Percent(q.OldShare))
+	if q.Withheld > 0 {
+		t.line("Another %s of ham came in the clear because STARTTLS was withheld: that says nothing of their senders.", counted(q.Withheld, "message"))
+	}
 	t.line("")
 	if len(q.Senders) > 0 {
 		t.table(losses("Senders that would be lost, those with most ham first", "DOMAIN", q.Senders))
