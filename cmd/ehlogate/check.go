@@ -242,6 +242,14 @@ func daemonFindings(ctx context.Context, daemon *api.Client) (found []postfix.Fi
 		}
 		found = append(found, f)
 	}
+	names := map[string]bool{}
+	for _, n := range st.Nodes {
+		if names[n.Name] {
+			found = append(found, postfix.Finding{What: fmt.Sprintf("several nodes of the cluster are called %s: reports and events do not tell them apart", n.Name), Fix: "give each a name of its own: node = \"mx1\" below [log], and restart the daemon"})
+			break
+		}
+		names[n.Name] = true
+	}
 	for _, source := range st.Silent {
 		found = append(found, postfix.Finding{What: "a source is silent: " + source, Fix: st.Why[source]})
 	}

@@ -53,7 +53,11 @@ func helpCommand() *cli.Command {
 				about, path = next, path+" "+word
 			}
 			about.HelpName = path
-			cli.HelpPrinter(c.App.Writer, cli.CommandHelpTemplate, about)
+			template := cli.CommandHelpTemplate
+			if len(about.Subcommands) > 0 {
+				template = cli.SubcommandHelpTemplate
+			}
+			cli.HelpPrinter(c.App.Writer, template, about)
 			return nil
 		},
 	}

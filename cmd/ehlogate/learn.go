@@ -256,7 +256,17 @@ func unknown(r api.Report) error {
 // summary says what became of all reports.
 func (l *learner) summary() string {
 	c := l.counts
-	return fmt.Sprintf("%s learnt (%d as spam, %d as ham): %d corrected, %d new; %d said before, %d of logged-in users, %d unknown, %d too old, %d refused",
-		plural(c[intake.Corrected]+c[intake.New], "message"), l.learnt[policy.Spam], l.learnt[policy.Ham],
-		c[intake.Corrected], c[intake.New], c[intake.Again], c[intake.OwnUser], c[intake.Unknown], c[intake.TooOld], l.refused)
+	text := fmt.Sprintf("%s learnt (%d as spam, %d as ham): %d corrected, %d new",
+		plural(c[intake.Corrected]+c[intake.New], "message"), l.learnt[policy.Spam], l.learnt[policy.Ham], c[intake.Corrected], c[intake.New])
+	for _, other := range []struct {
+		n    int
+		what string
+	}{
+		{c[intake.Again], "said before"}, {c[intake.OwnUser], "of logged-in users"}, {c[intake.Unknown], "unknown"}, {c[intake.TooOld], "too old"}, {l.refused, "refused"},
+	} {
+		if other.n > 0 {
+			text += fmt.Sprintf("; %d %s", other.n, other.what)
+		}
+	}
+	return text
 }

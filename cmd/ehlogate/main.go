@@ -241,11 +241,13 @@ const unitToken = "/var/lib/ehlogate/api-token"
 func client(c *cli.Context) (*api.Client, error) {
 	at, ok := flagOf(c, "api")
 	cfg, err := loadConfig(c)
-	if err != nil && !ok {
-		return nil, fmt.Errorf("%w; a running daemon is not affected; reach it with --api ADDRESS", err)
-	} else if err != nil {
+	if err != nil {
 		// The daemon goes on with the configuration that it has.
 		cfg = &config.Config{}
+		cfg.HTTP.Listen = config.DefaultAddress("http.listen")
+		if !ok {
+			fmt.Fprintf(c.App.ErrWriter, "ehlogate: %v; a running daemon is not affected: it is looked for at %s, or name another --api\n", err, cfg.HTTP.Listen)
+		}
 	}
 	if !ok {
 		at = cfg.HTTP.Listen.String()

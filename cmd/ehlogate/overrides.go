@@ -105,7 +105,11 @@ func printChange(c *cli.Context, verb string, n netip.Prefix, done api.Changed) 
 		_, err = fmt.Fprintf(c.App.Writer, "lifted from %s: %s\n", done.Network, plural(done.Removed, "override"))
 		return err
 	case verb == "forget":
-		_, err = fmt.Fprintf(c.App.Writer, "forgot %s: %s, overrides included\n", done.Network, plural(done.Removed, "record"))
+		if done.Removed == 0 {
+			_, err = fmt.Fprintf(c.App.Writer, "nothing was known of %s\n", done.Network)
+			return err
+		}
+		_, err = fmt.Fprintf(c.App.Writer, "forgot %s: %s of evidence and overrides\n", done.Network, plural(done.Removed, "record"))
 		return err
 	}
 	until := ""

@@ -71,6 +71,13 @@ func statusText(st api.Status, now time.Time) string {
 		withheld("withheld today", st.Withheld.Today)
 	}
 	row("cost", "%s", costText(&st))
+	if len(st.Nodes) > 1 {
+		var names []string
+		for _, n := range st.Nodes {
+			names = append(names, fmt.Sprintf("%s (%s ago)", n.Name, now.Sub(n.Time).Round(time.Second)))
+		}
+		row("nodes", "%s", strings.Join(names, ", "))
+	}
 	row("overrides", "%d set by the operator; %s made by the daemon", st.Overrides, plural(st.Exceptions, "exception"))
 	for _, w := range st.Waves {
 		row("wave", "%s", w.Text())

@@ -84,6 +84,9 @@ func tail(c *cli.Context) error {
 	f, terminal := c.App.Writer.(*os.File)
 	colors := terminal && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == ""
 	shown := 0
+	if !c.Bool("json") {
+		fmt.Fprintf(c.App.Writer, tailFormat+"\n", "TIME", "NODE", "WHAT", "CLIENT", "TLS", "VERDICT", "TIER", "SENDER", "OUTCOME")
+	}
 	err = daemon.Tail(ctx, func(line []byte) error {
 		var e eventlog.Event
 		if json.Unmarshal(line, &e, eventlog.Lenient) != nil || !filter.shows(&e) {
@@ -107,6 +110,8 @@ func tail(c *cli.Context) error {
 	return err
 }
 
+const tailFormat = "%-8s %-8s %-10s %-39s %-12s %-22s %-8s %-24s %s"
+
 // tailLine is an event in a line. What clients sent is made printable.
 func tailLine(e *eventlog.Event, colors bool) string {
 	facts := e.Facts()
@@ -114,17 +119,27 @@ func tailLine(e *eventlog.Event, colors bool) string {
 		facts = &policy.Facts{STARTTLS: policy.Unasked}
 	}
 	used := "in the clear"
-	if facts.TLS != nil {
-		used = facts.TLS.Version
-	}
-	if facts.STARTTLS == policy.Withheld {
+	switch {
+	case e.Change != nil:
+		change := e.Change.Verb
+		if e.Change.By != "" {
+			change += " by " + e.Change.By
+		}
+		return strings.TrimRight(fmt.Sprintf("%-8s %-8s %-10s %-39s %s", e.Time.Local().Format("15:04:05"), e.Node, e.Kind, e.Client.Addr, policy.Printable(change)), " ")
+	case e.Kind == eventlog.KindForget:
+		used = "-"
+	case facts.STARTTLS == policy.Withheld:
 		used = "withheld"
+	case facts.TLS != nil:
+		used = facts.TLS.Version
+	case e.Session == "" && !facts.InClear:
+		used = "unknown"
 	}
 	verdict := string(e.Verdict.Class)
 	if e.Verdict.Source != "" {
 		verdict += " (" + string(e.Verdict.Source) + ")"
 	}
-	line := fmt.Sprintf("%s %-8s %-10s %-39s %-12s %-22s %-8s %-24s %s", e.Time.Local().Format("15:04:05"), e.Node, e.Kind, cmp.Or(e.Client.Addr, "-"), used, verdict,
+	line := fmt.Sprintf(tailFormat, e.Time.Local().Format("15:04:05"), e.Node, e.Kind, cmp.Or(e.Client.Addr, "-"), used, verdict,
 		cmp.Or(facts.Tier, "-"), cmp.Or(policy.Printable(facts.FromDomain), "-"), facts.Outcome)
 	line = strings.TrimRight(line, " ")
 	if !colors {

@@ -112,7 +112,7 @@ func (s *Store) changeOverrides(change func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	if err := change(ctx); err != nil {
-		return fmt.Errorf("store: overrides: %w", err)
+		return fmt.Errorf("store: overrides: %w", away(err))
 	}
 	s.invalidate(overridesWord)
 	return s.loadOverrides(ctx)

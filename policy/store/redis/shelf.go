@@ -56,7 +56,7 @@ func (s *Store) Pages(ctx context.Context, names []string) (map[string]map[strin
 		}
 		cmds := exec(ctx, pipe)
 		if err := firstError(cmds); err != nil {
-			return nil, fmt.Errorf("store: read what nodes have published: %w", err)
+			return nil, fmt.Errorf("store: read what nodes have published: %w", away(err))
 		}
 		for i, cmd := range cmds {
 			fields, err := cmd.(interface {

@@ -210,6 +210,18 @@ func (s *Store) recallFrom(k policy.Keys) (known policy.Known, err error) {
 	if known, f := s.cache.recall(k, s.opt.Now()); f == fresh {
 		return known, nil
 	}
+	return s.refresh(k)
+}
+
+// Refresh reads a client's evidence, and what is known of its network, into the cache, whatever is
+// there: for an operator who asks, and to whom what was remembered would be yesterday's news.
+func (s *Store) Refresh(k policy.Keys) {
+	if s.ready() {
+		s.refresh(k)
+	}
+}
+
+func (s *Store) refresh(k policy.Keys) (known policy.Known, err error) {
 	addr, ok := s.server.master(redisKey(k.Network.String()))
 	if !ok {
 		return known, errAway

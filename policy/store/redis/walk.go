@@ -27,6 +27,14 @@ const (
 
 var errAway = errors.New("store: Redis cannot be used now")
 
+// away says so of an error that comes of it.
+func away(err error) error {
+	if down(err) {
+		return fmt.Errorf("Redis does not answer: %w", err)
+	}
+	return err
+}
+
 // Forget removes the evidence of every host and network inside a network, takes the hosts' parts
 // out of what is around them, given how addresses are cut, and removes the override and the
 // exception on exactly that network. It returns how many records and overrides it removed.
@@ -179,7 +187,7 @@ func (s *Store) walk(ctx context.Context, f func(string, map[string]string) erro
 		seen[h] = struct{}{}
 		return f(key, fields)
 	}
-	return eachServer(ctx, s.server.client, func(_ string, c redis.Cmdable) error { return walkServer(ctx, c, once) })
+	return away(eachServer(ctx, s.server.client, func(_ string, c redis.Cmdable) error { return walkServer(ctx, c, once) }))
 }
 
 func walkServer(ctx context.Context, c redis.Cmdable, f func(string, map[string]string) error) error {

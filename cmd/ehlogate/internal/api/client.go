@@ -221,7 +221,7 @@ func (c *Client) try(ctx context.Context, method, path string, body []byte, read
 	case os.IsTimeout(err):
 		return fmt.Errorf("%w (%w)", ErrHangs, err)
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF):
-		return fmt.Errorf("the daemon at %s closed the connection; is this host in its http.peers? (%w)", c.base, err)
+		return fmt.Errorf("the daemon at %s closed the connection without an answer: its log may say why, or this host is not in its http.peers (%w)", c.base, err)
 	case err != nil:
 		return fmt.Errorf("%w (%w)", ErrAway, err)
 	}

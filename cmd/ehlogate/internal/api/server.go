@@ -145,6 +145,9 @@ func (s *Server) address(w http.ResponseWriter, r *http.Request, answer func(net
 		refuse(w, http.StatusBadRequest, err)
 		return
 	}
+	if shared, ok := s.Store.(interface{ Refresh(policy.Keys) }); ok {
+		shared.Refresh(s.Judge.Policy().Keys(addr))
+	}
 	reply(w, http.StatusOK, answer(addr))
 }
 
