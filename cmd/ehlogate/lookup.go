@@ -187,7 +187,7 @@ func ownText(o api.Own) string {
 	if o.Since.IsZero() {
 		return "none: the client is a stranger, 0.00"
 	}
-	return fmt.Sprintf("%.1f spam and %.1f ham since %s, weighing %+.2f now (spam fades by half in %s, ham in %s)",
+	return fmt.Sprintf("%.1f spam and %.1f ham since about %s, weighing %+.2f now (spam fades by half in %s, ham in %s)",
 		o.Spam, o.Ham, o.Since.Format(minuteFormat), o.LogOdds, brief(o.HalfLife), brief(o.HamHalfLife))
 }
 
@@ -215,9 +215,9 @@ func tierText(e api.Explanation) string {
 		s.WriteString(" by the override")
 	case e.Entered.IsZero():
 	case e.Tier == e.Stored:
-		fmt.Fprintf(&s, " since %s, entered at score %.2f", e.Entered.Format(minuteFormat), e.EnteredAt)
+		fmt.Fprintf(&s, " since about %s, entered at score %.2f", e.Entered.Format(minuteFormat), e.EnteredAt)
 	default:
-		fmt.Fprintf(&s, "; it was %s since %s, entered at score %.2f, and left it without a message of its own", e.Stored, e.Entered.Format(minuteFormat), e.EnteredAt)
+		fmt.Fprintf(&s, "; it was %s since about %s, entered at score %.2f, and left it without a message of its own", e.Stored, e.Entered.Format(minuteFormat), e.EnteredAt)
 	}
 	th := e.Thresholds
 	switch e.Tier {

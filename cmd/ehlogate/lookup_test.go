@@ -24,12 +24,12 @@ func TestExplanationSaysItInWords(t *testing.T) {
 	e.Thresholds.Bad.Leave = 1.1
 	text := explanation(e)
 	for _, want := range []string{
-		"3.0 spam and 1.0 ham since 2026-11-24 08:00Z, weighing +1.80 now (spam fades by half in 45m, ham in 72h)",
+		"3.0 spam and 1.0 ham since about 2026-11-24 08:00Z, weighing +1.80 now (spam fades by half in 45m, ham in 72h)",
 		"35 % of the clients of whom nothing is known are expected to be spammers",
 		"AS64500, weighing 20.0 spam and 2.0 ham now: 50 % spammers expected before the neighbours",
 		"weighing 2.0 spam and 1.0 ham now, in 192.0.2.0/24 without this host: 60 % spammers expected, +0.41",
 		"2.21 = 1.80 of its own +0.41 expected", "each term within ±3",
-		"bad since 2026-11-24 08:00Z, entered at score 1.75; left below 1.1",
+		"bad since about 2026-11-24 08:00Z, entered at score 1.75; left below 1.1",
 		"observe: offer, protect: withhold, earn: withhold",
 		"4 more ham messages, or 1h30m without mail",
 	} {
@@ -38,7 +38,7 @@ func TestExplanationSaysItInWords(t *testing.T) {
 		}
 	}
 	e.Tier = "unknown"
-	if text := explanation(e); !strings.Contains(text, "unknown; it was bad since 2026-11-24 08:00Z, entered at score 1.75, and left it without a message of its own") {
+	if text := explanation(e); !strings.Contains(text, "unknown; it was bad since about 2026-11-24 08:00Z, entered at score 1.75, and left it without a message of its own") {
 		t.Errorf("of who left by fading:\n%s", text)
 	}
 	e.Override = &policy.Override{Network: netip.MustParsePrefix("192.0.2.0/24"), Allow: true, Set: day, Until: day.Add(time.Hour), Note: "ticket 7"}

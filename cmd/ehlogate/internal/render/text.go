@@ -100,10 +100,13 @@ func (t *text) headline(r *ledger.Report) {
 		{"ham", m[policy.Ham].TLS, m[policy.Ham].Plain, s.HamOverTLS},
 		{"no verdict", m[policy.None].TLS, m[policy.None].Plain, ledger.Share(m[policy.None].TLS, m[policy.None].Sum())},
 	}})
+	if unknown := m[policy.Spam].Unknown + m[policy.Ham].Unknown + m[policy.None].Unknown; unknown > 0 {
+		t.line("Of another %s nobody knows whether they came over TLS: no milter heard their sessions.", counted(unknown, "message"))
+	}
 	t.line("Spam is %s of what came over TLS, and %s of what came in the clear.", Percent(s.TLSThatIsSpam), Percent(s.PlainThatIsSpam))
 	t.line("%s of about %s: STARTTLS was offered in %s, withheld in %s (%s), and not asked for in %s.", counted(r.Sessions, "session"), counted(int64(r.Clients.All), "client")+wholeText(r),
 		Count(r.STARTTLS[policy.Offered]), Count(r.STARTTLS[policy.Withheld]), Percent(s.Withheld), Count(r.STARTTLS[policy.Unasked]))
-	t.line("%s; at most %s avoided, which saved %s of processor time at %g ms each.", counted(h.Done, "TLS handshake"), Count(h.Avoided), duration(h.SavedSeconds), h.CostMilliseconds)
+	t.line("%s; at most %s avoided, worth up to %s of processor time at %g ms each.", counted(h.Done, "TLS handshake"), Count(h.Avoided), duration(h.SavedSeconds), h.CostMilliseconds)
 	t.line("%s failed; %s for want of STARTTLS.", counted(h.Failed, "handshake"), counted(h.Left, "session left", "sessions left"))
 	if r.Own != (ledger.OwnCounts{}) {
 		t.line("Beside these, %s of own users.", counted(r.Own.Messages, "message"))
@@ -136,6 +139,8 @@ func counted(n int64, one string, several ...string) string {
 // duration is so many seconds, in a unit that suits.
 func duration(seconds float64) string {
 	switch {
+	case seconds < 0.1:
+		return fmt.Sprintf("%.1f ms", seconds*1000)
 	case seconds < 1:
 		return fmt.Sprintf("%.0f ms", seconds*1000)
 	case seconds < 120:
