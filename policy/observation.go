@@ -137,7 +137,8 @@ type Facts struct {
 	Message  bool   `json:"message"`
 	STARTTLS Answer `json:"starttls"`
 	TLS      *TLS   `json:"tls,omitempty"`
-	// InClear says that it came in the clear, where nobody heard the session and the MTA's log tells.
+	// InClear says that it came in the clear, where nobody heard the session and the MTA's log
+	// tells.
 	InClear    bool    `json:"in_clear,omitempty"`
 	FromDomain string  `json:"from_domain,omitempty"`
 	Auth       Auth    `json:"auth,omitzero"`
@@ -149,8 +150,8 @@ type Facts struct {
 type Observation struct {
 	Message
 	HELO string
-	// STARTTLS is what the client was offered; TLS is nil on a plaintext session, which InClear says
-	// where nobody heard it.
+	// STARTTLS is what the client was offered; TLS is nil on a plaintext session, which InClear
+	// says where nobody heard it.
 	STARTTLS Answer
 	TLS      *TLS
 	InClear  bool

@@ -20,9 +20,9 @@ var elsewhere = map[string]string{
 	"check --live": "contrib/e2e/systems/systems_test.go",
 }
 
-// TestCommandsOfDocumentsAreRun takes every command line of ours in the documents, and looks whether
-// there are such a command and such flags, and whether a script of the examples runs it: but for its
-// addresses, directories and times, as it stands there.
+// TestCommandsOfDocumentsAreRun takes every command line of ours in the documents, and looks
+// whether there are such a command and such flags, and whether a script of the examples runs it:
+// but for its addresses, directories and times, as it stands there.
 func TestCommandsOfDocumentsAreRun(t *testing.T) {
 	var run []string
 	files, err := examples.ReadDir("examples")

@@ -13,8 +13,8 @@ import (
 //go:embed examples/*.txt
 var examples embed.FS
 
-// examplesOf are the examples of a command, as one types them, each below a comment that says what it
-// is for. A line of the script that keeps what the command printed is a redirection.
+// examplesOf are the examples of a command, as one types them, each below a comment that says what
+// it is for. A line of the script that keeps what the command printed is a redirection.
 func examplesOf(command string) (all []string) {
 	script, err := examples.ReadFile("examples/" + command + ".txt")
 	if err != nil {

@@ -19,8 +19,8 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// TestExamples runs the scripts whose lines --help quotes, each beside a Postfix and a daemon of its
-// own.
+// TestExamples runs the scripts whose lines --help quotes, each beside a Postfix and a daemon of
+// its own.
 func TestExamples(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "examples",

@@ -138,8 +138,8 @@ func TestExim(t *testing.T) {
 	}
 }
 
-// TestEximOfDebian puts the lines that setup prints for Debian where it says: Debian's own script makes
-// a configuration of them, split or not, and Exim takes it.
+// TestEximOfDebian puts the lines that setup prints for Debian where it says: Debian's own script
+// makes a configuration of them, split or not, and Exim takes it.
 func TestEximOfDebian(t *testing.T) {
 	t.Parallel()
 	e, err := mx.NewExim(tempDir(t))

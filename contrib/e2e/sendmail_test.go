@@ -179,8 +179,8 @@ func TestSendmail(t *testing.T) {
 	}
 }
 
-// TestRulesOfAnOperatorStayInForce: rules of LOCAL_SRV_FEATURES behind those that setup prints see the
-// client's name as before, and the listeners may be of IPv6.
+// TestRulesOfAnOperatorStayInForce: rules of LOCAL_SRV_FEATURES behind those that setup prints see
+// the client's name as before, and the listeners may be of IPv6.
 func TestRulesOfAnOperatorStayInForce(t *testing.T) {
 	t.Parallel()
 	s, err := mx.NewSendmail(sendmailDir(t), "")

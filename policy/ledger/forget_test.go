@@ -45,8 +45,8 @@ func (n *node) spamByName(since time.Time) string {
 	return strings.Join(all, " ")
 }
 
-// TestWhatIsForgottenIsInNoTally: neither in memory, nor in the file, nor as it is published, nor after
-// a restart; what is counted afterwards is.
+// TestWhatIsForgottenIsInNoTally: neither in memory, nor in the file, nor as it is published, nor
+// after a restart; what is counted afterwards is.
 func TestWhatIsForgottenIsInNoTally(t *testing.T) {
 	shelf := pages{}
 	n := newNode(t, "mx1", shelf)

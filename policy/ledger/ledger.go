@@ -58,8 +58,8 @@ type Entry struct {
 	Message, Session bool
 	// Unheard says that nobody heard its session, so that it is not known whether that used TLS.
 	Unheard bool
-	// Own says that it was of one of the operator's own users, Forgotten that its client was forgotten
-	// since: it is not tallied.
+	// Own says that it was of one of the operator's own users, Forgotten that its client was
+	// forgotten since: it is not tallied.
 	Own, Forgotten bool
 
 	Verdict policy.Verdict
@@ -105,7 +105,8 @@ type Ledger struct {
 	unread rate.Sometimes
 	// published is when this node last published.
 	published time.Time
-	// forgotten are networks that tallies are still to be looked through for; nil where there are none.
+	// forgotten are networks that tallies are still to be looked through for; nil where there are
+	// none.
 	forgotten *bart.Lite
 	// day is that of all tallies where they are kept in memory only.
 	day int64

@@ -320,8 +320,8 @@ func TestATallyKeepsTheMostFrequent(t *testing.T) {
 	}
 }
 
-// TestWithheldHamIsNotLostToTLS: what came in the clear because we withheld STARTTLS is no sign that its
-// sender has no TLS.
+// TestWithheldHamIsNotLostToTLS: what came in the clear because we withheld STARTTLS is no sign
+// that its sender has no TLS.
 func TestWithheldHamIsNotLostToTLS(t *testing.T) {
 	n := newNode(t, "mx1", nil)
 	for i, domain := range []string{"withheld.example", "withheld.example", "plain.example", "tls.example"} {

@@ -381,8 +381,8 @@ func (b *Book) requireTLS(c *Counts, top int) RequireTLS {
 	return r
 }
 
-// byChoice is ham that came in the clear although STARTTLS was offered, as far as that is known: what was
-// withheld is counted without its class.
+// byChoice is ham that came in the clear although STARTTLS was offered, as far as that is known:
+// what was withheld is counted without its class.
 func (n *Named) byChoice() int64 { return max(0, n.Ham[InClear]-n.Withheld) }
 
 func losses(all []Named) []Row {

@@ -1,5 +1,5 @@
-// Package regular opens and replaces regular files. A named pipe in a file's place would hold up whoever opens
-// it for as long as nobody is at its other end, and a device may have no end.
+// Package regular opens and replaces regular files. A named pipe in a file's place would hold up
+// whoever opens it for as long as nobody is at its other end, and a device may have no end.
 package regular
 
 import (
@@ -35,8 +35,8 @@ func ReadFile(path string, most int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, most))
 }
 
-// Replace puts a file in the place of one, as a whole: who reads it has the old one or the new one. Where
-// the path is a symbolic link, the file that it leads to is replaced.
+// Replace puts a file in the place of one, as a whole: who reads it has the old one or the new one.
+// Where the path is a symbolic link, the file that it leads to is replaced.
 func Replace(path string, content []byte, mode fs.FileMode) error {
 	if to, err := filepath.EvalSymlinks(path); err == nil {
 		path = to

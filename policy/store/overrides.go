@@ -17,8 +17,8 @@ func (e *Embedded) SetOverride(o policy.Override) error {
 	return e.ChangeOverrides([]policy.Override{o}, nil)
 }
 
-// ChangeOverrides makes overrides hold, each in place of one on the same network, and removes those on
-// others: all of them, or where it returns an error none. They are durable when it returns nil.
+// ChangeOverrides makes overrides hold, each in place of one on the same network, and removes those
+// on others: all of them, or where it returns an error none. They are durable when it returns nil.
 func (e *Embedded) ChangeOverrides(set []policy.Override, lift []netip.Prefix) error {
 	e.writing.Lock()
 	defer e.writing.Unlock()

@@ -24,9 +24,9 @@ type Exim struct {
 // eximUser is the user that Debian's Exim wants to find, and its number where it is not installed.
 const eximUser, eximID = "Debian-exim", 799
 
-// eximConfig is what every private Exim has; %[1]s is its directory, %[2]d and %[6]d its ports, %[3]s that of
-// the packages, %[4]s further lines of its main section, %[5]s those of its ACL for a whole
-// message.
+// eximConfig is what every private Exim has; %[1]s is its directory, %[2]d and %[6]d its ports,
+// %[3]s that of the packages, %[4]s further lines of its main section, %[5]s those of its ACL for a
+// whole message.
 const eximConfig = `exim_path = %[3]s/usr/sbin/exim4
 spool_directory = %[1]s/spool
 log_file_path = %[1]s/log/%%slog
@@ -152,8 +152,9 @@ func (e *Exim) DialFrom(local string) (*Session, error) { return dialFrom(local,
 // DialUser connects to the port of the host's own users.
 func (e *Exim) DialUser(local string) (*Session, error) { return dialFrom(local, e.UserPort) }
 
-// Debians is a configuration of Debian's exim4-config, split or not, with further macros, as update-exim4.conf(8) makes it. The result is looked at by Exim itself,
-// which prints some of its options.
+// Debians is a configuration of Debian's exim4-config, split or not, with further macros, as
+// update-exim4.conf(8) makes it. The result is looked at by Exim itself, which prints some of its
+// options.
 func (e *Exim) Debians(split bool, macros string, options ...string) (string, error) {
 	dir := e.in(fmt.Sprintf("exim4-%v", split))
 	if err := os.CopyFS(dir, os.DirFS(filepath.Join(e.packages, "etc/exim4"))); err != nil {

@@ -11,8 +11,8 @@ import (
 )
 
 // OpenSMTPD is a private OpenSMTPD: Debian's package, unpacked and not installed, under a directory
-// of its own. Its clients come from loopback addresses, and offered STARTTLS they go on in the clear:
-// version 6.8, Debian 12's, fails each handshake with OpenSSL 3 (OpenSMTPD, issue 1171).
+// of its own. Its clients come from loopback addresses, and offered STARTTLS they go on in the
+// clear: version 6.8, Debian 12's, fails each handshake with OpenSSL 3 (OpenSMTPD, issue 1171).
 type OpenSMTPD struct {
 	Dir string
 	// Port takes clients on loopback.
@@ -22,8 +22,8 @@ type OpenSMTPD struct {
 	cmd      *exec.Cmd
 }
 
-// openSMTPDConfig is what every private OpenSMTPD has; %[1]s is its directory, %[2]d its port, %[3]s
-// are further lines, and %[4]s options of its listener.
+// openSMTPDConfig is what every private OpenSMTPD has; %[1]s is its directory, %[2]d its port,
+// %[3]s are further lines, and %[4]s options of its listener.
 const openSMTPDConfig = `pki mx.example cert "%[1]s/chain.pem"
 pki mx.example key "%[1]s/chain.pem"
 %[3]s
@@ -91,8 +91,8 @@ func (o *OpenSMTPD) Start() error {
 	return nil
 }
 
-// UpdateTable has it read a table again. smtpctl(8) wants to run as the group of the queue, to which
-// it is installed setgid.
+// UpdateTable has it read a table again. smtpctl(8) wants to run as the group of the queue, to
+// which it is installed setgid.
 func (o *OpenSMTPD) UpdateTable(name string) error {
 	out, err := exec.Command("nsenter", "--mount", "--target", fmt.Sprint(o.cmd.Process.Pid), "setpriv", fmt.Sprintf("--regid=%d", ownUsers["opensmtpq"]), "--clear-groups",
 		filepath.Join(o.packages, "usr/sbin/smtpctl"), "update", "table", name).CombinedOutput()

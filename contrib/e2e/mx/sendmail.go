@@ -176,7 +176,8 @@ func (s *Sendmail) DialFrom(local string) (*Session, error) { return dialFrom(lo
 // DialUser connects to the port of the host's own users.
 func (s *Sendmail) DialUser(local string) (*Session, error) { return dialFrom(local, s.UserPort) }
 
-// Rules runs a ruleset of its configuration on a text in test mode (-bt), and returns what comes of it.
+// Rules runs a ruleset of its configuration on a text in test mode (-bt), and returns what comes of
+// it.
 func (s *Sendmail) Rules(ruleset, text string, macros ...string) (string, error) {
 	test := exec.Command("unshare", "--uts", "sh", "-c", "hostname mx.example && exec \"$0\" -C \"$1\" -bt", filepath.Join(s.packages, "usr/libexec/sendmail/sendmail"), filepath.Join(s.Dir, "sendmail.cf"))
 	test.Stdin = strings.NewReader(strings.Join(append(macros, ruleset+" "+text), "\n") + "\n")

@@ -16,10 +16,10 @@ import (
 // and "H=(HELO) [ADDR]:PORT F=<FROM> rejected RCPT <TO>: TEXT" for what it refuses (spec.txt,
 // chapter "Log files"). No milter hears of any of it, so the log is all there is.
 //
-// A client has its say in its HELO name, its sender and its commands, and may write there what looks
-// like a line about somebody else. So lines are read from their beginning, each part by its rules;
-// and where a HELO name or a command may have another client's address in it, a line with more than
-// one is not believed.
+// A client has its say in its HELO name, its sender and its commands, and may write there what
+// looks like a line about somebody else. So lines are read from their beginning, each part by its
+// rules; and where a HELO name or a command may have another client's address in it, a line with
+// more than one is not believed.
 
 // eximStamp is how Exim writes a time. A fraction and a zone may follow.
 const eximStamp = "2006-01-02 15:04:05"
@@ -59,7 +59,8 @@ func (r *Reader) readExim(line []byte) (s policy.Signal, ok, known bool) {
 		return s, false, false
 	}
 	if len(text) > textMost {
-		// Exim cuts a line at 8 KiB, so that a long HELO name may push the client's address out of it.
+		// Exim cuts a line at 8 KiB, so that a long HELO name may push the client's address out of
+		// it.
 		return s, false, true
 	}
 	r.when = when{at: at}
@@ -82,8 +83,8 @@ func isExim(text []byte) bool {
 	return ok
 }
 
-// cutAuthenticator takes the name of a driver off "plain_login authenticator failed for CLIENT: ...".
-// It is the first word, which no client has a say in.
+// cutAuthenticator takes the name of a driver off "plain_login authenticator failed for CLIENT:
+// ...". It is the first word, which no client has a say in.
 func cutAuthenticator(text []byte) (name string, rest []byte, ok bool) {
 	word, rest, ok := bytes.Cut(text, []byte(" "))
 	if !ok || !isName(word) {
@@ -93,8 +94,8 @@ func cutAuthenticator(text []byte) (name string, rest []byte, ok bool) {
 	return string(word), bytes.TrimPrefix(rest, []byte("H=")), ok
 }
 
-// isName reports whether a word is made of letters, digits, and what else host names and the names of
-// drivers have.
+// isName reports whether a word is made of letters, digits, and what else host names and the names
+// of drivers have.
 func isName(word []byte) bool {
 	for _, c := range word {
 		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && c != '.' && c != '-' && c != '_' {
@@ -160,9 +161,9 @@ func afterInterface(s []byte) []byte {
 	return rest
 }
 
-// eximHandshake reads "CLIENT (gnutls_handshake): TEXT", or "(SSL_accept)" with OpenSSL. What breaks
-// later is "(recv)", "(send)" and the like, and is no handshake's failure: many clients close a
-// connection without taking leave of TLS.
+// eximHandshake reads "CLIENT (gnutls_handshake): TEXT", or "(SSL_accept)" with OpenSSL. What
+// breaks later is "(recv)", "(send)" and the like, and is no handshake's failure: many clients
+// close a connection without taking leave of TLS.
 func eximHandshake(rest []byte) (s policy.Signal, ok bool) {
 	c, _, after, ok := eximHost(rest)
 	after = afterInterface(after)
@@ -170,9 +171,9 @@ func eximHandshake(rest []byte) (s policy.Signal, ok bool) {
 	return handshakeFailed(c, ""), ok && failed
 }
 
-// eximHost reads a client, "NAME (HELO) [ADDR]:PORT", where name and HELO may be missing. A HELO name
-// can have anything in it where helo_accept_junk_hosts lets it: one in whose line there is another
-// "(...) [ADDR]" is not believed.
+// eximHost reads a client, "NAME (HELO) [ADDR]:PORT", where name and HELO may be missing. A HELO
+// name can have anything in it where helo_accept_junk_hosts lets it: one in whose line there is
+// another "(...) [ADDR]" is not believed.
 func eximHost(s []byte) (c peer, helo string, rest []byte, ok bool) {
 	at := s
 	if word, after, found := bytes.Cut(at[:min(len(at), 600)], []byte(" ")); found && isName(word) {
@@ -212,8 +213,8 @@ func behindHELO(s []byte) (all []int) {
 	return all
 }
 
-// cutQuoted takes a mailbox or a value off a text, in quotes where it begins with one, and all up to a
-// stop.
+// cutQuoted takes a mailbox or a value off a text, in quotes where it begins with one, and all up
+// to a stop.
 func cutQuoted(s []byte, stop byte) (value, rest []byte, ok bool) {
 	i := 0
 	if len(s) > 0 && s[0] == '"' {
@@ -398,8 +399,8 @@ func isEximForm(said string) bool {
 }
 
 // eximUnsynchronized reads "SMTP protocol synchronization error (WHAT): rejected connection from
-// H=CLIENT input=..." and "... rejected "COMMAND" H=CLIENT next input=...". A command can have anything
-// in it.
+// H=CLIENT input=..." and "... rejected "COMMAND" H=CLIENT next input=...". A command can have
+// anything in it.
 func eximUnsynchronized(rest []byte) (s policy.Signal, ok bool) {
 	what, after, ok := bytes.Cut(rest, []byte("): rejected "))
 	if !ok || bytes.Count(rest, []byte("H=")) != 1 {

@@ -174,9 +174,9 @@ func TestEximsLog(t *testing.T) {
 	}
 }
 
-// TestNobodySpeaksForAnotherClientInEximsLog has a client put whole lines about another one into all
-// that it can choose: its HELO name, with whatever helo_accept_junk_hosts lets in, its sender, its
-// recipient, its commands, its subject, its login's name.
+// TestNobodySpeaksForAnotherClientInEximsLog has a client put whole lines about another one into
+// all that it can choose: its HELO name, with whatever helo_accept_junk_hosts lets in, its sender,
+// its recipient, its commands, its subject, its login's name.
 func TestNobodySpeaksForAnotherClientInEximsLog(t *testing.T) {
 	const at, victim, real = "2026-11-27 23:25:44 ", "198.51.100.99", "192.0.2.7"
 	forged := []string{
@@ -212,7 +212,8 @@ func TestNobodySpeaksForAnotherClientInEximsLog(t *testing.T) {
 					line = strings.Replace(line, "<= {}", "<= \""+strings.NewReplacer(`\`, `\\`, `"`, `\"`, "V", victim).Replace(text)+much+"\"@client.example", 1)
 				}
 				one := at + strings.NewReplacer("{}", strings.ReplaceAll(text, "V", victim)+much, "[R]", "["+real+"]").Replace(line)
-				// What comes after a line's end is a line of its own only where the MTA writes it as one.
+				// What comes after a line's end is a line of its own only where the MTA writes it
+				// as one.
 				one = strings.ReplaceAll(one, "\n", "\\n")
 				for _, syslogged := range []string{one, "Nov 27 23:25:44 mx exim[17]: " + one, "2026-11-27T23:25:44+00:00 mx exim[17]: " + one} {
 					s, ok := lastOf(syslogged)

@@ -64,8 +64,8 @@ func (s *Store) set(field string, v any) error {
 const changeAtOnce = 1000
 
 // ChangeOverrides makes overrides hold on all nodes, each in place of one on the same network, and
-// removes those on others. They are in Redis when it returns nil; where it returns an error, some may
-// be.
+// removes those on others. They are in Redis when it returns nil; where it returns an error, some
+// may be.
 func (s *Store) ChangeOverrides(set []policy.Override, lift []netip.Prefix) error {
 	var values []any
 	for _, o := range set {

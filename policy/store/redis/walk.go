@@ -30,7 +30,7 @@ var errAway = errors.New("store: Redis cannot be used now")
 // away says so of an error that comes of it.
 func away(err error) error {
 	if down(err) {
-		return fmt.Errorf("Redis does not answer: %w", err)
+		return fmt.Errorf("no answer from Redis: %w", err)
 	}
 	return err
 }

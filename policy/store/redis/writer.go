@@ -382,8 +382,8 @@ func (w *writer) complain(what string, err error) {
 	w.throttle.About(what, func() { w.log.Error(what, "error", err) })
 }
 
-// settle waits until nothing waits for Redis any more, in memory or in the spool, of what was learnt
-// until now: it would come after whatever is done next.
+// settle waits until nothing waits for Redis any more, in memory or in the spool, of what was
+// learnt until now: it would come after whatever is done next.
 func (w *writer) settle(ctx context.Context, most time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()

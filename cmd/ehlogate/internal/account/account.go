@@ -79,7 +79,8 @@ func (c *Change) Count(l *ledger.Ledger) {
 	l.Count(&c.Entry, c.Back)
 }
 
-// Count counts what an event changes in a ledger, or has it forget what the event says was forgotten.
+// Count counts what an event changes in a ledger, or has it forget what the event says was
+// forgotten.
 func Count(l *ledger.Ledger, e *eventlog.Event) {
 	if n, ok := e.Dropped(); ok {
 		l.Forget(n)

@@ -96,8 +96,8 @@ func (c *Client) Change(ctx context.Context, change Change) (done Changed, err e
 // changesAtOnce is how many changes one request has: 6 MiB with the longest notes.
 const changesAtOnce = 5000
 
-// ChangeAll makes many changes of overrides: allow, deny and lift. done is how many were made, those
-// before an error.
+// ChangeAll makes many changes of overrides: allow, deny and lift. done is how many were made,
+// those before an error.
 func (c *Client) ChangeAll(ctx context.Context, changes []Change) (done int, err error) {
 	for some := range slices.Chunk(changes, changesAtOnce) {
 		body, err := json.Marshal(some)

@@ -19,8 +19,8 @@ import (
 )
 
 // Formats are those of a static table: cidr_table(5); lines of a single address each, as texthash:
-// reads them and postmap(1) makes lmdb:, cdb: and hash: tables of them; and lines that are a network
-// and nothing else, as table(5) of OpenSMTPD and sets of packet filters take them.
+// reads them and postmap(1) makes lmdb:, cdb: and hash: tables of them; and lines that are a
+// network and nothing else, as table(5) of OpenSMTPD and sets of packet filters take them.
 var Formats = []string{"cidr", "texthash", "list"}
 
 // export writes the static table of what would be withheld now. Hosts take some
@@ -127,8 +127,8 @@ func (e exported) write(w io.Writer, format string) error {
 }
 
 // writeNetworks writes the networks from which something is left out. A list has no exceptions: a
-// network with one inside is written as what is left of it. By the first line OpenSMTPD knows that it
-// is a list; an empty one would be a mapping, and stay one.
+// network with one inside is written as what is left of it. By the first line OpenSMTPD knows that
+// it is a list; an empty one would be a mapping, and stay one.
 func (e exported) writeNetworks(w io.Writer) error {
 	var left netipx.IPSetBuilder
 	for _, l := range slices.Backward(e) {

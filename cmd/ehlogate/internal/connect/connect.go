@@ -12,8 +12,8 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 )
 
-// userPorts are the ports at which no stranger brings mail: submission and submissions (RFC 6409, RFC
-// 8314), and those of milter.users.
+// userPorts are the ports at which no stranger brings mail: submission and submissions (RFC 6409,
+// RFC 8314), and those of milter.users.
 func userPorts(c *config.Config) []string {
 	ports := []string{"587", "465"}
 	for _, user := range c.Milter.Users {

@@ -10,9 +10,9 @@ import (
 // EximOfDebian is there where Debian's exim4-config makes Exim's configuration.
 const EximOfDebian = "/etc/exim4/update-exim4.conf.conf"
 
-// eximTable are macros for Exim's main section; the arguments are host and port of the socketmap, and
-// the ports of the operator's own users. Exim asks at EHLO by readsocket (spec.txt, "readsocket"),
-// whose last part is what a failure gives: nothing, so that STARTTLS is offered.
+// eximTable are macros for Exim's main section; the arguments are host and port of the socketmap,
+// and the ports of the operator's own users. Exim asks at EHLO by readsocket (spec.txt,
+// "readsocket"), whose last part is what a failure gives: nothing, so that STARTTLS is offered.
 const eximTable = `EHLOGATE_TABLE = inet:%[1]s:%[2]s
 EHLOGATE_KEY = ehlogate $sender_host_address
 EHLOGATE_USERS = %[3]s
@@ -46,8 +46,8 @@ const eximNotes = `# %s
 `
 
 // eximVerdict is the part of an ACL that posts what a spam filter in Exim says; the arguments are
-// where to, the line of the request that says by whom, and where the ACL is. $spam_action is set for
-// rspamd and SpamAssassin.
+// where to, the line of the request that says by whom, and where the ACL is. $spam_action is set
+// for rspamd and SpamAssassin.
 const eximVerdict = `
 # Where Exim asks rspamd or SpamAssassin (spamd_address), these lines tell the daemon what that said. It
 # takes it without a token where ehlogate.toml has local_feed = true below [verdict], for hosts all of whose

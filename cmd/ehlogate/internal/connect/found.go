@@ -7,8 +7,8 @@ type MTA struct {
 	Name string
 	// Setup is its command of "ehlogate setup".
 	Setup string
-	// Milter says that it has the milter protocol, Asks that it asks the table, and Log is the log to
-	// follow; empty where that is not read.
+	// Milter says that it has the milter protocol, Asks that it asks the table, and Log is the log
+	// to follow; empty where that is not read.
 	Milter, Asks bool
 	Log          string
 	configs      []string

@@ -3,9 +3,9 @@ package connect
 import "github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 
 // openSMTPDLines are for smtpd.conf(5). Its filters cannot change what the reply to EHLO lists, but
-// refuse EHLO: the client then says HELO (RFC 5321 section 3.2), and is offered no extension. 502 is
-// what RFC 5321 section 4.2.4 has for it. A table is read at the start, and again at smtpctl(8)'s
-// update.
+// refuse EHLO: the client then says HELO (RFC 5321 section 3.2), and is offered no extension. 502
+// is what RFC 5321 section 4.2.4 has for it. A table is read at the start, and again at
+// smtpctl(8)'s update.
 const openSMTPDLines = `# OpenSMTPD asks nobody about a client: it has a file of networks, which is to be written again every few
 # minutes. In smtpd.conf, before the listeners:
 table ehlogate file:/etc/mail/ehlogate-withheld

@@ -30,7 +30,8 @@ func (d *Daemon) export(ctx context.Context) {
 	}
 }
 
-// writeTable writes the table, unless it is in the file already: whoever reads that looks at its time.
+// writeTable writes the table, unless it is in the file already: whoever reads that looks at its
+// time.
 func (d *Daemon) writeTable(path string) error {
 	var lines bytes.Buffer
 	if err := d.server.Export(&lines, "cidr"); err != nil {
