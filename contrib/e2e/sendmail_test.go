@@ -1,6 +1,9 @@
 package e2e
 
 import (
+	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -156,6 +159,8 @@ func TestSendmail(t *testing.T) {
 	}
 	session.Close()
 
+	tooSoon(t, s, d, "127.10.0.6")
+
 	// A daemon that hangs: Sendmail puts mail off, as long as it hangs.
 	must(t, d.Signal(syscall.SIGSTOP))
 	began := time.Now()
@@ -176,6 +181,27 @@ func TestSendmail(t *testing.T) {
 	must(t, d.Start())
 	if offered, err := sends(t, s, bad, "hello"); offered || err != nil {
 		t.Errorf("it is there again: offered %v, %v", offered, err)
+	}
+}
+
+// tooSoon has a client of a Sendmail with FEATURE(greet_pause) speak before the greeting: it is refused, and
+// the log tells.
+func tooSoon(t *testing.T, s *mx.Sendmail, d *mx.Daemon, client string) {
+	t.Helper()
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(client)}}
+	c, err := dialer.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.Port))
+	must(t, err)
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	fmt.Fprint(c, "EHLO client.example\r\nMAIL FROM:<a@client.example>\r\nQUIT\r\n")
+	replies, _ := io.ReadAll(c)
+	waitUntil(t, func() bool {
+		events, err := d.Events()
+		must(t, err)
+		return slices.ContainsFunc(events, func(e mx.Event) bool { return e.Client.Addr == client && e.Verdict.Source == "pregreet" })
+	})
+	if !strings.HasPrefix(string(replies), "554 ") {
+		t.Errorf("it was told %q", replies)
 	}
 }
 

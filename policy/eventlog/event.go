@@ -208,6 +208,10 @@ func about(m *policy.Message, node string) *Event {
 
 // Anonymize leaves out the host part of the client's address, its names and its port.
 func (e *Event) Anonymize() {
+	if n, ok := e.Dropped(); ok {
+		e.Client.Addr = anonymousNetwork(n.Addr(), n.Bits()).String()
+		return
+	}
 	addr, _ := netip.ParseAddr(e.Client.Addr)
 	e.Client = Client{Addr: anonymous(addr), ASN: e.Client.ASN}
 	if e.Heard != nil {
@@ -298,11 +302,17 @@ func anonymous(addr netip.Addr) string {
 	if !addr.IsValid() {
 		return ""
 	}
-	bits := anonymousIPv4
+	return anonymousNetwork(addr, addr.BitLen()).Addr().String()
+}
+
+// anonymousNetwork is the network that stands for one of so many bits: itself, unless it is smaller than
+// what may be known.
+func anonymousNetwork(addr netip.Addr, bits int) netip.Prefix {
+	most := anonymousIPv4
 	if addr.Is6() {
-		bits = anonymousIPv6
+		most = anonymousIPv6
 	}
-	return netip.PrefixFrom(addr, bits).Masked().Addr().String()
+	return netip.PrefixFrom(addr, min(bits, most)).Masked()
 }
 
 var (

@@ -3,6 +3,7 @@ package account
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -10,6 +11,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -238,5 +242,57 @@ func TestANoticeIsGivenToAProgram(t *testing.T) {
 	}
 	if err := notify(t.Context(), "/nonexistent/notify", nil); err == nil {
 		t.Error("a program that is not there is no fault")
+	}
+}
+
+// TestAnonymousEventsMakeTheSameReport: what came over TLS, what was spam and from which networks is counted
+// alike; only single hosts are not told apart, and what is forgotten is forgotten with its network.
+func TestAnonymousEventsMakeTheSameReport(t *testing.T) {
+	var reports [2]*ledger.Report
+	for i, anonymize := range []bool{false, true} {
+		c := newCounter(t)
+		write := func(e *eventlog.Event) {
+			if anonymize {
+				e.Anonymize()
+			}
+			c.write(e)
+		}
+		for n, addr := range []string{"192.0.2.7", "192.0.2.8", "198.51.100.9", "203.0.113.5"} {
+			o := observation(fmt.Sprint("s", n))
+			o.Client.Addr = netip.MustParseAddr(addr)
+			if n%2 == 0 {
+				o.Verdict.Class, o.TLS = policy.Spam, nil
+			}
+			o.Remember()
+			write(eventlog.Of(o, "mx1"))
+			if n == 1 {
+				write(eventlog.OfCorrection(correction(o, policy.Ham, policy.Spam), noon, "mx1"))
+			}
+		}
+		write(eventlog.OfForget(netip.MustParsePrefix("203.0.113.5/32"), noon, "mx1"))
+		c.Step(t.Context())
+		b, err := c.Ledger.Read(t.Context(), noon.Add(-time.Hour), noon.Add(time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		reports[i] = b.Report(ledger.View{Step: time.Hour, Location: time.UTC, Top: 10, Measure: ledger.Measures["volume"]})
+		names := fmt.Sprint(reports[i].Top[ledger.ByAddress], reports[i].Top[ledger.ByNetwork])
+		if text, err := os.ReadFile(c.Events); err != nil || anonymize && strings.Contains(string(text)+names, "203.0.113.5") {
+			t.Errorf("the address that was to be forgotten is named: %s\n%s, %v", names, text, err)
+		}
+	}
+	plain, anonymous := reports[0], reports[1]
+	// It is forgotten with its network where single hosts are not known.
+	plain.Top[ledger.ByNetwork] = slices.DeleteFunc(plain.Top[ledger.ByNetwork], func(r ledger.Row) bool { return r.Name == "203.0.113.0/24" })
+	for what, pair := range map[string][2]any{
+		"messages": {plain.Messages, anonymous.Messages}, "shares": {plain.Shares, anonymous.Shares}, "sessions": {plain.Sessions, anonymous.Sessions},
+		"networks": {plain.Top[ledger.ByNetwork], anonymous.Top[ledger.ByNetwork]}, "domains": {plain.Top[ledger.ByDomain], anonymous.Top[ledger.ByDomain]},
+	} {
+		if !reflect.DeepEqual(pair[0], pair[1]) {
+			t.Errorf("%s: %+v, anonymous %+v", what, pair[0], pair[1])
+		}
+	}
+	if n := len(anonymous.Top[ledger.ByAddress]); n != 2 {
+		t.Errorf("%d addresses: %+v", n, anonymous.Top[ledger.ByAddress])
 	}
 }

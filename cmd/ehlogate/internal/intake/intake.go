@@ -262,7 +262,12 @@ func (in *Intake) Conclude(all bool) (receipts []Receipt) {
 // what was learnt of its clients before. The channel yields nil when that is in the event log.
 func (in *Intake) Forgot(n netip.Prefix) <-chan error {
 	in.Correlator.Forgot(n)
-	return in.EventLog.Append(eventlog.OfForget(n, in.Now(), in.Settings().Node))
+	set := in.Settings()
+	e := eventlog.OfForget(n, in.Now(), set.Node)
+	if set.Anonymize {
+		e.Anonymize()
+	}
+	return in.EventLog.Append(e)
 }
 
 // Changed writes down what an operator changed of a network. The channel yields nil when that is in
