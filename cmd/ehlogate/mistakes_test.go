@@ -16,8 +16,25 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+// TestMain builds the program for the scripts. It is not built with the race detector, with which each
+// start of it would take a second; contrib/e2e has such a one.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"ehlogate": main})
+	dir, err := os.MkdirTemp("", "ehlogate-scripts-")
+	if err == nil {
+		var out []byte
+		if out, err = exec.Command("go", "build", "-o", dir, ".").CombinedOutput(); err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+	}
+	status := 1
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "build:", err)
+	} else {
+		os.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+		status = m.Run()
+	}
+	os.RemoveAll(dir)
+	os.Exit(status)
 }
 
 // TestMistakes runs the scripts under testdata/mistakes: each is a mistake that a user makes, and

@@ -235,7 +235,8 @@ func cutQuoted(s []byte, stop byte) (value, rest []byte, ok bool) {
 }
 
 // eximArrival reads "FROM H=NAME (HELO) [ADDR]:PORT ... P=esmtps X=VERSION:CIPHER:BITS ... A=AUTH
-// ...". Without "s" at its end the protocol is one in the clear (RFC 3848).
+// ...". By the end of the protocol's name (RFC 3848) TLS was used and the client had logged in; what
+// comes behind it, the names in a certificate and in SNI, can be the client's.
 func (r *Reader) eximArrival(queueID string, rest []byte) (s policy.Signal, ok bool) {
 	from, rest, ok := cutQuoted(rest, ' ')
 	if !ok || queueID == "" || !bytes.HasPrefix(rest, []byte("H=")) {
@@ -247,6 +248,7 @@ func (r *Reader) eximArrival(queueID string, rest []byte) (s policy.Signal, ok b
 	}
 	s = about(c, cmp.Or(r.Silence, policy.None), policy.FromSilence, "accepted, as the log tells")
 	s.QueueID, s.Mail, s.Outcome, s.HELO, s.FromDomain = queueID, true, policy.Accepted, verdict.Clip(helo), policy.Domain(string(from))
+	protocol := ""
 	for len(rest) > 0 {
 		key, after, ok := bytes.Cut(bytes.TrimPrefix(rest, []byte(" ")), []byte("="))
 		value, next, more := cutQuoted(after, ' ')
@@ -256,11 +258,14 @@ func (r *Reader) eximArrival(queueID string, rest []byte) (s policy.Signal, ok b
 		rest = next
 		switch string(key) {
 		case "P":
-			s.InClear = string(value) == "smtp" || string(value) == "esmtp" || string(value) == "esmtpa"
-		case "A":
-			// Its own user's.
-			s.Authenticated = true
-			s.Assessment = policy.Assessment{Class: policy.None, Confidence: policy.Certain, Source: policy.FromSilence, Reason: "a user's, as the log tells"}
+			if protocol != "" {
+				continue
+			}
+			protocol = string(value)
+			s.InClear = protocol == "smtp" || protocol == "esmtp" || protocol == "esmtpa"
+			if s.Authenticated = protocol == "esmtpa" || protocol == "esmtpsa"; s.Authenticated {
+				s.Assessment = about(c, policy.None, policy.FromSilence, "a user's, as the log tells").Assessment
+			}
 		case "X":
 			if s.TLS == nil {
 				s.TLS = eximTLS(string(value))

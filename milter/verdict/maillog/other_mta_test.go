@@ -162,6 +162,7 @@ func TestEximsLog(t *testing.T) {
 	for line, want := range map[string][2]bool{
 		"P=esmtp S=293": {true, false}, "P=esmtps X=TLS1.3:TLS_AES_256_GCM_SHA384:256 S=293": {false, false},
 		"P=esmtpsa X=TLS1.3:TLS_AES_256_GCM_SHA384:256 DN=\"/CN=a b\" SNI=mx.example A=plain_server:bob S=293": {false, true},
+		"P=esmtps X=TLS1.3:TLS_AES_256_GCM_SHA384:256 CV=no SNI=x A=y P=esmtpsa A=z S=293":                     {false, false},
 		"P=esmtps X=TLS1.3:TLS_AES_256_GCM_SHA384:256 CV=no S=293 T=\"x A=y P=esmtp\"":                         {false, false},
 	} {
 		if s, ok := lastOf(at + "1xX5K4-0001at-10 <= a@client.example " + host + line); !ok || s.InClear != want[0] || s.Authenticated != want[1] {
