@@ -388,7 +388,7 @@ func TestTheReportEqualsWhatWasSent(t *testing.T) {
 		}
 		select {
 		case out := <-lines:
-			if !strings.Contains(out, " mx1 ") || !strings.Contains(out, " mx2 ") || strings.Count(out, "\n") != 2 {
+			if !strings.Contains(out, " mx1 ") || !strings.Contains(out, " mx2 ") || strings.Count(out, "\n") != 1+2 {
 				t.Errorf("tail shows\n%s", out)
 			}
 		case <-time.After(20 * time.Second):
