@@ -18,6 +18,7 @@ import (
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/connect"
 	server "github.com/ehlogate/ehlogate/cmd/ehlogate/internal/daemon"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/postfix"
 	"github.com/ehlogate/ehlogate/milter/verdict/maillog"
@@ -68,7 +69,7 @@ func check(c *cli.Context) error {
 		return misused{err}
 	case errors.Is(err, postfix.ErrMissing), errors.Is(err, os.ErrNotExist):
 		// Its programs may be there without a configuration.
-		found = append(found, otherFindings(cfg, st)...)
+		found = append(found, otherFindings(connect.Found(), cfg, st)...)
 	case err != nil:
 		found = append(found, postfix.Finding{What: "Postfix's configuration cannot be read", Fix: err.Error()})
 	default:

@@ -9,14 +9,13 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/postfix"
 )
 
-// otherFindings looks at a host without Postfix: whether its MTA asks the daemon and is heard,
-// which the daemon has counted. st is nil where that does not run.
-func otherFindings(cfg *config.Config, st *api.Status) (found []postfix.Finding) {
+// otherFindings looks at a host without Postfix: whether its MTA, nil where none was found, asks the
+// daemon and is heard, which the daemon has counted. st is nil where that does not run.
+func otherFindings(mta *connect.MTA, cfg *config.Config, st *api.Status) (found []postfix.Finding) {
 	note := func(format string, args ...any) {
 		found = append(found, postfix.Finding{OK: true, Note: true, What: fmt.Sprintf(format, args...)})
 	}
-	mta, ok := connect.Found()
-	if !ok {
+	if mta == nil {
 		note("there is no Postfix on this host, and no other mail server was found whose configuration could be looked at")
 		return found
 	}

@@ -270,7 +270,7 @@ func (s *Server) changes(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, fmt.Errorf("body: %w", err))
 		return
 	}
-	var set []policy.Override
+	var of, set []policy.Override
 	var lift []netip.Prefix
 	for i, c := range all {
 		o, err := s.override(c)
@@ -281,7 +281,7 @@ func (s *Server) changes(w http.ResponseWriter, r *http.Request) {
 			refuse(w, http.StatusBadRequest, fmt.Errorf("change %d: %w", i+1, err))
 			return
 		}
-		if c.Verb == "lift" {
+		if of = append(of, o); c.Verb == "lift" {
 			lift = append(lift, o.Network)
 		} else {
 			set = append(set, o)
@@ -293,10 +293,8 @@ func (s *Server) changes(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	for _, c := range all {
-		if o, err := s.override(c); err == nil {
-			s.Changed(o.Network, eventlog.Change{Verb: c.Verb, By: c.By, Note: c.Note, List: c.List, Until: o.Until})
-		}
+	for i, c := range all {
+		s.Changed(of[i].Network, eventlog.Change{Verb: c.Verb, By: c.By, Note: c.Note, List: c.List, Until: of[i].Until})
 	}
 	reply(w, http.StatusOK, struct {
 		Changes int `json:"changes"`

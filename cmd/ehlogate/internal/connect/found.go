@@ -20,14 +20,15 @@ var others = []MTA{
 	{"OpenSMTPD", "opensmtpd", false, false, "", []string{"/etc/smtpd.conf", "/etc/mail/smtpd.conf", "/etc/smtpd/smtpd.conf"}},
 }
 
-// Found is the MTA other than Postfix whose configuration is on this host, by where it usually is.
-func Found() (m MTA, ok bool) {
+// Found is the MTA other than Postfix whose configuration is on this host, by where it usually is;
+// nil where there is none.
+func Found() *MTA {
 	for _, m := range others {
 		for _, file := range m.configs {
 			if _, err := os.Stat(file); err == nil {
-				return m, true
+				return &m
 			}
 		}
 	}
-	return m, false
+	return nil
 }
