@@ -148,6 +148,7 @@ func TestWhatNeedsTheToken(t *testing.T) {
 		{"GET", "/debug/pprof/heap", "", false},
 		{"GET", "/debug/pprof/cmdline", "", false},
 		{"POST", "/api/v1/change", `{"verb":"deny","network":"192.0.2.7"}`, false},
+		{"POST", "/api/v1/changes", `[{"verb":"deny","network":"192.0.2.7"}]`, false},
 		{"POST", "/api/v1/learn", `[{"class":"spam","source":"person","queue_id":"4XyZ"}]`, false},
 		{"POST", "/api/v1/load?dump=a&chunk=1&layout=" + "IPv4", "", false},
 		{"POST", "/api/v1/reload", "", false},
