@@ -9,8 +9,8 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/postfix"
 )
 
-// otherFindings looks at a host without Postfix: whether its MTA, nil where none was found, asks the
-// daemon and is heard, which the daemon has counted. st is nil where that does not run.
+// otherFindings looks at a host without Postfix: whether its MTA, nil where none was found, asks
+// the daemon and is heard, which the daemon has counted. st is nil where that does not run.
 func otherFindings(mta *connect.MTA, cfg *config.Config, st *api.Status) (found []postfix.Finding) {
 	note := func(format string, args ...any) {
 		found = append(found, postfix.Finding{OK: true, Note: true, What: fmt.Sprintf(format, args...)})

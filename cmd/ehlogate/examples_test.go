@@ -2,10 +2,7 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -69,9 +66,7 @@ func hears(ts *testscript.TestScript, _ bool, args []string) {
 	count, err := strconv.Atoi(args[0])
 	ts.Check(err)
 	action := map[string]string{"spam": "reject", "ham": "no action"}[args[1]]
-	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", ts.MkAbs("api.sock"))
-	}}}
+	client := through(ts.MkAbs("api.sock"))
 	for n := range count {
 		qid := fmt.Sprintf("%X", time.Now().UnixNano())
 		if len(args) > 3 {

@@ -16,8 +16,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// TestMain builds the program for the scripts. It is not built with the race detector, with which each
-// start of it would take a second; contrib/e2e has such a one.
+// TestMain builds the program for the scripts. It is not built with the race detector, with which
+// each start of it would take a second; contrib/e2e has such a one.
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "ehlogate-scripts-")
 	if err == nil {
@@ -82,9 +82,7 @@ func fails(ts *testscript.TestScript, _ bool, args []string) {
 
 // serving SOCKET waits until a daemon answers on a unix socket.
 func serving(ts *testscript.TestScript, _ bool, args []string) {
-	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", ts.MkAbs(args[0]))
-	}}}
+	client := through(ts.MkAbs(args[0]))
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		r, err := client.Get("http://ehlogate/healthz")
 		if err == nil {
@@ -95,6 +93,13 @@ func serving(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Fatalf("no daemon: %v", err)
 		}
 	}
+}
+
+// through is a client of the API on a unix socket.
+func through(socket string) *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}}
 }
 
 // waits ADDRESS waits until something listens there.

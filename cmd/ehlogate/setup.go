@@ -49,38 +49,38 @@ func setupCommand() *cli.Command {
 
 // eximCommand prints what connects an Exim, in the words of the configuration that it has.
 func eximCommand() *cli.Command {
-	c := printing("exim", "print the lines for Exim's configuration", nil)
-	c.Flags = []cli.Flag{&cli.BoolFlag{Name: "debian", Usage: "for the configuration that Debian's exim4-config makes (default: where " + connect.EximOfDebian + " is)"}}
-	action := func(lines func(*config.Config) (string, error)) cli.ActionFunc {
-		return printing("exim", "", lines).Action
+	return &cli.Command{
+		Name: "exim", Usage: "print the lines for Exim's configuration",
+		Flags: []cli.Flag{&cli.BoolFlag{Name: "debian", Usage: "for the configuration that Debian's exim4-config makes (default: where " + connect.EximOfDebian + " is)"}},
+		Action: func(c *cli.Context) error {
+			_, err := os.Stat(connect.EximOfDebian)
+			if c.Bool("debian") || !c.IsSet("debian") && err == nil {
+				return printLines(c, connect.DebiansExim)
+			}
+			return printLines(c, connect.Exim)
+		},
 	}
-	c.Action = func(c *cli.Context) error {
-		_, err := os.Stat(connect.EximOfDebian)
-		if c.Bool("debian") || !c.IsSet("debian") && err == nil {
-			return action(connect.DebiansExim)(c)
-		}
-		return action(connect.Exim)(c)
-	}
-	return c
 }
 
 // printing is the command that prints what connects an MTA.
 func printing(mta, usage string, lines func(*config.Config) (string, error)) *cli.Command {
-	return &cli.Command{Name: mta, Usage: usage, Action: func(c *cli.Context) error {
-		if err := noArguments(c, "setup "+mta); err != nil {
-			return err
-		}
-		cfg, err := loadConfig(c)
-		if err != nil {
-			return err
-		}
-		text, err := lines(cfg)
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprint(c.App.Writer, text)
+	return &cli.Command{Name: mta, Usage: usage, Action: func(c *cli.Context) error { return printLines(c, lines) }}
+}
+
+func printLines(c *cli.Context, lines func(*config.Config) (string, error)) error {
+	if err := noArguments(c, "setup "+c.Command.Name); err != nil {
 		return err
-	}}
+	}
+	cfg, err := loadConfig(c)
+	if err != nil {
+		return err
+	}
+	text, err := lines(cfg)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprint(c.App.Writer, text)
+	return err
 }
 
 func setupPostfix(c *cli.Context) error {

@@ -184,8 +184,8 @@ func TestSendmail(t *testing.T) {
 	}
 }
 
-// tooSoon has a client of a Sendmail with FEATURE(greet_pause) speak before the greeting: it is refused, and
-// the log tells.
+// tooSoon has a client of a Sendmail with FEATURE(greet_pause) speak before the greeting: it is
+// refused, and the log tells.
 func tooSoon(t *testing.T, s *mx.Sendmail, d *mx.Daemon, client string) {
 	t.Helper()
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(client)}}

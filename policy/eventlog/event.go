@@ -305,8 +305,8 @@ func anonymous(addr netip.Addr) string {
 	return anonymousNetwork(addr, addr.BitLen()).Addr().String()
 }
 
-// anonymousNetwork is the network that stands for one of so many bits: itself, unless it is smaller than
-// what may be known.
+// anonymousNetwork is the network that stands for one of so many bits: itself, unless it is smaller
+// than what may be known.
 func anonymousNetwork(addr netip.Addr, bits int) netip.Prefix {
 	most := anonymousIPv4
 	if addr.Is6() {

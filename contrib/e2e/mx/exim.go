@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 )
 
 // Exim is a private Exim: Debian's exim4-daemon-heavy, unpacked and not installed, under a
@@ -137,13 +136,7 @@ func (e *Exim) Start() error {
 
 // Stop ends it.
 func (e *Exim) Stop() error {
-	if e.cmd == nil {
-		return nil
-	}
-	err := e.cmd.Process.Signal(syscall.SIGTERM)
-	e.cmd.Wait()
-	e.cmd = nil
-	return err
+	return terminate(&e.cmd)
 }
 
 // DialFrom connects from a loopback address of this host.

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 )
 
 // OpenSMTPD is a private OpenSMTPD: Debian's package, unpacked and not installed, under a directory
@@ -107,13 +106,7 @@ func (o *OpenSMTPD) UpdateTable(name string) error {
 
 // Stop ends it.
 func (o *OpenSMTPD) Stop() error {
-	if o.cmd == nil {
-		return nil
-	}
-	err := o.cmd.Process.Signal(syscall.SIGTERM)
-	o.cmd.Wait()
-	o.cmd = nil
-	return err
+	return terminate(&o.cmd)
 }
 
 // DialFrom connects from a loopback address of this host.

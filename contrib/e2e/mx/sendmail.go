@@ -161,13 +161,21 @@ func written(datagram string) string {
 
 // Stop ends it.
 func (s *Sendmail) Stop() error {
-	if s.cmd == nil || s.cmd.Process == nil {
+	if s.cmd == nil {
 		return nil
 	}
-	err := s.cmd.Process.Signal(syscall.SIGTERM)
-	s.cmd.Wait()
-	s.cmd = nil
-	return errors.Join(err, s.syslog.Close())
+	return errors.Join(terminate(&s.cmd), s.syslog.Close())
+}
+
+// terminate ends a process that was started, and waits for its end.
+func terminate(cmd **exec.Cmd) error {
+	if *cmd == nil || (*cmd).Process == nil {
+		return nil
+	}
+	err := (*cmd).Process.Signal(syscall.SIGTERM)
+	(*cmd).Wait()
+	*cmd = nil
+	return err
 }
 
 // DialFrom connects from a loopback address of this host.

@@ -235,8 +235,8 @@ func cutQuoted(s []byte, stop byte) (value, rest []byte, ok bool) {
 }
 
 // eximArrival reads "FROM H=NAME (HELO) [ADDR]:PORT ... P=esmtps X=VERSION:CIPHER:BITS ... A=AUTH
-// ...". By the end of the protocol's name (RFC 3848) TLS was used and the client had logged in; what
-// comes behind it, the names in a certificate and in SNI, can be the client's.
+// ...". By the end of the protocol's name (RFC 3848) TLS was used and the client had logged in;
+// what comes behind it, the names in a certificate and in SNI, can be the client's.
 func (r *Reader) eximArrival(queueID string, rest []byte) (s policy.Signal, ok bool) {
 	from, rest, ok := cutQuoted(rest, ' ')
 	if !ok || queueID == "" || !bytes.HasPrefix(rest, []byte("H=")) {

@@ -245,8 +245,9 @@ func TestANoticeIsGivenToAProgram(t *testing.T) {
 	}
 }
 
-// TestAnonymousEventsMakeTheSameReport: what came over TLS, what was spam and from which networks is counted
-// alike; only single hosts are not told apart, and what is forgotten is forgotten with its network.
+// TestAnonymousEventsMakeTheSameReport: what came over TLS, what was spam and from which networks
+// is counted alike; only single hosts are not told apart, and what is forgotten is forgotten with
+// its network.
 func TestAnonymousEventsMakeTheSameReport(t *testing.T) {
 	var reports [2]*ledger.Report
 	for i, anonymize := range []bool{false, true} {
