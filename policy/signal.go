@@ -21,6 +21,8 @@ type Signal struct {
 	Group string
 	// Mail says that the signal is about a message.
 	Mail bool
+	// Posted says that another program posted it, which may serve several hosts.
+	Posted bool
 	// FromDomain and HELO are as the client gave them.
 	FromDomain, HELO string
 	// TLS is what the client used, nil where it used none or the signal does not say; InClear says

@@ -98,6 +98,8 @@ type entry struct {
 	restored, gone bool
 	// group is that of its signals, if they have one.
 	group string
+	// posted says that it is pending and known from posts only: another host may have heard it.
+	posted bool
 }
 
 // New returns an empty correlator that goes by a clock.
@@ -321,6 +323,7 @@ func (c *Correlator) join(e *entry, s *policy.Signal, v policy.Verdict) (correct
 	c.adopt(e, s.QueueID)
 	c.gather(e, s.Group)
 	if e.observation != nil {
+		e.posted = e.posted && s.Posted
 		e.extend(s, v)
 	} else if e.Session == "" && s.Time.After(e.last) {
 		// Nobody heard when the session ended: what the log tells of it shows how long it lasted.

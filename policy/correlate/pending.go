@@ -9,7 +9,7 @@ import (
 // hold makes a signal pending.
 func (c *Correlator) hold(s *policy.Signal, v policy.Verdict) {
 	o := s.Observation(v)
-	e := &entry{Message: o.Message, sessionBegan: s.Time, observation: o}
+	e := &entry{Message: o.Message, sessionBegan: s.Time, observation: o, posted: s.Posted}
 	e.due = c.now().Add(Wait)
 	if e.screened() {
 		e.due = c.now().Add(ScreenWait)

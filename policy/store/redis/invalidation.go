@@ -2,16 +2,11 @@ package redis
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"net"
 	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 const (
@@ -30,8 +25,6 @@ const (
 	// schemaVersion changes with whatever another version could misread.
 	schemaVersion = "ehlogate evidence 2"
 
-	// silence is how long the channel may say nothing before it is asked whether it is still there.
-	silence           = time.Second
 	invalidationRetry = 100 * time.Millisecond
 	// mostInvalidations bounds the invalidations that wait to be sent, invalidationsAtOnce those of
 	// one message.
@@ -116,40 +109,14 @@ func (s *Store) listen(ctx context.Context) {
 	}
 }
 
-// hear subscribes and hears until the channel is lost.
+// hear hears of changes until the channel is lost.
 func (s *Store) hear(ctx context.Context) error {
-	sub := s.server.client.SSubscribe(ctx, invalidationChannel)
-	defer sub.Close()
-	// Receiving does not mind the context.
-	defer context.AfterFunc(ctx, func() { sub.Close() })()
-	asked := false
-	for {
-		m, err := sub.ReceiveTimeout(ctx, silence)
-		var timeout net.Error
-		switch {
-		case errors.As(err, &timeout) && timeout.Timeout() && !asked:
-			if err := sub.Ping(ctx); err != nil {
-				return err
-			}
-			asked = true
-			continue
-		case err != nil:
-			return err
-		}
-		asked = false
-		switch m := m.(type) {
-		case *redis.Subscription:
-			if m.Kind != "ssubscribe" {
-				return fmt.Errorf("the channel has moved: %s", m.Kind)
-			}
-			// What was sent before is missed.
-			s.cache.markAllStale()
-			s.loadOverrides(ctx)
-			s.invalidations.heard.Store(true)
-		case *redis.Message:
-			s.invalidated(ctx, m.Payload)
-		}
-	}
+	return s.subscribe(ctx, invalidationChannel, func() {
+		// What was sent before is missed.
+		s.cache.markAllStale()
+		s.loadOverrides(ctx)
+		s.invalidations.heard.Store(true)
+	}, func(payload string) { s.invalidated(ctx, payload) })
 }
 
 func (s *Store) invalidated(ctx context.Context, payload string) {

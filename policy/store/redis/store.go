@@ -82,6 +82,8 @@ type Store struct {
 	invalidations invalidations
 	// telling is for exceptions, of which there may be many.
 	telling rate.Sometimes
+	// told waits to be sent to the other nodes.
+	told chan []byte
 
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -93,7 +95,7 @@ func Open(o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: %s: %w", o.Target, err)
 	}
-	s := &Store{opt: o, cache: newCache(), telling: rate.Sometimes{Interval: time.Second}, faults: fault.Guard{Log: o.Log}}
+	s := &Store{opt: o, cache: newCache(), telling: rate.Sometimes{Interval: time.Second}, told: make(chan []byte, mostTold), faults: fault.Guard{Log: o.Log}}
 	s.overrides.Store(policy.NewNetworks[policy.Override]())
 	s.exceptions.Store(policy.NewNetworks[policy.Exception]())
 	s.invalidations.wake = make(chan struct{}, 1)
@@ -134,6 +136,7 @@ func Open(o Options) (*Store, error) {
 	s.warm(first)
 	s.done.Go(func() { s.faults.Keep(ctx, "looking at Redis", s.lookLoop) })
 	s.done.Go(func() { s.faults.Keep(ctx, "telling other nodes", s.publishLoop) })
+	s.done.Go(func() { s.faults.Keep(ctx, "asking other nodes", s.tellLoop) })
 	return s, nil
 }
 

@@ -186,6 +186,7 @@ func (d *Daemon) newIntake(cfg *config.Config) error {
 		Settings: d.intakeSettings, Now: d.clock.Now, Log: d.log,
 	}
 	d.intake = newInbox(in, &d.faults)
+	d.intake.meet(d.store)
 	users := ownUsers(cfg)
 	answers := table.NewAnswers()
 	d.tables = &table.Server{Decide: d.judge.Decide, Answered: answers.Put, Log: d.log}

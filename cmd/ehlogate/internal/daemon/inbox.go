@@ -18,6 +18,7 @@ import (
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/eventlog"
 	"github.com/ehlogate/ehlogate/policy/fault"
+	"github.com/ehlogate/ehlogate/policy/store/redis"
 )
 
 const (
@@ -26,6 +27,8 @@ const (
 	recordWait = 100 * time.Millisecond
 	// concludeEvery is how often intake looks for signals that have been pending long enough.
 	concludeEvery = 250 * time.Millisecond
+	// hearAgain is how long it takes until other nodes are heard again when that broke off.
+	hearAgain = 250 * time.Millisecond
 	// mostPosts bounds the posts of other programs that wait to be worked on; one more is dropped
 	// and counted.
 	mostPosts = 10_000
@@ -38,6 +41,8 @@ type inbox struct {
 	*intake.Intake
 	posts    chan policy.Signal
 	underWay chan struct{}
+	// hear takes what other nodes tell until that breaks off; nil where there is one node.
+	hear func(context.Context, func(node string, line []byte)) error
 
 	// Posts counts the verdicts posted by other programs, Dropped those of them for which there was
 	// no room, Refused posts that could not be read, and Late observations that were not durable in
@@ -161,10 +166,35 @@ func (b *inbox) signal(s policy.Signal) {
 func (b *inbox) post(s policy.Signal) {
 	b.Posts.Add(1)
 	b.lastPost.Store(time.Now().Unix())
+	s.Posted = true
 	select {
 	case b.posts <- s:
 	default:
 		b.Dropped.Add(1)
+	}
+}
+
+// meet has the inbox ask the other nodes, where the store is one that they share.
+func (b *inbox) meet(k keeper) {
+	if s, ok := k.(*redis.Store); ok {
+		b.Peers, b.hear = s, s.Hear
+	}
+}
+
+// hearPeers takes what other nodes tell, until the context ends.
+func (b *inbox) hearPeers(ctx context.Context) {
+	for ctx.Err() == nil {
+		b.hear(ctx, func(node string, line []byte) {
+			b.faults.Do("what another node tells", func() {
+				if r := b.Told(node, line); r != nil {
+					b.awaitLater(*r)
+				}
+			})
+		})
+		select {
+		case <-ctx.Done():
+		case <-time.After(hearAgain):
+		}
 	}
 }
 
@@ -239,6 +269,9 @@ func (b *inbox) start(follower *follower) (stop func()) {
 			}
 		}
 	})
+	if b.hear != nil {
+		working.Go(func() { b.faults.Keep(ctx, "hearing other nodes", b.hearPeers) })
+	}
 	return func() {
 		cancel()
 		working.Wait()

@@ -50,6 +50,7 @@ func (d *Daemon) register(r prometheus.Registerer) {
 	counter("signals_alone_total", "Signals that became an observation of their own.", "", "", &joined.Alone)
 	counter("signals_repeated_total", "Signals that said nothing new.", "", "", &joined.Repeated)
 	counter("signals_orphaned_total", "Signals about an unknown message that did not name its client.", "", "", &in.Orphaned)
+	counter("posts_elsewhere_total", "Verdicts posted here by other programs on messages that other nodes of the cluster have heard, and count.", "", "", &in.Elsewhere)
 	counter("messages_reinjected_total", "Messages that an after-queue filter has put back, as the MTA's log tells.", "", "", &in.Reinjected)
 	counter("dnsbl_resolver_refused_total", "Refusals by DNS block lists that are about our resolver: the MTA refuses all mail.", "", "", &in.ResolverRefused)
 	counter("verdicts_distrusted_total", "Verdicts that came while their source was distrusted.", "", "", &in.Distrusted)

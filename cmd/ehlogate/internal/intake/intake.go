@@ -63,6 +63,8 @@ type Stats struct {
 	Reinjected, ResolverRefused atomic.Uint64
 	// Distrusted counts verdicts that were not believed because their source was distrusted.
 	Distrusted atomic.Uint64
+	// Elsewhere counts what was posted here of messages that other nodes have heard.
+	Elsewhere atomic.Uint64
 	// Headers counts messages on which a verdict header said something; Observed what was observed
 	// of clients other than this host, Private those of private addresses.
 	Headers, Observed, Private atomic.Uint64
@@ -82,6 +84,8 @@ type Intake struct {
 	Settings   func() Settings
 	Now        func() time.Time
 	Log        *slog.Logger
+	// Peers is nil where there is one node.
+	Peers Peers
 
 	Stats Stats
 
@@ -91,6 +95,7 @@ type Intake struct {
 
 	reinjections reinjections
 	distrusted   distrusted
+	asked        asked
 	// excepting bounds how many exceptions are made in a second.
 	begin                                  sync.Once
 	excepting                              *rate.Limiter
@@ -219,7 +224,15 @@ func (in *Intake) Signal(s policy.Signal) *Receipt {
 		}
 		in.reinjections.Unlock()
 	}
-	c, _ := in.Correlator.Signal(s, in.weigh(s.Assessment))
+	return in.take(s)
+}
+
+// take gives a signal to its message.
+func (in *Intake) take(s policy.Signal) *Receipt {
+	c, known := in.Correlator.Signal(s, in.weigh(s.Assessment))
+	if !known {
+		in.ask(s)
+	}
 	if c == nil {
 		return nil
 	}
@@ -236,6 +249,7 @@ func (in *Intake) UnknownUser(client netip.Addr, recipient string, at time.Time)
 // Conclude learns and records what comes of the signals for which no session came, or of all that
 // wait. A signal that does not name its client teaches nothing.
 func (in *Intake) Conclude(all bool) (receipts []Receipt) {
+	in.askAgain()
 	due, corrections := in.Correlator.Due(all)
 	for _, c := range corrections {
 		receipts = append(receipts, in.correct(c))

@@ -1,0 +1,139 @@
+package intake
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/correlate"
+)
+
+// cluster is some nodes that share a clock and hear each other at once.
+type cluster []*node
+
+// seat is a node's place in a cluster.
+type seat struct {
+	cluster *cluster
+	at      int
+	// deaf says that nobody hears it.
+	deaf bool
+}
+
+func (s *seat) Name() string { return fmt.Sprint("node", s.at) }
+
+func (s *seat) Tell(line []byte) {
+	for i, n := range *s.cluster {
+		if i == s.at || s.deaf {
+			continue
+		}
+		if r := n.in.Told(s.Name(), line); r != nil {
+			n.await(*r)
+		}
+	}
+}
+
+func newCluster(t *testing.T) cluster {
+	c := new(cluster)
+	for i := range 2 {
+		n := newNode(t, t.TempDir())
+		n.in.Peers = &seat{cluster: c, at: i}
+		*c = append(*c, n)
+	}
+	return *c
+}
+
+// post has a filter post its word on a message to a node.
+func (n *node) post(queueID string) {
+	n.t.Helper()
+	n.signal(policy.Signal{
+		Time: n.clock, Addr: client.Addr, Posted: true, QueueID: queueID, Mail: true,
+		Assessment: policy.Assessment{Class: policy.Spam, Confidence: policy.Certain, Source: policy.FromRspamd},
+	})
+}
+
+// pass lets more time pass at all nodes than anything waits.
+func (c cluster) pass() {
+	for range 8 {
+		for _, n := range c {
+			n.clock = n.clock.Add(correlate.Wait / 4)
+			n.conclude()
+		}
+	}
+}
+
+// TestAPostIsCountedWhereItsMessageWasHeard holds what two nodes count of a message that one of
+// them has heard, and of which the filter posted to the other one.
+func TestAPostIsCountedWhereItsMessageWasHeard(t *testing.T) {
+	const here, there = 0, 1
+	heard := func() *policy.Observation {
+		return &policy.Observation{Message: policy.Message{Time: start, Began: start, Session: "s1", QueueID: "Q1", Client: client, Mail: true}, Outcome: policy.Accepted}
+	}
+	log := func(n *node) {
+		n.signal(policy.Signal{Time: n.clock, Addr: client.Addr, QueueID: "Q1", Mail: true, Outcome: policy.Rejected,
+			Assessment: policy.Assessment{Class: policy.None, Source: policy.FromTempfail}})
+	}
+	for _, test := range []struct {
+		name  string
+		tell  func(c cluster)
+		spam  [2]float64
+		asked uint64
+	}{
+		{"observed before", func(c cluster) { c[there].observe(heard()); c[here].post("Q1") }, [2]float64{0, 1}, 1},
+		{"under way, the queue id known", func(c cluster) {
+			c[there].in.Correlator.Begin("s1", client, start)
+			c[there].in.Correlator.Queued("s1", "Q1")
+			c[here].post("Q1")
+			c[there].observe(heard())
+			c[there].in.Correlator.End("s1")
+		}, [2]float64{0, 1}, 1},
+		{"observed a second later", func(c cluster) {
+			c[here].post("Q1")
+			c[there].clock = c[there].clock.Add(time.Second)
+			c[there].observe(heard())
+		}, [2]float64{0, 1}, 1},
+		{"told by the log there, before", func(c cluster) { log(c[there]); c[here].post("Q1") }, [2]float64{0, 1}, 1},
+		{"told by the log there, after", func(c cluster) { c[here].post("Q1"); log(c[there]) }, [2]float64{0, 1}, 1},
+		{"heard here", func(c cluster) { c[here].observe(heard()); c[here].post("Q1") }, [2]float64{1, 0}, 0},
+		{"posted to both", func(c cluster) { c[here].post("Q1"); c[there].post("Q1") }, [2]float64{1, 0}, 1},
+		{"posted to both, the other first", func(c cluster) { c[there].post("Q1"); c[here].post("Q1") }, [2]float64{1, 0}, 1},
+		{"posted to both, heard there", func(c cluster) { c[here].post("Q1"); c[there].observe(heard()); c[there].post("Q1") }, [2]float64{0, 1}, 1},
+		{"posted twice", func(c cluster) { c[there].observe(heard()); c[here].post("Q1"); c[here].post("Q1") }, [2]float64{0, 1}, 2},
+		{"heard nowhere", func(c cluster) { c[here].post("Q1") }, [2]float64{1, 0}, 0},
+		{"the same queue id of another client's there", func(c cluster) {
+			o := heard()
+			o.Client.Addr = client.Addr.Next()
+			c[there].observe(o)
+			c[here].post("Q1")
+		}, [2]float64{1, 0}, 0},
+		{"nobody answers", func(c cluster) {
+			c[here].in.Peers.(*seat).deaf = true
+			c[there].observe(heard())
+			c[here].post("Q1")
+		}, [2]float64{1, 0}, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := newCluster(t)
+			test.tell(c)
+			c.pass()
+			for i, n := range c {
+				if got := n.learnt().Spam; got != test.spam[i] {
+					t.Errorf("node %d has %v of spam, want %v", i, got, test.spam[i])
+				}
+			}
+			if got := c[0].in.Stats.Elsewhere.Load() + c[1].in.Stats.Elsewhere.Load(); got != test.asked {
+				t.Errorf("%d posts were of messages heard elsewhere, want %d", got, test.asked)
+			}
+		})
+	}
+}
+
+// TestOtherVersionsOfPeers takes lines that this version does not write.
+func TestOtherVersionsOfPeers(t *testing.T) {
+	c := newCluster(t)
+	for _, line := range []string{"", "null", "{", "[]", `{"posted":null}`, `{"taken":{}}`, `{"posted":{}}`, `{"taken":{"queue_id":"","addr":"192.0.2.7"}}`, `{"later":1}`} {
+		if r := c[0].in.Told("node1", []byte(line)); r != nil {
+			t.Errorf("%q was taken for a verdict", line)
+		}
+	}
+}
