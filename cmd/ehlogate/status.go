@@ -47,11 +47,14 @@ func statusText(st api.Status, now time.Time) string {
 	row("running", "since %s (%s), version %s, node %s", st.Started.Format(minuteFormat), now.Sub(st.Started).Round(time.Second), st.Version, st.Node)
 	row("mode", "%s", modeText(st.Mode))
 	row("configuration", "%s", orNone(st.Config))
-	row("store", "%s: %s, %s%s", st.Store.Name, st.Store.State, plural(st.Store.Records, "record"), syncText(st.Store.Sync))
-	row("hosts", "%d good, %d unknown, %d suspect, %d bad", st.Tiers["good"], st.Tiers["unknown"], st.Tiers["suspect"], st.Tiers["bad"])
-	heard := func(name string, n api.Counts) {
-		row(name, "%s, %s: %d over TLS, %d spam, %d ham", plural(int(n.Sessions), "session"), plural(int(n.Messages), "message"), n.TLS, n.Spam, n.Ham)
+	if st.Store.Uncounted != "" {
+		row("store", "%s: %s", st.Store.Name, st.Store.State)
+		row("hosts", "not known now: %s", st.Store.Uncounted)
+	} else {
+		row("store", "%s: %s, %s%s", st.Store.Name, st.Store.State, plural(st.Store.Records, "record"), syncText(st.Store.Sync))
+		row("hosts", "%d good, %d unknown, %d suspect, %d bad", st.Tiers["good"], st.Tiers["unknown"], st.Tiers["suspect"], st.Tiers["bad"])
 	}
+	heard := func(name string, n api.Counts) { row(name, "%s", heardText(n)) }
 	heard("heard since the start", st.Heard.Counts)
 	// What came before a start of today is not known here: "today" would say the same, or less than
 	// it promises. A report has it.
@@ -93,6 +96,18 @@ func statusText(st api.Status, now time.Time) string {
 	}
 	w.Flush()
 	return b.String()
+}
+
+// heardText says what was heard, and of what the milter heard nothing.
+func heardText(n api.Counts) string {
+	what := plural(int(n.Sessions), "session") + ", " + plural(int(n.Messages), "message")
+	switch {
+	case n.Sessions == 0 && n.Told > 0:
+		what = plural(int(n.Messages), "message") + " by the log and posts, no session by the milter"
+	case n.Told > 0:
+		what += fmt.Sprintf(", %d of them by the log and posts alone", n.Told)
+	}
+	return fmt.Sprintf("%s: %d over TLS, %d spam, %d ham", what, n.TLS, n.Spam, n.Ham)
 }
 
 func modeText(m policy.Mode) string {

@@ -56,11 +56,22 @@ type Status struct {
 
 // Counts are counts of what was heard.
 type Counts struct {
+	// Sessions are those that the milter heard. Messages are those in them, and those of which only
+	// the MTA's log or a post told; Told are the latter.
 	Sessions uint64 `json:"sessions"`
 	Messages uint64 `json:"messages"`
+	Told     uint64 `json:"told"`
 	TLS      uint64 `json:"tls"`
 	Spam     uint64 `json:"spam"`
 	Ham      uint64 `json:"ham"`
+}
+
+// Less are counts less earlier ones.
+func (c Counts) Less(before Counts) Counts {
+	return Counts{
+		Sessions: c.Sessions - before.Sessions, Messages: c.Messages - before.Messages, Told: c.Told - before.Told,
+		TLS: c.TLS - before.TLS, Spam: c.Spam - before.Spam, Ham: c.Ham - before.Ham,
+	}
 }
 
 // HeardCounts are counts since the start, and of today.
@@ -100,6 +111,8 @@ type StoreStatus struct {
 	Name    string `json:"name"`
 	State   string `json:"state"`
 	Records int    `json:"records"`
+	// Uncounted is why Records, and the hosts by tier, are not known; empty where they are.
+	Uncounted string `json:"uncounted,omitempty"`
 	// Sync is store.sync as it is in force, empty for Redis.
 	Sync string `json:"sync,omitempty"`
 }
@@ -109,6 +122,7 @@ type tierCounts struct {
 	at      time.Time
 	tiers   map[string]int
 	records int
+	err     error
 }
 
 // countFor is how long a count is given again: it takes a walk through all records.
@@ -125,7 +139,7 @@ func (s *Server) count() tierCounts {
 	for _, t := range []reputation.Tier{reputation.Good, reputation.Unknown, reputation.Suspect, reputation.Bad} {
 		c.tiers[t.String()] = 0
 	}
-	s.Store.Each(func(r policy.Record) error {
+	c.err = s.Store.Each(func(r policy.Record) error {
 		c.records++
 		if s.host(r) {
 			c.tiers[r.Evidence.Tier.String()]++
@@ -143,6 +157,9 @@ const fewRecords = 10_000
 func (s *Server) Whole() Status {
 	st, c := s.Status(), s.count()
 	st.Tiers, st.Store.Records = c.tiers, c.records
+	if c.err != nil {
+		st.Store.Uncounted = c.err.Error()
+	}
 	st.Overrides, st.Exceptions = len(s.Store.Overrides()), len(s.exceptions())
 	return st
 }

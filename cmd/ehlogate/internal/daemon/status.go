@@ -52,9 +52,9 @@ func (d *Daemon) turn(ctx context.Context) {
 // counts are what was heard and answered since the start.
 func (d *Daemon) counts() (api.Counts, api.Answers) {
 	m, in, t := &d.milter.Stats, &d.intake.Stats, &d.tables.Stats
-	withheld := t.Withheld.Load()
+	withheld, told := t.Withheld.Load(), in.Told.Load()
 	return api.Counts{
-		Sessions: m.Sessions.Load(), Messages: m.Messages.Load(), TLS: m.TLSMessages.Load(), Spam: in.Spam.Load(), Ham: in.Ham.Load(),
+		Sessions: m.Sessions.Load(), Messages: m.Messages.Load() + told, Told: told, TLS: m.TLSMessages.Load() + in.ToldTLS.Load(), Spam: in.Spam.Load(), Ham: in.Ham.Load(),
 	}, api.Answers{Lookups: t.Offered.Load() + withheld, Withheld: withheld, Would: t.Would.Load()}
 }
 
@@ -96,10 +96,7 @@ func (d *Daemon) status() api.Status {
 	st.Heard.Counts, st.Withheld.Answers = heard, withheld
 	st.Cost = costOf(spent(), heard.Sessions, withheld.Withheld)
 	d.today.mu.Lock()
-	st.Heard.Today = api.Counts{
-		Sessions: heard.Sessions - d.today.heard.Sessions, Messages: heard.Messages - d.today.heard.Messages, TLS: heard.TLS - d.today.heard.TLS,
-		Spam: heard.Spam - d.today.heard.Spam, Ham: heard.Ham - d.today.heard.Ham,
-	}
+	st.Heard.Today = heard.Less(d.today.heard)
 	st.Withheld.Today = api.Answers{
 		Lookups: withheld.Lookups - d.today.withheld.Lookups, Withheld: withheld.Withheld - d.today.withheld.Withheld, Would: withheld.Would - d.today.withheld.Would,
 	}
@@ -136,7 +133,7 @@ func (d *Daemon) warnings() []string {
 	if d.keeper == nil {
 		all = append(all, "nothing is counted for reports: "+d.uncounted.Error())
 	} else if err := d.keeper.Fault(); err != nil {
-		all = append(all, "what is in the event log is not counted for reports now, and is later: "+err.Error())
+		all = append(all, "reports lag behind the event log, and catch up when this is over: "+err.Error())
 	}
 	all = append(all, d.uncountedYet()...)
 	if err := d.events.Fault(); err != nil {

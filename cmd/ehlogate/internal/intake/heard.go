@@ -32,6 +32,17 @@ func (in *Intake) countClient(o *policy.Observation) {
 	}
 }
 
+// countTold counts a message that no session brought.
+func (in *Intake) countTold(o *policy.Observation) {
+	if !o.Mail {
+		return
+	}
+	in.Stats.Told.Add(1)
+	if o.TLS != nil {
+		in.Stats.ToldTLS.Add(1)
+	}
+}
+
 // Heard counts what was heard since the start: messages, and verdicts of spam and of ham on them.
 type Heard struct {
 	Messages uint64 `json:"messages"`

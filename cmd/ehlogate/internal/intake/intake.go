@@ -52,6 +52,8 @@ type Stats struct {
 	// Messages counts observations of messages, Spam and Ham verdicts on messages: the first of
 	// each, and later ones of another class.
 	Messages, Spam, Ham atomic.Uint64
+	// Told counts messages of which only a log or a post told, ToldTLS those of them over TLS.
+	Told, ToldTLS atomic.Uint64
 	// Corrections counts later verdicts on messages, Orphaned signals about an unknown message that
 	// do not name its client.
 	Corrections, Orphaned atomic.Uint64
@@ -259,6 +261,7 @@ func (in *Intake) Conclude(all bool) (receipts []Receipt) {
 			in.Stats.Orphaned.Add(1)
 			continue
 		}
+		in.countTold(o)
 		var known policy.Known
 		o.Decision, known = in.Judge.Explain(o.Client.Addr)
 		o.Remember()

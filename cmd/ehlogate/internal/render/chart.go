@@ -189,8 +189,8 @@ func (t table) html(step int64, href func(string) string, caption string) templa
 		b.WriteString("</tr>")
 	}
 	b.WriteString("</tbody></table></div>")
-	if t.note != "" {
-		fmt.Fprintf(&b, "<p>%s</p>", html.EscapeString(t.note))
+	for _, note := range t.notes {
+		fmt.Fprintf(&b, "<p>%s</p>", html.EscapeString(note))
 	}
 	return template.HTML(b.String())
 }

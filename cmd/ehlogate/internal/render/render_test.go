@@ -3,6 +3,8 @@ package render
 import (
 	"bytes"
 	"encoding/csv"
+	"errors"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -35,13 +37,19 @@ func TestNumbersAreReadable(t *testing.T) {
 // reportOf is the report of a message from a domain.
 func reportOf(t *testing.T, domain string) *ledger.Report {
 	t.Helper()
+	return reportOfOne(t, domain, true)
+}
+
+// reportOfOne is the same, where a milter heard its session, or none did.
+func reportOfOne(t *testing.T, domain string, heard bool) *ledger.Report {
+	t.Helper()
 	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 	l, err := ledger.Open(ledger.Options{Now: func() time.Time { return noon }, Network: func(a netip.Addr) netip.Prefix { n, _ := a.Prefix(24); return n }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	l.Count(&ledger.Entry{
-		Time: noon, Addr: netip.MustParseAddr("192.0.2.7"), Message: true, Session: true, Verdict: policy.Verdict{Class: policy.Spam, Source: policy.FromHeader},
+		Time: noon, Addr: netip.MustParseAddr("192.0.2.7"), Message: true, Session: heard, Verdict: policy.Verdict{Class: policy.Spam, Source: policy.FromHeader},
 		Facts: policy.Facts{STARTTLS: policy.Withheld, FromDomain: domain, Tier: "bad", Outcome: policy.Accepted},
 	}, false)
 	b, err := l.Read(t.Context(), noon.Add(-4*time.Hour), noon.Add(time.Hour))
@@ -108,6 +116,45 @@ func TestLinesOfAMailAreNotTooLong(t *testing.T) {
 		// RFC 5322 section 2.1.1 has 78 for what people read.
 		if len(line) > 130 {
 			t.Errorf("a line of %d bytes: %s", len(line), line)
+		}
+	}
+}
+
+// TestWithoutAMilterNothingIsSaidOfSessions draws the report of a host whose MTA has no milters.
+func TestWithoutAMilterNothingIsSaidOfSessions(t *testing.T) {
+	r := reportOfOne(t, "sender.example", false)
+	var text, page bytes.Buffer
+	if err := errors.Join(Text(&text, r, "", 80, true), HTML(&page, r)); err != nil {
+		t.Fatal(err)
+	}
+	for name, drawn := range map[string]string{"text": text.String(), "page": page.String()} {
+		if !strings.Contains(drawn, "no milter heard") || strings.Contains(drawn, "0 session") || strings.Contains(drawn, "handshakes avoided") {
+			t.Errorf("the %s speaks of sessions:\n%s", name, drawn)
+		}
+	}
+}
+
+// TestAxesAreInWholeNumbers: a few messages are no fractions of one.
+func TestAxesAreInWholeNumbers(t *testing.T) {
+	for most := 1; most < 5000; most++ {
+		lines, top := axis(float64(most))
+		step := top / float64(lines)
+		if lines < 1 || lines > plotHeight || top < float64(most) || top >= float64(most)+step || step != math.Trunc(step) {
+			t.Errorf("an axis up to %d has %d lines and ends at %g", most, lines, top)
+		}
+	}
+}
+
+// TestColumnsThatAreLeftOutAreNamed draws a table that is too wide.
+func TestColumnsThatAreLeftOutAreNamed(t *testing.T) {
+	r := reportOf(t, "sender.example")
+	for width, want := range map[int]bool{0: false, 200: false, 60: true, 40: true} {
+		var b bytes.Buffer
+		if err := Text(&b, r, "domain", width, true); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(b.String(), "Left out, for the line is too short: spam share"); got != want {
+			t.Errorf("in %d columns:\n%s", width, b.String())
 		}
 	}
 }

@@ -17,9 +17,9 @@ import (
 // table is a table of a report. A cell has a number as it is counted, or text.
 type table struct {
 	title string
-	// note says what the table is of, where its title does not.
-	note string
-	head []column
+	// notes say what the table has, where its title and its head do not.
+	notes []string
+	head  []column
 	rows [][]any
 }
 
@@ -69,17 +69,28 @@ func Tables() []string {
 }
 
 var messageColumns = []column{
-	{"SPAM OVER TLS", "spam_tls"}, {"IN CLEAR", "spam_plain"}, {"HAM OVER TLS", "ham_tls"}, {"IN CLEAR", "ham_plain"}, {"NO VERDICT", "none"},
+	{"SPAM TLS", "spam_tls"}, {"SPAM CLEAR", "spam_plain"}, {"SPAM UNKNOWN", "spam_unknown"},
+	{"HAM TLS", "ham_tls"}, {"HAM CLEAR", "ham_plain"}, {"HAM UNKNOWN", "ham_unknown"}, {"NO VERDICT", "none"},
 }
 
+// lasting are the columns that stay where there is nothing in them.
+var lasting = []string{"SPAM TLS", "SPAM CLEAR", "HAM TLS", "HAM CLEAR"}
+
 func messageCells(m map[policy.Class]ledger.Transport) []any {
-	return []any{m[policy.Spam].TLS, m[policy.Spam].Plain, m[policy.Ham].TLS, m[policy.Ham].Plain, m[policy.None].Sum()}
+	spam, ham := m[policy.Spam], m[policy.Ham]
+	return []any{spam.TLS, spam.Plain, spam.Unknown, ham.TLS, ham.Plain, ham.Unknown, m[policy.None].Sum()}
 }
 
 // course is a report's course.
 func course(r *ledger.Report) table {
 	t := table{title: "Course, by " + stepName(r.StepSeconds), head: append([]column{{"TIME", "time"}}, messageColumns...)}
-	t.head = append(t.head, column{"SPAM IN TLS", "tls_that_is_spam"}, column{"WITHHELD", "starttls_withheld"}, column{"FAILED", "handshakes_failed"}, column{"LEFT", "left"})
+	t.head = append(t.head, column{"TLS THAT IS SPAM", "tls_that_is_spam"}, column{"WITHHELD", "starttls_withheld"}, column{"FAILED", "handshakes_failed"}, column{"LEFT", "left"})
+	if r.Handshakes.Left > 0 {
+		t.notes = append(t.notes, "LEFT are sessions that ended for want of STARTTLS.")
+	}
+	if r.Handshakes.Failed > 0 {
+		t.notes = append(t.notes, "FAILED are TLS handshakes.")
+	}
 	for _, p := range r.Series {
 		cells := append([]any{p.At}, messageCells(p.Messages)...)
 		t.rows = append(t.rows, append(cells, p.Shares.TLSThatIsSpam, p.STARTTLS[policy.Withheld], p.Handshakes.Failed, p.Handshakes.Left))
@@ -119,18 +130,18 @@ func named(title, name string, rows []ledger.Row) table {
 	for _, r := range rows {
 		cells := append([]any{r.Name}, messageCells(map[policy.Class]ledger.Transport{policy.Spam: r.Spam, policy.Ham: r.Ham, policy.None: r.None})...)
 		t.rows = append(t.rows, append(cells, ledger.Share(r.Spam.Sum(), r.Spam.Sum()+r.Ham.Sum()), r.Withheld, r.Failed, r.UnknownUsers, r.Contact))
-		if r.Missed > 0 {
-			t.note = "Figures are at least what is shown: there were more names than are tallied."
-		}
+	}
+	if slices.ContainsFunc(rows, func(r ledger.Row) bool { return r.Missed > 0 }) {
+		t.notes = append(t.notes, "Figures are at least what is shown: there were more names than are tallied.")
 	}
 	return t
 }
 
-// short leaves out the columns in which there is nothing.
+// short leaves out the columns in which there is nothing, but for those of lasting.
 func (t table) short() table {
 	keep := make([]bool, len(t.head))
 	for i := range t.head {
-		keep[i] = i == 0
+		keep[i] = i == 0 || slices.Contains(lasting, t.head[i].name)
 		for _, row := range t.rows {
 			switch v := row[i].(type) {
 			case int64:
@@ -144,7 +155,7 @@ func (t table) short() table {
 			}
 		}
 	}
-	less := table{title: t.title, note: t.note}
+	less := table{title: t.title, notes: t.notes}
 	pick := func(n int, take func(i int)) {
 		for i := range n {
 			if keep[i] {
@@ -159,6 +170,11 @@ func (t table) short() table {
 		less.rows = append(less.rows, cells)
 	}
 	return less
+}
+
+// has reports whether a table has a column.
+func (t table) has(name string) bool {
+	return slices.ContainsFunc(t.head, func(c column) bool { return c.name == name })
 }
 
 // without is a table less a column.

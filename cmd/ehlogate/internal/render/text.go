@@ -103,15 +103,37 @@ func (t *text) headline(r *ledger.Report) {
 	if unknown := m[policy.Spam].Unknown + m[policy.Ham].Unknown + m[policy.None].Unknown; unknown > 0 {
 		t.line("Of another %s nobody knows whether they came over TLS: no milter heard their sessions.", counted(unknown, "message"))
 	}
-	t.line("Spam is %s of what came over TLS, and %s of what came in the clear.", Percent(s.TLSThatIsSpam), Percent(s.PlainThatIsSpam))
-	t.line("%s of about %s: STARTTLS was offered in %s, withheld in %s (%s), and not asked for in %s.", counted(r.Sessions, "session"), counted(int64(r.Clients.All), "client")+wholeText(r),
-		Count(r.STARTTLS[policy.Offered]), Count(r.STARTTLS[policy.Withheld]), Percent(s.Withheld), Count(r.STARTTLS[policy.Unasked]))
-	t.line("%s; at most %s avoided, worth up to %s of processor time at %g ms each.", counted(h.Done, "TLS handshake"), Count(h.Avoided), duration(h.SavedSeconds), h.CostMilliseconds)
-	t.line("%s failed; %s for want of STARTTLS.", counted(h.Failed, "handshake"), counted(h.Left, "session left", "sessions left"))
+	t.line("%s.", spamText(s))
+	clients := "about " + counted(int64(r.Clients.All), "client") + wholeText(r)
+	if r.Sessions == 0 {
+		t.line("These are messages of %s, by the MTA's log and what was posted: no milter heard the sessions,", clients)
+		t.line("so nothing is known of how often STARTTLS was offered or withheld, and what that saved.")
+		if h.Failed > 0 {
+			t.line("%s failed.", counted(h.Failed, "handshake"))
+		}
+	} else {
+		t.line("%s of %s: STARTTLS was offered in %s, withheld in %s (%s), and not asked for in %s.", counted(r.Sessions, "session"), clients,
+			Count(r.STARTTLS[policy.Offered]), Count(r.STARTTLS[policy.Withheld]), Percent(s.Withheld), Count(r.STARTTLS[policy.Unasked]))
+		t.line("%s; at most %s avoided, worth up to %s of processor time at %g ms each.", counted(h.Done, "TLS handshake"), Count(h.Avoided), duration(h.SavedSeconds), h.CostMilliseconds)
+		t.line("%s failed; %s for want of STARTTLS.", counted(h.Failed, "handshake"), counted(h.Left, "session left", "sessions left"))
+	}
 	if r.Own != (ledger.OwnCounts{}) {
 		t.line("Beside these, %s of own users.", counted(r.Own.Messages, "message"))
 	}
 	t.line("")
+}
+
+// spamText says how much of what came over TLS, and in the clear, is spam, as far as anything came.
+func spamText(s ledger.Shares) string {
+	switch {
+	case s.TLSThatIsSpam == nil && s.PlainThatIsSpam == nil:
+		return "Nothing had a verdict, over TLS or in the clear"
+	case s.TLSThatIsSpam == nil:
+		return "Nothing with a verdict came over TLS; spam is " + Percent(s.PlainThatIsSpam) + " of what came in the clear"
+	case s.PlainThatIsSpam == nil:
+		return "Spam is " + Percent(s.TLSThatIsSpam) + " of what came over TLS; nothing with a verdict came in the clear"
+	}
+	return "Spam is " + Percent(s.TLSThatIsSpam) + " of what came over TLS, and " + Percent(s.PlainThatIsSpam) + " of what came in the clear"
 }
 
 // wholeText says of which time the clients are, where that is another one.
@@ -175,13 +197,25 @@ func (t *text) plot(r *ledger.Report) {
 		return
 	}
 	width := max(20, t.width-plotMargin)
+	lines, top := axis(most)
 	for _, curve := range []struct {
 		what   string
 		values []float64
 	}{{"Spam over TLS", tls}, {"Spam in the clear", plain}} {
 		t.line("%s, messages by %s, from %s to %s", curve.what, stepName(r.StepSeconds), timeText(r.Series[0].At, r.StepSeconds), timeText(r.Series[len(r.Series)-1].At, r.StepSeconds))
-		t.line("%s", asciigraph.Plot(curve.values, asciigraph.Height(plotHeight), asciigraph.Width(width), asciigraph.LowerBound(0), asciigraph.UpperBound(most), asciigraph.Precision(0)))
+		t.line("%s", asciigraph.Plot(curve.values, asciigraph.Height(lines), asciigraph.Width(width), asciigraph.LowerBound(0), asciigraph.UpperBound(top), asciigraph.Precision(0)))
 		t.line("")
+	}
+}
+
+// axis is how many lines an axis up to a count has, all of them at whole numbers, and where it ends.
+func axis(most float64) (lines int, top float64) {
+	for step := 1.0; ; step *= 10 {
+		for _, s := range []float64{step, 2 * step, 5 * step} {
+			if n := math.Ceil(most / s); n <= plotHeight {
+				return int(n), n * s
+			}
+		}
 	}
 }
 
@@ -247,7 +281,7 @@ func losses(title, name string, rows []ledger.Row) table {
 
 // expendable are the columns that go first where a table is too wide, and mostCell is how long a
 // cell may be.
-var expendable = []string{"NO VERDICT", "SPAM SHARE", "WITHHELD", "LEFT", "SPAM IN TLS", "UNKNOWN USERS", "FAILED"}
+var expendable = []string{"NO VERDICT", "SPAM SHARE", "WITHHELD", "LEFT", "TLS THAT IS SPAM", "UNKNOWN USERS", "FAILED"}
 
 const mostCell = 44
 
@@ -260,11 +294,14 @@ func clipped(s string) string {
 
 // table writes a table: names to the left, numbers to the right.
 func (t *text) table(tab table) {
+	var dropped []string
 	for _, name := range expendable {
 		if t.width == 0 || tab.widest(t.step) <= t.width {
 			break
 		}
-		tab = tab.without(name)
+		if tab.has(name) {
+			tab, dropped = tab.without(name), append(dropped, strings.ToLower(name))
+		}
 	}
 	if tab.title != "" {
 		t.line("%s", tab.title)
@@ -304,8 +341,11 @@ func (t *text) table(tab table) {
 	if len(tab.rows) == 0 {
 		t.line("(none)")
 	}
-	if tab.note != "" {
-		t.line("%s", tab.note)
+	for _, note := range tab.notes {
+		t.line("%s", note)
+	}
+	if len(dropped) > 0 {
+		t.line("Left out, for the line is too short: %s.", strings.Join(dropped, ", "))
 	}
 	t.line("")
 }
