@@ -43,7 +43,7 @@ func TestExamples(t *testing.T) {
 func ownDaemon(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Setenv("EHLOGATE_HTTP_LISTEN", "unix:"+ts.MkAbs("api.sock"))
 	ts.Setenv("EHLOGATE_VERDICT_LOCAL_FEED", "true")
-	cmd := exec.Command("/bin/sh", "-c", "exec ehlogate serve --policy.mode protect --config ehlogate.toml")
+	cmd := exec.Command("/bin/sh", "-c", "exec ehlogate serve --policy.mode protect --log.node mx1 --config ehlogate.toml")
 	cmd.Dir = ts.Getenv("WORK")
 	ts.Check(os.WriteFile(filepath.Join(cmd.Dir, "ehlogate.toml"), nil, 0o644))
 	for _, name := range []string{"PATH", "STATE_DIRECTORY", "EHLOGATE_MILTER_LISTEN", "EHLOGATE_TABLE_SOCKETMAP", "EHLOGATE_TABLE_MEMCACHE", "EHLOGATE_HTTP_LISTEN", "EHLOGATE_VERDICT_LOCAL_FEED"} {

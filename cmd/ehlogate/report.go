@@ -42,6 +42,7 @@ func reportCommand() *cli.Command {
 			&cli.StringFlag{Name: "by", Usage: "one table only, `WHAT` it is by: " + strings.Join(render.Tables(), ", ")},
 			&cli.IntFlag{Name: "top", Usage: "`NUMBER` of networks, domains and so on that are named", Value: 10},
 			&cli.StringFlag{Name: "measure", Usage: "`WHAT` they are ordered by: " + strings.Join(measures(), ", "), Value: "spam"},
+			&cli.StringFlag{Name: "node", Usage: "only what the node called `NAME` has counted, log.node in its configuration"},
 			&cli.BoolFlag{Name: "require-tls", Usage: "tell what ham would be lost if TLS, or TLS 1.2, were required"},
 			&cli.BoolFlag{Name: "csv", Usage: "print the table as CSV (RFC 4180)"},
 			&cli.StringFlag{Name: "html", Usage: "write a page with charts to `FILE`; - is standard output"},
@@ -146,7 +147,7 @@ func writePage(c *cli.Context, r *ledger.Report) error {
 // reportingOf reads what a report is asked for.
 func reportingOf(c *cli.Context) (q api.Reporting, err error) {
 	now := time.Now()
-	q = api.Reporting{Until: now, Top: c.Int("top"), Measure: c.String("measure")}
+	q = api.Reporting{Until: now, Top: c.Int("top"), Measure: c.String("measure"), Node: c.String("node")}
 	if q.Top < 0 || q.Top > api.MostRows {
 		return q, misuseOf("--top: %d is out of range; want 0 to %d", q.Top, api.MostRows)
 	}
@@ -309,7 +310,7 @@ func countFile(c *cli.Context, l *ledger.Ledger, name string, q api.Reporting) e
 		return cut{fmt.Errorf("%s: %w; what comes after is not counted", name, err)}
 	}
 	if counted.outside > 0 && counted.outside == counted.lines-counted.none {
-		fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s: all %d events are of another time than is asked for\n", name, counted.outside)
+		fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s: all %d events are of another time%s than is asked for\n", name, counted.outside, orNode(q))
 	}
 	if counted.none > 0 && counted.none == counted.lines {
 		return misuseOf("%s is no event log: line %d: %w", name, counted.first, counted.why)
@@ -320,8 +321,16 @@ func countFile(c *cli.Context, l *ledger.Ledger, name string, q api.Reporting) e
 	return nil
 }
 
+// orNode says of what else events may be, where a node is asked for.
+func orNode(q api.Reporting) string {
+	if q.Node == "" {
+		return ""
+	}
+	return " or node"
+}
+
 // tallied is what was found in an event log: so many lines, those that are no events, and those
-// that are events of another time.
+// that are events of another time, or node.
 type tallied struct {
 	lines, none, outside, first int
 	// why is what is wrong with the first.
@@ -339,7 +348,7 @@ func countEvents(ctx context.Context, l *ledger.Ledger, in io.Reader, q api.Repo
 			}
 			continue
 		}
-		if at := line.Event.Happened(); !at.Before(q.Since) && at.Before(q.Until) {
+		if at := line.Event.Happened(); !at.Before(q.Since) && at.Before(q.Until) && (q.Node == "" || line.Event.Node == q.Node) {
 			account.Count(l, &line.Event)
 		} else {
 			t.outside++

@@ -265,6 +265,14 @@ func TestTheReportEqualsWhatWasSent(t *testing.T) {
 	for _, x := range r.nodes {
 		r.await(x, both)
 	}
+	t.Run("of one node", func(t *testing.T) {
+		for _, x := range r.nodes {
+			r.await(x, sent(1), "--node", "mx2")
+		}
+		if out, status := r.nodes[0].daemon.Command("report", "--node", "mx3"); status == 0 || !strings.Contains(out, `no node is called "mx3"; there are mx1, mx2`) {
+			t.Errorf("of a node that there is not: %d: %s", status, out)
+		}
+	})
 	t.Run("after kill -9", func(t *testing.T) {
 		for _, x := range r.nodes {
 			x.daemon.Kill()

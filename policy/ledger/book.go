@@ -2,9 +2,11 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -30,19 +32,60 @@ type Book struct {
 
 // Read reads what was counted from a time on, rounded down to a slot, until another.
 func (l *Ledger) Read(ctx context.Context, since, until time.Time) (*Book, error) {
+	return l.read(ctx, since, until, nil)
+}
+
+// ErrNoNode says that a node has never published.
+var ErrNoNode = errors.New("no node is called")
+
+// ReadNode is Read for what the nodes of a name have counted: one, unless hosts are called alike.
+func (l *Ledger) ReadNode(ctx context.Context, since, until time.Time, name string) (*Book, error) {
+	all, err := l.nodes(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("ledger: %w", err)
+	}
+	w, names := whose{}, []string{l.opt.Node}
+	if l.opt.Node == name {
+		w[l.id] = struct{}{}
+	}
+	for id, n := range all {
+		if id == l.id {
+			continue
+		}
+		names = append(names, n.Name)
+		if n.Name == name {
+			w[id] = struct{}{}
+		}
+	}
+	if len(w) == 0 {
+		slices.Sort(names)
+		return nil, fmt.Errorf("%w %q; there are %s", ErrNoNode, name, strings.Join(slices.Compact(names), ", "))
+	}
+	return l.read(ctx, since, until, w)
+}
+
+// whose are the ids of the nodes whose counts are wanted; nil are all.
+type whose map[string]struct{}
+
+func (w whose) has(id string) bool {
+	_, ok := w[id]
+	return ok || w == nil
+}
+
+func (l *Ledger) read(ctx context.Context, since, until time.Time, w whose) (*Book, error) {
 	b := &Book{Width: Coarse, Until: until.UTC(), Tallies: map[Kind]*Tally{}}
 	if l.opt.Path != "" && l.opt.Now().Sub(since) < keepFine-time.Duration(Daily) {
 		b.Width = Fine
 	}
 	b.Since = b.Width.start(since)
 	var err error
-	if b.Slots, err = l.slotsOf(ctx, b.Width, b.Since, until); err != nil {
+	if b.Slots, err = l.slotsOf(ctx, b.Width, b.Since, until, w); err != nil {
 		return nil, err
 	}
 	width := b.setWidth()
 	for _, kind := range Kinds {
 		t := NewTally()
-		err := l.each(ctx, leafKey{what: leafTally, width: width, kind: kind}, width.start(since), until, func(_ int64, enc []byte) error {
+		err := l.each(ctx, leafKey{what: leafTally, width: width, kind: kind}, width.start(since), until, w, func(_ int64, enc []byte) error {
 			return t.decode(enc)
 		})
 		if err != nil {
@@ -50,7 +93,7 @@ func (l *Ledger) Read(ctx context.Context, since, until time.Time) (*Book, error
 		}
 		b.Tallies[kind] = t
 	}
-	return b, l.readClients(ctx, b)
+	return b, l.readClients(ctx, b, w)
 }
 
 // seasons is how much of the past says what is usual.
@@ -60,18 +103,18 @@ const seasons = 8 * 7 * 24 * time.Hour
 // and hours before that.
 func (l *Ledger) Course(ctx context.Context, until time.Time) ([]Slot, error) {
 	border := Daily.start(until.Add(-keepFine + 24*time.Hour))
-	hours, err := l.slotsOf(ctx, Coarse, until.Add(-seasons), border)
+	hours, err := l.slotsOf(ctx, Coarse, until.Add(-seasons), border, nil)
 	if err != nil {
 		return nil, err
 	}
-	fine, err := l.slotsOf(ctx, Fine, border, until)
+	fine, err := l.slotsOf(ctx, Fine, border, until, nil)
 	return append(hours, fine...), err
 }
 
 // slotsOf are the counts of a width in a time, in their order.
-func (l *Ledger) slotsOf(ctx context.Context, w Width, since, until time.Time) (all []Slot, err error) {
+func (l *Ledger) slotsOf(ctx context.Context, width Width, since, until time.Time, w whose) (all []Slot, err error) {
 	slots := map[int64]*Counts{}
-	err = l.each(ctx, leafKey{what: leafCounts, width: w}, since, until, func(at int64, enc []byte) error {
+	err = l.each(ctx, leafKey{what: leafCounts, width: width}, since, until, w, func(at int64, enc []byte) error {
 		if slots[at] == nil {
 			slots[at] = new(Counts)
 		}
@@ -83,10 +126,10 @@ func (l *Ledger) slotsOf(ctx context.Context, w Width, since, until time.Time) (
 	return all, err
 }
 
-func (l *Ledger) readClients(ctx context.Context, b *Book) error {
+func (l *Ledger) readClients(ctx context.Context, b *Book, w whose) error {
 	width := b.setWidth()
 	all := newClients()
-	err := l.each(ctx, leafKey{what: leafClients, width: width}, width.start(b.Since), b.Until, func(_ int64, enc []byte) error {
+	err := l.each(ctx, leafKey{what: leafClients, width: width}, width.start(b.Since), b.Until, w, func(_ int64, enc []byte) error {
 		return all.decode(enc)
 	})
 	b.Clients, b.TLSClients, b.SpamClients = all[allClients].Estimate(), all[tlsClients].Estimate(), all[spamClients].Estimate()
@@ -106,7 +149,20 @@ func (b *Book) setWidth() Width {
 
 // each shows the leaves of a kind that lie in a time: those of this node as they are in memory,
 // else as they were written, and those of the others as they have published them.
-func (l *Ledger) each(ctx context.Context, k leafKey, since, until time.Time, show func(at int64, b []byte) error) error {
+func (l *Ledger) each(ctx context.Context, k leafKey, since, until time.Time, w whose, show func(at int64, b []byte) error) error {
+	if w.has(l.id) {
+		if err := l.eachOwn(k, since, until, show); err != nil {
+			return fmt.Errorf("ledger: %w", err)
+		}
+	}
+	if err := l.eachPublished(ctx, k, since, until, w, show); err != nil {
+		return fmt.Errorf("ledger: counts of other nodes: %w", err)
+	}
+	return nil
+}
+
+// eachOwn shows those of this node.
+func (l *Ledger) eachOwn(k leafKey, since, until time.Time, show func(at int64, b []byte) error) error {
 	l.mu.Lock()
 	err := l.forget()
 	var fresh map[int64][]byte
@@ -115,26 +171,19 @@ func (l *Ledger) each(ctx context.Context, k leafKey, since, until time.Time, sh
 	}
 	l.mu.Unlock()
 	if err != nil {
-		return fmt.Errorf("ledger: %w", err)
+		return err
 	}
 	for at, b := range fresh {
 		if err := show(at, b); err != nil {
-			return fmt.Errorf("ledger: %w", err)
+			return err
 		}
 	}
-	err = l.eachWritten(k, since, until, func(at int64, b []byte) error {
+	return l.eachWritten(k, since, until, func(at int64, b []byte) error {
 		if _, ok := fresh[at]; ok {
 			return nil
 		}
 		return show(at, b)
 	})
-	if err != nil {
-		return fmt.Errorf("ledger: %w", err)
-	}
-	if err := l.eachPublished(ctx, k, since, until, show); err != nil {
-		return fmt.Errorf("ledger: counts of other nodes: %w", err)
-	}
-	return nil
 }
 
 // inMemory are the leaves of a kind that are in memory. The lock is held.

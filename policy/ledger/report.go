@@ -164,6 +164,8 @@ type View struct {
 	Measure func(*Named) int64
 	// HandshakeCost is the processor time of a handshake.
 	HandshakeCost time.Duration
+	// Node is the node whose counts are wanted, empty for all.
+	Node string
 }
 
 // Measures are what clients, networks and domains can be ordered by.

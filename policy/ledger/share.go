@@ -120,7 +120,7 @@ func (l *Ledger) unshareAll() error {
 }
 
 // eachPublished shows the leaves of a kind that other nodes have published.
-func (l *Ledger) eachPublished(ctx context.Context, k leafKey, since, until time.Time, show func(at int64, b []byte) error) error {
+func (l *Ledger) eachPublished(ctx context.Context, k leafKey, since, until time.Time, w whose, show func(at int64, b []byte) error) error {
 	if l.opt.Shelf == nil {
 		return nil
 	}
@@ -140,7 +140,7 @@ func (l *Ledger) eachPublished(ctx context.Context, k leafKey, since, until time
 		for field, b := range fields {
 			slot, node, ok := strings.Cut(field, "/")
 			var at int64
-			if _, err := fmt.Sscan(slot, &at); !ok || err != nil || node == l.id || at < since.Unix() || at >= until.Unix() {
+			if _, err := fmt.Sscan(slot, &at); !ok || err != nil || node == l.id || !w.has(node) || at < since.Unix() || at >= until.Unix() {
 				continue
 			}
 			if err := show(at, b); err != nil {

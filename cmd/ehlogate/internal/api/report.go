@@ -20,6 +20,8 @@ type Reporting struct {
 	Step    time.Duration
 	Top     int
 	Measure string
+	// Node is the node whose counts are wanted, empty for all.
+	Node string
 }
 
 // The most that a report has.
@@ -32,7 +34,7 @@ const (
 func (q *Reporting) query() string {
 	return url.Values{
 		"since": {q.Since.UTC().Format(time.RFC3339)}, "until": {q.Until.UTC().Format(time.RFC3339Nano)}, "step": {strconv.Itoa(int(q.Step.Seconds()))},
-		"top": {strconv.Itoa(q.Top)}, "measure": {q.Measure},
+		"top": {strconv.Itoa(q.Top)}, "measure": {q.Measure}, "node": {q.Node},
 	}.Encode()
 }
 
@@ -45,7 +47,7 @@ func parseReporting(form url.Values) (q Reporting, err error) {
 		// Nothing is kept so long.
 		since = oldest.Truncate(time.Hour)
 	}
-	q = Reporting{Since: since, Until: until, Step: time.Duration(step) * time.Second, Top: top, Measure: form.Get("measure")}
+	q = Reporting{Since: since, Until: until, Step: time.Duration(step) * time.Second, Top: top, Measure: form.Get("measure"), Node: form.Get("node")}
 	switch {
 	case noSince != nil || noUntil != nil:
 		return q, errors.New("since, until: want times in RFC 3339")
@@ -69,7 +71,11 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, err)
 		return
 	}
-	report, err := s.Report(r.Context(), q.Since, q.Until, ledger.View{Step: q.Step, Location: time.Local, Top: q.Top, Measure: ledger.Measures[q.Measure]})
+	report, err := s.Report(r.Context(), q.Since, q.Until, ledger.View{Step: q.Step, Location: time.Local, Top: q.Top, Measure: ledger.Measures[q.Measure], Node: q.Node})
+	if errors.Is(err, ledger.ErrNoNode) {
+		refuse(w, http.StatusBadRequest, err)
+		return
+	}
 	if err != nil {
 		refuse(w, http.StatusServiceUnavailable, fmt.Errorf("there is no report: %w", err))
 		return

@@ -73,12 +73,23 @@ func (d *Daemon) report(ctx context.Context, since, until time.Time, v ledger.Vi
 		return nil, d.uncounted
 	}
 	v.HandshakeCost = d.cfg.Load().Report.Handshake
-	book, err := d.keeper.Ledger.Read(ctx, since, until)
+	read := d.keeper.Ledger.Read
+	if v.Node != "" {
+		read = func(ctx context.Context, since, until time.Time) (*ledger.Book, error) {
+			return d.keeper.Ledger.ReadNode(ctx, since, until, v.Node)
+		}
+	}
+	book, err := read(ctx, since, until)
 	if err != nil {
 		return nil, err
 	}
 	r := book.Report(v)
 	r.WriteTo(d.contactsOf().Of)
+	if v.Node != "" {
+		// A wave is one of the whole cluster.
+		r.Nodes = []ledger.Node{{Name: v.Node, Time: d.clock.Now()}}
+		return r, nil
+	}
 	r.Waves = ledger.WavesIn(d.keeper.Alarms.Waves(), since, until)
 	r.Nodes, err = d.keeper.Ledger.Nodes(ctx)
 	// What is not in the event log is not counted either.

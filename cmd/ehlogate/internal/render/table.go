@@ -20,7 +20,7 @@ type table struct {
 	// notes say what the table has, where its title and its head do not.
 	notes []string
 	head  []column
-	rows [][]any
+	rows  [][]any
 }
 
 // column is a column of a table: its name for people, and the one in CSV.

@@ -61,8 +61,11 @@ func zone(r *ledger.Report) *time.Location {
 }
 
 func nodesText(nodes []ledger.Node) string {
-	if len(nodes) < 2 {
+	switch len(nodes) {
+	case 0:
 		return ""
+	case 1:
+		return ", node " + nodes[0].Name
 	}
 	var names []string
 	for _, n := range nodes {
