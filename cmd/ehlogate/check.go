@@ -287,7 +287,7 @@ func storeFindings(ctx context.Context, cfg *config.Config, running bool, st *ap
 	case cfg.Store.Redis != nil:
 		redis.LogLibrary(slog.New(slog.DiscardHandler))
 		for _, f := range redis.Inspect(ctx, server.RedisOptions(cfg, nil)) {
-			found = append(found, postfix.Finding{OK: f.OK, What: f.What, Fix: f.Fix})
+			found = append(found, postfix.Finding{OK: f.OK, Note: f.Note, What: f.What, Fix: f.Fix})
 		}
 	case running:
 		where := cfg.Store.Dir
@@ -297,15 +297,16 @@ func storeFindings(ctx context.Context, cfg *config.Config, running bool, st *ap
 		}
 		found = append(found, postfix.Finding{OK: true, What: "the daemon holds its store: " + where})
 	default:
-		f := postfix.Finding{OK: true, What: "the store in " + cfg.Store.Dir + " is sound"}
-		if _, err := os.Stat(filepath.Join(cfg.Store.Dir, store.FileName)); errors.Is(err, os.ErrNotExist) {
-			f.What = "there is no store yet in " + cfg.Store.Dir
+		dir := storeDir(cfg)
+		f := postfix.Finding{OK: true, What: "the store in " + dir + " is sound"}
+		if !exists(filepath.Join(dir, store.FileName)) {
+			f.What = "there is no store yet in " + dir
 		}
-		if err := store.Verify(cfg.Store.Dir, cfg.Policy.Layout); err != nil {
+		if err := store.Verify(dir, cfg.Policy.Layout); err != nil {
 			f = postfix.Finding{What: "the store cannot be opened", Fix: err.Error()}
 			switch {
 			case errors.Is(err, store.ErrInUse):
-				f = postfix.Finding{What: "a process has the store in " + cfg.Store.Dir + " open: the daemon runs, and this command does not reach it", Fix: "where it hangs, or the socket of http.listen was removed, restart it; else name its http.listen with --api"}
+				f = postfix.Finding{What: "a process has the store in " + dir + " open: the daemon runs, and this command does not reach it", Fix: "where it hangs, or the socket of http.listen was removed, restart it; else name its http.listen with --api"}
 			case errors.Is(err, store.ErrDamaged):
 				f = postfix.Finding{What: err.Error(), Fix: "restore a copy, or start the daemon: it keeps what can be read, and moves the file aside"}
 			}
@@ -313,6 +314,20 @@ func storeFindings(ctx context.Context, cfg *config.Config, running bool, st *ap
 		found = append(found, f)
 	}
 	return found
+}
+
+// storeDir is where the daemon's store is: a shell has no STATE_DIRECTORY, which the unit's daemon
+// has.
+func storeDir(cfg *config.Config) string {
+	if unit := filepath.Dir(unitToken); filepath.Base(cfg.Store.Dir) == config.DefaultDir && !exists(cfg.Store.Dir) && exists(filepath.Join(unit, store.FileName)) {
+		return unit
+	}
+	return cfg.Store.Dir
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // errWanting makes the exit status 1 without another word.

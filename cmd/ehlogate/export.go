@@ -47,6 +47,11 @@ func export(c *cli.Context) error {
 	} else if !slices.Contains(api.Formats, format) {
 		return misuseOf("--format: %q is not allowed; want cidr, texthash, lmdb, cdb, hash or list", format)
 	}
+	if text != format {
+		if err := knowsTable(c.Context, c.String("postfix-config"), format); err != nil {
+			return err
+		}
+	}
 	daemon, err := client(c)
 	if err != nil {
 		return err
@@ -61,10 +66,32 @@ func export(c *cli.Context) error {
 	if err := regular.Replace(file, lines.Bytes(), 0o644); err != nil {
 		return err
 	}
+	for line := range strings.Lines(lines.String()) {
+		// What the format cannot say, the file says in a comment, which few will read there.
+		if note, ok := strings.CutPrefix(line, "# "); ok {
+			fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s: %s", file, note)
+		}
+	}
 	if text == format {
 		return nil
 	}
 	return postmap(c.Context, c.String("postfix-config"), format, file)
+}
+
+// knowsTable says what is missing where Postfix cannot make a kind of table.
+func knowsTable(ctx context.Context, dir, format string) error {
+	args := []string{"-m"}
+	if dir != "" {
+		args = []string{"-c", dir, "-m"}
+	}
+	kinds, err := exec.CommandContext(ctx, "postconf", args...).Output()
+	switch {
+	case err != nil:
+		return misuseOf("--format %s is made by postmap(1): postconf -m: %w", format, err)
+	case !slices.Contains(strings.Fields(string(kinds)), format):
+		return misuseOf("--format %s: Postfix here has no such tables (postconf -m); on Debian, install postfix-%s", format, format)
+	}
+	return nil
 }
 
 // postmap makes an indexed table of a file, with the main.cf of a directory, or the host's own.

@@ -35,12 +35,12 @@ func lookup(c *cli.Context) error {
 	var unresolved error
 	for _, arg := range c.Args().Slice() {
 		some, err := addressesOf(c.Context, arg)
-		if errors.As(err, new(misused)) {
-			return err
-		}
-		// A name that cannot be resolved keeps nobody from the others.
+		// What is no address, or has none, keeps nobody from the others.
 		unresolved = errors.Join(unresolved, err)
 		addrs = append(addrs, some...)
+	}
+	if len(addrs) == 0 {
+		return unresolved
 	}
 	daemon, err := client(c)
 	if err != nil {

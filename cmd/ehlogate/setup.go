@@ -31,7 +31,7 @@ func setupCommand() *cli.Command {
 			Flags: []cli.Flag{
 				postfixFlag,
 				&cli.BoolFlag{Name: "apply", Usage: "write the files and change main.cf and master.cf; what then does not work is taken back at once"},
-				&cli.BoolFlag{Name: "dry-run", Usage: "print what --apply would change, as a diff"},
+				&cli.BoolFlag{Name: "dry-run", Usage: "print what --apply would change, or --undo, as a diff"},
 				&cli.BoolFlag{Name: "undo", Usage: "take back what --apply did"},
 				&cli.BoolFlag{Name: "no-tls", Usage: "print the line that offers STARTTLS to no stranger at all, without ehlogate, and what that costs"},
 				&cli.BoolFlag{Name: "no-reload", Usage: "do not reload a Postfix that runs"},
@@ -86,7 +86,7 @@ func printLines(c *cli.Context, lines func(*config.Config) (string, error)) erro
 func setupPostfix(c *cli.Context) error {
 	var asked []string
 	for _, f := range []string{"apply", "dry-run", "undo", "no-tls"} {
-		if c.Bool(f) {
+		if c.Bool(f) && !(f == "dry-run" && c.Bool("undo")) {
 			asked = append(asked, "--"+f)
 		}
 	}
@@ -123,6 +123,9 @@ func setupPostfix(c *cli.Context) error {
 	case c.Bool("apply") && p.Applied():
 		return postfix.ErrApplied
 	case errors.Is(err, postfix.ErrConnected) && !c.Bool("apply"):
+		if c.IsSet("mode") || c.Bool("socketmap") {
+			return misuseOf("it is connected already, and --mode and --socketmap change nothing there: set policy.mode in the daemon's configuration and run ehlogate reload; for another table, run setup postfix --undo first")
+		}
 		_, err = fmt.Fprintln(c.App.Writer, "nothing to do: it is connected already; ehlogate check says how it stands")
 		return err
 	case err != nil:
@@ -177,6 +180,9 @@ func undoPostfix(c *cli.Context, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
+	if c.Bool("dry-run") {
+		return showUndo(c, p)
+	}
 	if err := reloadable(c, p); err != nil {
 		return err
 	}
@@ -184,11 +190,8 @@ func undoPostfix(c *cli.Context, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	for _, what := range left {
-		fmt.Fprintf(c.App.Writer, "left: %s\n", what)
-	}
-	if len(left) > 0 {
-		return errors.New("not all could be taken back; change what is left by hand, and run this again")
+	if err := sayLeft(c, left, "not all could be taken back; change what is left by hand, and run this again"); err != nil {
+		return err
 	}
 	for _, path := range p.MovedAside {
 		fmt.Fprintf(c.App.Writer, "kept as %s, since it was changed\n", path)
@@ -202,6 +205,29 @@ func undoPostfix(c *cli.Context, cfg *config.Config) error {
 	}
 	_, err = fmt.Fprintf(c.App.Writer, "taken back in %s; run postfix reload now if Postfix runs: until then it may defer mail\n", p.Dir)
 	return err
+}
+
+// showUndo prints what an undo would change.
+func showUndo(c *cli.Context, p *postfix.Postfix) error {
+	text, left, err := p.UndoDiff()
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprint(c.App.Writer, text); err != nil {
+		return err
+	}
+	return sayLeft(c, left, "not all could be taken back")
+}
+
+// sayLeft says what an undo leaves, and that this is an error.
+func sayLeft(c *cli.Context, left []string, fault string) error {
+	for _, what := range left {
+		fmt.Fprintf(c.App.Writer, "left: %s\n", what)
+	}
+	if len(left) > 0 {
+		return errors.New(fault)
+	}
+	return nil
 }
 
 // printNext puts what was applied in force, as far as that can be done, and says how to go on.

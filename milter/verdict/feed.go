@@ -68,7 +68,8 @@ func Feed(body []byte, now time.Time) (s policy.Signal, err error) {
 	if v.Score != nil {
 		a.Score = float64(*v.Score)
 	}
-	if v.Score != nil && strings.ToLower(v.Action) != "reject" {
+	// Exim says "reject" of all that SpamAssassin calls spam; a limit says how far that is sure.
+	if v.Score != nil && (strings.ToLower(v.Action) != "reject" || v.Limit > 0) {
 		a = grade(a, float64(v.Limit))
 	}
 	a.Source, a.Reason = policy.FromFeed, Clip(oneLine(v.Reason))

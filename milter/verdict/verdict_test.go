@@ -218,6 +218,8 @@ func TestFeeds(t *testing.T) {
 		{"another program", `{"ip":"192.0.2.7","qid":"4XyZ","class":"spam","score":"12.3","limit":10,"reason":"BAYES_99"}`, feed, policy.Spam, 12.3, 0.615, ""},
 		{"Exim's rspamd", `{"ip":"192.0.2.7","action":"add header","score":"7.5","qid":"1abcDE-0001","tls":"TLS1.3"}`, feed, policy.Spam, 7.5, 1, ""},
 		{"a virus scanner, without a score", `{"ip":"192.0.2.7","qid":"4XyZ","class":"spam","limit":10,"reason":"Eicar"}`, feed, policy.Spam, 0, 1, ""},
+		{"a reject with a score and no limit", `{"ip":"192.0.2.7","qid":"4XyZ","action":"reject","score":6}`, feed, policy.Spam, 6, 1, ""},
+		{"a reject just over its limit", `{"ip":"192.0.2.7","qid":"4XyZ","action":"reject","score":"6","limit":"5"}`, feed, policy.Spam, 6, 0.6, ""},
 		{"a reject without a score", `{"ip":"192.0.2.7","qid":"4XyZ","action":"reject","limit":10}`, feed, policy.Spam, 0, 1, ""},
 		{"no class", `{"ip":"192.0.2.7"}`, feed, "", 0, 0, "class"},
 		{"a score that is none", `{"ip":"192.0.2.7","class":"spam","score":"1e999"}`, feed, "", 0, 0, "number"},

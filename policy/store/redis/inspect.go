@@ -12,7 +12,8 @@ import (
 
 // Finding is something about Redis that is as it should be, or how to fix it.
 type Finding struct {
-	OK        bool
+	// OK says that it is as it should be; Note that there is something to know all the same.
+	OK, Note  bool
 	What, Fix string
 }
 
@@ -50,7 +51,25 @@ func Inspect(ctx context.Context, o Options) []Finding {
 	if err != nil {
 		all = append(all, Finding{What: "not all servers of the cluster can be looked at", Fix: err.Error()})
 	}
+	if o.Target.hasPassword() && opensToAnybody(ctx, *o.Target) {
+		all = append(all, Finding{
+			OK: true, Note: true, What: "whoever can connect to Redis can change all of it: its default user needs no password",
+			Fix: "a user for yourself and one for replicas, and then user default off; contrib/redis/redis.conf says how",
+		})
+	}
 	return all
+}
+
+// opensToAnybody reports whether a Redis that is used with a password serves without one, too.
+func opensToAnybody(ctx context.Context, t Target) bool {
+	t.user, t.password, t.files.password = "", "", ""
+	client, err := t.connect()
+	if err != nil {
+		return false
+	}
+	defer client.Close()
+	err = client.Get(ctx, schemaKey).Err()
+	return err == nil || err == redis.Nil
 }
 
 func inspectServer(ctx context.Context, name string, c redis.Cmdable) []Finding {

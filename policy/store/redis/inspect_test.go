@@ -3,10 +3,12 @@ package redis
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/ehlogate/ehlogate/contrib/e2e/redisd"
 	"github.com/ehlogate/ehlogate/policy"
 )
 
@@ -23,12 +25,18 @@ func TestInspect(t *testing.T) {
 	wrong := startRedis(t, "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru", "--appendonly", "yes")
 	other := startRedis(t)
 	do(t, other, "SET", schemaKey, "ehlogate evidence 9")
+	shut := startRedis(t)
+	for _, r := range []*redisd.Server{good, shut} {
+		do(t, r, "ACL", "SETUSER", "ehlogate", "on", ">secret", "~ehlogate:*", "+@all")
+	}
+	do(t, shut, "ACL", "SETUSER", "default", "off")
 	for _, c := range []struct{ name, url, want string }{
 		{"as it should be", "redis://" + good.Addr(), "true Redis is version 7"},
 		{"no limit", "redis://" + bare.Addr(), "false Redis has no limit on memory"},
 		{"nothing kept", "redis://" + bare.Addr(), "false Redis keeps nothing when it ends"},
 		{"a policy that evicts what is needed", "redis://" + wrong.Addr(), "false Redis has maxmemory-policy allkeys-lru"},
 		{"another version", "redis://" + other.Addr(), "holds reputation of another version or layout (ehlogate evidence 9)"},
+		{"a password, and none for the default user", "redis://ehlogate:secret@" + good.Addr(), "its default user needs no password"},
 		{"nobody there", "redis://127.0.0.1:1", "false redis://127.0.0.1:1 does not serve"},
 		{"a password file that is missing", "redis://127.0.0.1:1?password_file=/nonexistent", "cannot be used: password file: open /nonexistent"},
 	} {
@@ -41,5 +49,10 @@ func TestInspect(t *testing.T) {
 				t.Errorf("found\n%s\nwant %q", got, c.want)
 			}
 		})
+	}
+	for name, url := range map[string]string{"no default user": "redis://ehlogate:secret@" + shut.Addr(), "no password at all": "redis://" + good.Addr()} {
+		if all := inspect(t, url); slices.ContainsFunc(all, func(f Finding) bool { return f.Note || !f.OK && name == "no default user" && strings.Contains(f.What, "serve") }) {
+			t.Errorf("%s: found %+v", name, all)
+		}
 	}
 }

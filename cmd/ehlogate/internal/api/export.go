@@ -160,12 +160,16 @@ const mostAddresses = 256
 func (e exported) writeAddresses(w io.Writer) (err error) {
 	said := map[netip.Addr]bool{}
 	var large []netip.Prefix
+	apart := 0
 	for _, l := range e {
 		if l.network.Addr().BitLen()-l.network.Bits() > 8 {
 			if l.keywords != "" {
 				large = append(large, l.network)
 			}
 			continue
+		}
+		if !l.network.IsSingleIP() && l.keywords != "" {
+			apart++
 		}
 		for a := l.network.Addr(); a.IsValid() && l.network.Contains(a); a = a.Next() {
 			// A smaller network was before.
@@ -177,7 +181,10 @@ func (e exported) writeAddresses(w io.Writer) (err error) {
 			}
 		}
 	}
-	if len(large) > 0 {
+	if apart > 0 {
+		_, err = fmt.Fprintf(w, "# written address by address: networks of up to %d addresses, %d of them\n", mostAddresses, apart)
+	}
+	if len(large) > 0 && err == nil {
 		_, err = fmt.Fprintf(w, "# left out: %d networks of more than %d addresses, the first %s; a cidr: table has them\n", len(large), mostAddresses, large[0])
 	}
 	return err

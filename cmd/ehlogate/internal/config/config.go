@@ -285,13 +285,16 @@ const DefaultExportEvery = 5 * time.Minute
 // Postfix's smtpd(8) on one processor of some 3 GHz.
 const DefaultHandshake = 800 * time.Microsecond
 
+// DefaultDir is where the store is without STATE_DIRECTORY.
+const DefaultDir = "ehlogate-data"
+
 func defaults(env func(string) (string, bool)) *Config {
 	c := &Config{Policy: policy.Default()}
 	c.Milter.Listen = DefaultAddress("milter.listen")
 	c.Table.Socketmap = DefaultAddress("table.socketmap")
 	c.Table.Memcache = DefaultAddress("table.memcache")
 	c.HTTP.Listen = DefaultAddress("http.listen")
-	c.Store.Dir = "ehlogate-data"
+	c.Store.Dir = DefaultDir
 	c.Store.SpoolLimit = 256 << 20
 	c.Store.MaxRecords = store.DefaultMostRecords
 	c.Store.Sync = SyncSecond

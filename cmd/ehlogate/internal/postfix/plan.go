@@ -238,6 +238,7 @@ func (pl *planner) noteGenerated() {
 // String is the plan as an operator would carry it out by hand.
 func (plan *Plan) String() string {
 	var b strings.Builder
+	b.WriteString("### ehlogate setup postfix --apply does this, and --dry-run shows it as a diff; to do it by hand:\n\n")
 	for _, f := range plan.Files {
 		fmt.Fprintf(&b, "### file %s\n%s\n", f.Path, f.Text)
 	}

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/rogpeppe/go-internal/diff"
 )
 
 // undo is what Apply did, kept beside main.cf: the files with their text before and after.
@@ -80,6 +82,52 @@ func (u *undo) write(there bool) error {
 // cannot be taken back is returned, with the files and services that are still named: Postfix takes
 // no mail when one of them is missing. Then the note stays, for another try.
 func (p *Postfix) Undo(ctx context.Context, reload bool) (left []string, err error) {
+	u, err := p.readUndo()
+	if err != nil {
+		return nil, err
+	}
+	return p.takeBack(u, p.remove, func() error {
+		if !reload || !p.Running() {
+			return nil
+		}
+		return p.Reload(ctx)
+	})
+}
+
+// UndoDiff is what Undo would do to the files, as a unified diff, and what it could not take back.
+func (p *Postfix) UndoDiff() (text string, left []string, err error) {
+	u, err := p.readUndo()
+	if err != nil {
+		return "", nil, err
+	}
+	var b strings.Builder
+	for _, f := range slices.Backward(u.Files) {
+		if f.Before == nil {
+			continue
+		}
+		now, restored, more, err := p.restored(f)
+		if err != nil {
+			return "", left, err
+		}
+		left = append(left, more...)
+		if now != restored {
+			b.Write(diff.Diff(f.Path, []byte(now), f.Path, []byte(restored)))
+		}
+		if f.Path == p.main.path {
+			p.main = newDocument(f.Path, restored)
+		}
+	}
+	for _, f := range u.Files {
+		if now, err := os.ReadFile(f.Path); f.Before == nil && err == nil {
+			b.Write(diff.Diff(f.Path, now, "/dev/null", nil))
+		}
+	}
+	return b.String(), left, nil
+}
+
+// readUndo reads what Apply did, but for the daemon's mode. That stays: another Postfix may be
+// connected to the same daemon, and would begin to withhold.
+func (p *Postfix) readUndo() (*undo, error) {
 	b, err := os.ReadFile(p.file(undoFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("postfix: %s is not there: nothing to take back%s", p.file(undoFile), p.byHand())
@@ -90,15 +138,8 @@ func (p *Postfix) Undo(ctx context.Context, reload bool) (left []string, err err
 	if err := json.Unmarshal(b, u); err != nil || u.Format != undoFormat {
 		return nil, fmt.Errorf("postfix: %s is not what this version of ehlogate wrote (%v); use the one that did", p.file(undoFile), err)
 	}
-	// The mode stays: another Postfix may be connected to the same daemon, and would begin to
-	// withhold.
 	u.Files = slices.DeleteFunc(u.Files, func(f undoneFile) bool { return f.Daemon })
-	return p.takeBack(u, p.remove, func() error {
-		if !reload || !p.Running() {
-			return nil
-		}
-		return p.Reload(ctx)
-	})
+	return u, nil
 }
 
 // takeBack gives the files back that were there before; then Postfix is reloaded, and the files go
@@ -201,15 +242,24 @@ func names(text, path string) bool {
 
 // restore gives a file its text back, and returns that text and what is left of ours in it.
 func (p *Postfix) restore(f undoneFile) (text string, left []string, err error) {
+	now, restored, left, err := p.restored(f)
+	if err != nil || now == restored {
+		return now, left, err
+	}
+	return restored, left, write(f.Path, restored)
+}
+
+// restored is a file's text now and as it will be, and what is left of ours in that.
+func (p *Postfix) restored(f undoneFile) (text, restored string, left []string, err error) {
 	b, err := os.ReadFile(f.Path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", []string{f.Path + " is not there any more"}, nil
+		return "", "", []string{f.Path + " is not there any more"}, nil
 	}
 	if err != nil {
-		return "", nil, fmt.Errorf("postfix: %w", err)
+		return "", "", nil, fmt.Errorf("postfix: %w", err)
 	}
 	text = string(b)
-	restored := text
+	restored = text
 	switch {
 	case text == f.After && !p.main.usesAny(f.Settings):
 		restored = *f.Before
@@ -224,8 +274,5 @@ func (p *Postfix) restore(f undoneFile) (text string, left []string, err error) 
 		left = p.unset(d, f.Settings)
 		restored = d.edited()
 	}
-	if restored == text {
-		return text, left, nil
-	}
-	return restored, left, write(f.Path, restored)
+	return text, restored, left, nil
 }
