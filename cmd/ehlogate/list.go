@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -34,12 +35,36 @@ func exportList(w io.Writer, all []policy.Override) (err error) {
 }
 
 // imported is what comes of a list: what is set and lifted, how many are as they were, and how many
-// were set by hand or by another list, and stay.
+// were set by hand or by another list, and stay. against says of some of the latter that the list
+// wants the contrary, opposed how many there are.
 type imported struct {
-	set        []api.Change
-	lifted     []policy.Override
-	same, kept int
+	set                 []api.Change
+	lifted              []policy.Override
+	same, kept, opposed int
+	against             []string
 }
+
+// fewOpposed is how many are named that a list wants the contrary of.
+const fewOpposed = 5
+
+// keep keeps an override that was set by hand or from another list.
+func (p *imported) keep(o policy.Override, e netlist.Entry) {
+	p.kept++
+	if o.Verb() == e.Verb {
+		return
+	}
+	if p.opposed++; p.opposed > fewOpposed {
+		return
+	}
+	by := "by hand"
+	if o.List != "" {
+		by = "by list " + o.List
+	}
+	p.against = append(p.against, fmt.Sprintf("line %d: %s is to be %s, and stays %s %s", e.Line, e.Network, past[e.Verb], past[o.Verb()], by))
+}
+
+// past are the verbs of what was done.
+var past = map[string]string{"allow": "allowed", "deny": "denied"}
 
 func importList(c *cli.Context, daemon *api.Client, before []policy.Override) error {
 	file := c.String("import")
@@ -73,6 +98,12 @@ func importList(c *cli.Context, daemon *api.Client, before []policy.Override) er
 	if done, err := daemon.ChangeAll(c.Context, changes); err != nil {
 		return fmt.Errorf("%s: %w; %d of %d changes are in force: import it again", file, err, done, len(changes))
 	}
+	for _, line := range plan.against {
+		fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s: %s\n", name, line)
+	}
+	if more := plan.opposed - len(plan.against); more > 0 {
+		fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s: and %d more; ehlogate overrides lists what is set\n", name, more)
+	}
 	_, err = fmt.Fprintf(c.App.Writer, "%s: %d set, %d as before, %d lifted, %d kept that were set by hand or from another list\n", name, len(plan.set), plan.same, len(plan.lifted), plan.kept)
 	return err
 }
@@ -91,7 +122,7 @@ func planImport(c *cli.Context, entries []netlist.Entry, before []policy.Overrid
 	for _, e := range entries {
 		as := c.String("as")
 		if e.Verb != "" && as != "" && e.Verb != as {
-			return plan, misuseOf("line %d: %s is to be %s by the list, and %s by --as; leave out one of them", e.Line, e.Network, e.Verb, as)
+			return plan, misuseOf("line %d: %s is to be %s by the list, and %s by --as; leave out one of them", e.Line, e.Network, past[e.Verb], cmp.Or(past[as], as))
 		}
 		if e.Verb == "" {
 			e.Verb = as
@@ -105,7 +136,7 @@ func planImport(c *cli.Context, entries []netlist.Entry, before []policy.Overrid
 		key := e.Network.String()
 		if first, twice := listed[key]; twice {
 			if first.Verb != e.Verb {
-				return plan, misuseOf("line %d: %s is to be %s, and %s by line %d", e.Line, e.Network, e.Verb, first.Verb, first.Line)
+				return plan, misuseOf("line %d: %s is to be %s, and %s by line %d", e.Line, e.Network, past[e.Verb], past[first.Verb], first.Line)
 			}
 			continue
 		}
@@ -113,7 +144,7 @@ func planImport(c *cli.Context, entries []netlist.Entry, before []policy.Overrid
 		o, ok := standing[key]
 		switch {
 		case ok && o.List != name:
-			plan.kept++
+			plan.keep(o, e)
 		case ok && o.Verb() == e.Verb && o.Note == e.Note && o.Until.Equal(e.Until) && c.String("for") == "":
 			plan.same++
 		default:

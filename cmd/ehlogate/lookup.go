@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -69,12 +70,27 @@ func printLookups(c *cli.Context, all []api.Lookup) error {
 	if len(all) == 0 {
 		return nil
 	}
-	w := tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
+	var text bytes.Buffer
+	w := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "ADDRESS\tSTARTTLS\tTIER\tSCORE\tWHY")
 	for _, l := range all {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%.2f\t%s\n", l.Addr, l.STARTTLS, l.Tier, l.Score, l.Why)
 	}
-	return w.Flush()
+	w.Flush()
+	width, short := terminalWidth(c.App.Writer), false
+	for line := range strings.Lines(text.String()) {
+		line = strings.TrimSuffix(line, "\n")
+		if r := []rune(line); width > 0 && len(r) > width {
+			line, short = string(r[:max(0, width-3)])+"...", true
+		}
+		if _, err := fmt.Fprintln(c.App.Writer, line); err != nil {
+			return err
+		}
+	}
+	if short {
+		fmt.Fprintln(c.App.ErrWriter, "ehlogate explain ADDR says why in full")
+	}
+	return nil
 }
 
 // resolveWait is how long a host name may take.

@@ -14,12 +14,20 @@ const usualWidth = 80
 
 // widthOf is how many columns a terminal has.
 func widthOf(w io.Writer) int {
+	if width := terminalWidth(w); width > 0 {
+		return width
+	}
+	return usualWidth
+}
+
+// terminalWidth is the same, and 0 where there is no terminal.
+func terminalWidth(w io.Writer) int {
 	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
 			return width
 		}
 	}
-	return usualWidth
+	return 0
 }
 
 // progress is a bar on a terminal, and silence elsewhere. A size below zero is one that is not
