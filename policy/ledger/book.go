@@ -28,12 +28,25 @@ type Book struct {
 	// Clients are estimates of how many different clients there were in these, how many of them
 	// used TLS and how many sent spam.
 	Clients, TLSClients, SpamClients uint64
+	// Alone is why only this node's counts are in it, nil where all are.
+	Alone error
 }
 
-// Read reads what was counted from a time on, rounded down to a slot, until another.
+// Read reads what was counted from a time on, rounded down to a slot, until another. Where the
+// counts of other nodes cannot be read, it is this one's, which says so.
 func (l *Ledger) Read(ctx context.Context, since, until time.Time) (*Book, error) {
-	return l.read(ctx, since, until, nil)
+	b, err := l.read(ctx, since, until, nil)
+	if errors.Is(err, errOthers) {
+		alone := err
+		if b, err = l.read(ctx, since, until, whose{l.id: {}}); err == nil {
+			b.Alone = alone
+		}
+	}
+	return b, err
 }
+
+// errOthers says that what other nodes have published cannot be read.
+var errOthers = errors.New("what other nodes have counted cannot be read")
 
 // ErrNoNode says that a node has never published.
 var ErrNoNode = errors.New("no node is called")
@@ -41,7 +54,7 @@ var ErrNoNode = errors.New("no node is called")
 // ReadNode is Read for what the nodes of a name have counted: one, unless hosts are called alike.
 func (l *Ledger) ReadNode(ctx context.Context, since, until time.Time, name string) (*Book, error) {
 	all, err := l.nodes(ctx)
-	if err != nil {
+	if err != nil && name != l.opt.Node {
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
 	w, names := whose{}, []string{l.opt.Node}
@@ -156,7 +169,7 @@ func (l *Ledger) each(ctx context.Context, k leafKey, since, until time.Time, w 
 		}
 	}
 	if err := l.eachPublished(ctx, k, since, until, w, show); err != nil {
-		return fmt.Errorf("ledger: counts of other nodes: %w", err)
+		return fmt.Errorf("ledger: %w: %w", errOthers, err)
 	}
 	return nil
 }

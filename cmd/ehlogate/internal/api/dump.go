@@ -65,7 +65,8 @@ type Loaded struct {
 // dump writes all evidence, overrides and exceptions.
 func (s *Server) dump(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	out := bufio.NewWriterSize(stream{w, http.NewResponseController(w)}, 64<<10)
+	answer := newStream(w)
+	out := bufio.NewWriterSize(answer, 64<<10)
 	lines := json.NewEncoder(out)
 	var end DumpEnd
 	write := func() error {
@@ -100,9 +101,13 @@ func (s *Server) dump(w http.ResponseWriter, _ *http.Request) {
 		}
 		return out.Flush()
 	}
-	if err := write(); err != nil {
+	switch err := write(); {
+	case err == nil:
+	case answer.begun:
 		// A dump without its end is refused by whoever loads it.
 		panic(http.ErrAbortHandler)
+	default:
+		refuse(w, http.StatusServiceUnavailable, err)
 	}
 }
 
@@ -113,9 +118,16 @@ const streamWait = 20 * time.Second
 type stream struct {
 	io.Writer
 	controller *http.ResponseController
+	// begun says that something of it was sent.
+	begun bool
 }
 
-func (s stream) Write(p []byte) (int, error) {
+func newStream(w http.ResponseWriter) *stream {
+	return &stream{Writer: w, controller: http.NewResponseController(w)}
+}
+
+func (s *stream) Write(p []byte) (int, error) {
+	s.begun = true
 	s.controller.SetWriteDeadline(time.Now().Add(streamWait))
 	return s.Writer.Write(p)
 }

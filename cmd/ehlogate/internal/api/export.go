@@ -37,7 +37,7 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	out := bufio.NewWriterSize(stream{w, http.NewResponseController(w)}, 64<<10)
+	out := bufio.NewWriterSize(newStream(w), 64<<10)
 	if cmp.Or(lines.write(out, format), out.Flush()) != nil {
 		// A table cut short must not look whole.
 		panic(http.ErrAbortHandler)

@@ -159,6 +159,10 @@ func (s *Server) Whole() Status {
 	st.Tiers, st.Store.Records = c.tiers, c.records
 	if c.err != nil {
 		st.Store.Uncounted = c.err.Error()
+		if st.Store.State == "ok" {
+			// Nobody has asked it anything since it went away.
+			st.Store.State = "does not answer"
+		}
 	}
 	st.Overrides, st.Exceptions = len(s.Store.Overrides()), len(s.exceptions())
 	return st

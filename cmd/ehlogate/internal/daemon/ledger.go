@@ -91,9 +91,14 @@ func (d *Daemon) report(ctx context.Context, since, until time.Time, v ledger.Vi
 		return r, nil
 	}
 	r.Waves = ledger.WavesIn(d.keeper.Alarms.Waves(), since, until)
-	r.Nodes, err = d.keeper.Ledger.Nodes(ctx)
 	// What is not in the event log is not counted either.
 	r.Notes = append(d.uncountedYet(), d.events.Notes()...)
+	if book.Alone != nil {
+		r.Nodes = []ledger.Node{{Name: d.cfg.Load().Log.Node, Time: d.clock.Now()}}
+		r.Notes = append(r.Notes, fmt.Sprintf("only what this node has counted is here: %v", book.Alone))
+		return r, nil
+	}
+	r.Nodes, err = d.keeper.Ledger.Nodes(ctx)
 	return r, err
 }
 

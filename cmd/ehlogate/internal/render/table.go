@@ -74,7 +74,7 @@ var messageColumns = []column{
 }
 
 // lasting are the columns that stay where there is nothing in them.
-var lasting = []string{"SPAM TLS", "SPAM CLEAR", "HAM TLS", "HAM CLEAR"}
+var lasting = []string{"OVER TLS", "IN THE CLEAR", "SHARE OVER TLS", "SPAM TLS", "SPAM CLEAR", "HAM TLS", "HAM CLEAR"}
 
 func messageCells(m map[policy.Class]ledger.Transport) []any {
 	spam, ham := m[policy.Spam], m[policy.Ham]

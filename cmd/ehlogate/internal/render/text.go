@@ -98,19 +98,22 @@ func (t *text) headline(r *ledger.Report) {
 		t.line("Nothing was heard in this time.")
 		return
 	}
-	t.table(table{head: []column{{"MESSAGES", ""}, {"OVER TLS", ""}, {"IN THE CLEAR", ""}, {"SHARE OVER TLS", ""}}, rows: [][]any{
-		{"spam", m[policy.Spam].TLS, m[policy.Spam].Plain, s.SpamOverTLS},
-		{"ham", m[policy.Ham].TLS, m[policy.Ham].Plain, s.HamOverTLS},
-		{"no verdict", m[policy.None].TLS, m[policy.None].Plain, ledger.Share(m[policy.None].TLS, m[policy.None].Sum())},
-	}})
-	if unknown := m[policy.Spam].Unknown + m[policy.Ham].Unknown + m[policy.None].Unknown; unknown > 0 {
-		t.line("Of another %s nobody knows whether they came over TLS: no milter heard their sessions.", counted(unknown, "message"))
+	t.table(table{head: []column{{"MESSAGES", ""}, {"OVER TLS", ""}, {"IN THE CLEAR", ""}, {"SHARE OVER TLS", ""}, {"UNKNOWN", ""}}, rows: [][]any{
+		{"spam", m[policy.Spam].TLS, m[policy.Spam].Plain, s.SpamOverTLS, m[policy.Spam].Unknown},
+		{"ham", m[policy.Ham].TLS, m[policy.Ham].Plain, s.HamOverTLS, m[policy.Ham].Unknown},
+		{"no verdict", m[policy.None].TLS, m[policy.None].Plain, ledger.Share(m[policy.None].TLS, m[policy.None].TLS+m[policy.None].Plain), m[policy.None].Unknown},
+	}}.short())
+	unknown := m[policy.Spam].Unknown + m[policy.Ham].Unknown + m[policy.None].Unknown
+	if unknown > 0 && r.Sessions > 0 {
+		t.line("UNKNOWN are messages whose sessions no milter heard, and of which nothing else says whether they came over TLS.")
 	}
-	t.line("%s.", spamText(s))
+	if s.TLSThatIsSpam != nil || s.PlainThatIsSpam != nil || unknown == 0 {
+		t.line("%s.", spamText(s))
+	}
 	clients := "about " + counted(int64(r.Clients.All), "client") + wholeText(r)
 	if r.Sessions == 0 {
-		t.line("These are messages of %s, by the MTA's log and what was posted: no milter heard the sessions,", clients)
-		t.line("so nothing is known of how often STARTTLS was offered or withheld, and what that saved.")
+		t.line("These are messages of %s, by the MTA's log and what was posted.", clients)
+		t.line("Since no milter heard their sessions, it is not known how often STARTTLS was offered or withheld, nor what that saved.")
 		if h.Failed > 0 {
 			t.line("%s failed.", counted(h.Failed, "handshake"))
 		}
