@@ -118,7 +118,11 @@ const (
 
 // tlsMacros come with HELO; they are asked for at MAIL, too, because the library forgets the former
 // with every message, and Sendmail sends no HELO when the client says none after STARTTLS.
-var tlsMacros = []string{gomilter.MacroTlsVersion, gomilter.MacroCipher, gomilter.MacroCipherBits, gomilter.MacroCertSubject}
+var tlsMacros = []string{gomilter.MacroTlsVersion, gomilter.MacroCipher, gomilter.MacroCipherBits, gomilter.MacroCertSubject, macroVerify}
+
+// macroVerify is Sendmail's word on the client's certificate (op.me, "${verify}"): it gives the
+// subject of one that it does not trust, too. Postfix does not, and does not know the macro.
+const macroVerify, verified = "{verify}", "OK"
 
 func (s *Server) init() {
 	s.quit, s.budget = make(chan struct{}), semaphore.NewWeighted(Budget)

@@ -143,7 +143,10 @@ func (s *session) hearTLS(m gomilter.Modifier) {
 		return
 	}
 	bits, _ := strconv.Atoi(m.Get(gomilter.MacroCipherBits))
-	s.tls = &policy.TLS{Version: version, Cipher: m.Get(gomilter.MacroCipher), Bits: bits, CertSubject: m.Get(gomilter.MacroCertSubject)}
+	s.tls = &policy.TLS{Version: version, Cipher: m.Get(gomilter.MacroCipher), Bits: bits}
+	if v := m.Get(macroVerify); v == verified || v == "" {
+		s.tls.CertSubject = m.Get(gomilter.MacroCertSubject)
+	}
 }
 
 func (s *session) MailFrom(from, _ string, m gomilter.Modifier) (resp *gomilter.Response, err error) {

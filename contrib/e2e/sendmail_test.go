@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -160,6 +162,8 @@ func TestSendmail(t *testing.T) {
 	session.Close()
 
 	tooSoon(t, s, d, "127.10.0.6")
+	overIPv6(t, s, d)
+	withCertificates(t, s, d)
 
 	// A daemon that hangs: Sendmail puts mail off, as long as it hangs.
 	must(t, d.Signal(syscall.SIGSTOP))
@@ -202,6 +206,71 @@ func tooSoon(t *testing.T, s *mx.Sendmail, d *mx.Daemon, client string) {
 	})
 	if !strings.HasPrefix(string(replies), "554 ") {
 		t.Errorf("it was told %q", replies)
+	}
+}
+
+// overIPv6 has a client denied and allowed that Sendmail calls IPv6:fd00:0:0:0:0:0:2525:7. Its
+// address is one of the loopback interface for as long: ::1 is always exempt.
+func overIPv6(t *testing.T, s *mx.Sendmail, d *mx.Daemon) {
+	t.Helper()
+	const client = "fd00::2525:7"
+	if out, err := exec.Command("ip", "-6", "addr", "add", client+"/128", "dev", "lo", "nodad").CombinedOutput(); err != nil {
+		t.Fatalf("ip addr add: %v: %s", err, out)
+	}
+	defer exec.Command("ip", "-6", "addr", "del", client+"/128", "dev", "lo").Run()
+	for _, c := range []struct {
+		verb string
+		want bool
+	}{{"deny", false}, {"allow", true}} {
+		if out, status := d.Command(c.verb, client); status != 0 {
+			t.Fatalf("%s: %d: %s", c.verb, status, out)
+		}
+		if offered, err := sends(t, s, client, "hello"); offered != c.want || err != nil {
+			t.Errorf("%s %s: offered %v, %v", c.verb, client, offered, err)
+		}
+	}
+	waitUntil(t, func() bool {
+		events, err := d.Events()
+		must(t, err)
+		return 2 == len(slices.DeleteFunc(events, func(e mx.Event) bool { return e.Client.Addr != client || e.Event != "message" }))
+	})
+}
+
+// withCertificates has clients send with a certificate that Sendmail trusts, and with one that says
+// the same and that it does not: only the former names anybody.
+func withCertificates(t *testing.T, s *mx.Sendmail, d *mx.Daemon) {
+	t.Helper()
+	trusted, err := os.ReadFile(s.Chain())
+	must(t, err)
+	forged, err := mx.SelfSigned("mx.example")
+	must(t, err)
+	for client, c := range map[string]struct{ chain, want string }{
+		"127.10.0.7": {string(trusted), "mx.example"}, "127.10.0.8": {forged, ""},
+	} {
+		certificate, err := tls.X509KeyPair([]byte(c.chain), []byte(c.chain))
+		must(t, err)
+		session, err := s.DialFrom(client)
+		must(t, err)
+		must(t, session.StartTLS(&tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{certificate}}))
+		must(t, session.Deliver(mx.Message{From: "alice@client.example", To: []string{"root@mx.example"}, Subject: "hello"}))
+		session.Quit()
+		var got *mx.Event
+		waitUntil(t, func() bool {
+			events, err := d.Events()
+			must(t, err)
+			for i, e := range events {
+				if e.Client.Addr == client && e.Event == "message" {
+					got = &events[i]
+				}
+			}
+			return got != nil
+		})
+		if got.TLS == nil || !strings.HasSuffix(got.TLS.CertSubject, c.want) || c.want == "" && got.TLS.CertSubject != "" {
+			t.Errorf("a certificate of %q: %+v", c.want, got.TLS)
+		}
+	}
+	if log := s.Log(); !strings.Contains(log, "verify=OK") || !strings.Contains(log, "verify=FAIL") {
+		t.Errorf("Sendmail has not verified both:\n%s", log)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"net/smtp"
 	"net/textproto"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -55,8 +56,11 @@ func (p *Postfix) DialRaw(client string, port int) (net.Conn, error) {
 func (p *Postfix) DialFrom(local string) (*Session, error) { return dialFrom(local, p.Port) }
 
 func dialFrom(local string, port int) (*Session, error) {
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(local)}}
-	c, err := d.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	d, host := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(local)}}, "127.0.0.1"
+	if strings.Contains(local, ":") {
+		host = "::1"
+	}
+	c, err := d.Dial("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
 	if err != nil {
 		return nil, err
 	}

@@ -194,6 +194,7 @@ type Event struct {
 	TLS            *struct {
 		Version, Cipher string
 		Bits            int
+		CertSubject     string `json:"cert_subject"`
 	}
 	FromDomain    string `json:"from_domain"`
 	Rcpts         int

@@ -15,8 +15,8 @@ import (
 // of its own. It has no PROXY protocol, so that its clients come from loopback addresses.
 type Sendmail struct {
 	Dir string
-	// Port takes clients on loopback, UserPort those of the host's own users.
-	Port, UserPort int
+	// Port takes clients on loopback, Port6 those of ::1, UserPort those of the host's own users.
+	Port, Port6, UserPort int
 
 	packages string
 	cmd      *exec.Cmd
@@ -40,7 +40,7 @@ func unpacked(name string) (dir string, port int, err error) {
 	return dir, ports[0], nil
 }
 
-// sendmailMC is what every private Sendmail has; %[1]s is its directory, %[2]d and %[4]d its ports,
+// sendmailMC is what every private Sendmail has; %[1]s is its directory, %[2]d, %[4]d and %[5]d its ports,
 // %[3]s that of the packages.
 const sendmailMC = "divert(0)dnl\n" +
 	"include(`%[3]s/usr/share/sendmail/cf/m4/cf.m4')dnl\n" +
@@ -61,7 +61,8 @@ const sendmailMC = "divert(0)dnl\n" +
 	"FEATURE(`greet_pause', `200')dnl\n" +
 	"LOCAL_DOMAIN(`mx.example')dnl\n" +
 	"DAEMON_OPTIONS(`Name=MTA, Family=inet, Addr=127.0.0.1, Port=%[2]d')dnl\n" +
-	"DAEMON_OPTIONS(`Name=MSA, Family=inet, Addr=127.0.0.1, Port=%[4]d')dnl\n"
+	"DAEMON_OPTIONS(`Name=MSA, Family=inet, Addr=127.0.0.1, Port=%[4]d')dnl\n" +
+	"DAEMON_OPTIONS(`Name=MTA6, Family=inet6, Addr=::1, Port=%[5]d')dnl\n"
 
 // inOwnNamespace runs Sendmail with a host name and a /dev/log of its own: it logs nowhere else,
 // and sleeps for minutes where the host's name has no dot.
@@ -83,11 +84,11 @@ func NewSendmail(dir, more string) (*Sendmail, error) {
 	if err != nil {
 		return nil, err
 	}
-	ports, err := FreePorts(1)
+	ports, err := FreePorts(2)
 	if err != nil {
 		return nil, err
 	}
-	s := &Sendmail{Dir: dir, Port: port, UserPort: ports[0], packages: packages}
+	s := &Sendmail{Dir: dir, Port: port, Port6: ports[1], UserPort: ports[0], packages: packages}
 	chain, err := SelfSigned("mx.example")
 	return s, errors.Join(err, os.Mkdir(filepath.Join(dir, "queue"), 0o700),
 		os.WriteFile(filepath.Join(dir, "chain.pem"), []byte(chain), 0o600), s.Configure(more))
@@ -101,13 +102,16 @@ func (s *Sendmail) Configure(more string) error {
 		after = "LOCAL_CONFIG" + after
 	}
 	m4 := exec.Command("m4", "-D_CF_DIR_="+s.packages+"/usr/share/sendmail/cf/", "-")
-	m4.Stdin = strings.NewReader(fmt.Sprintf(sendmailMC, s.Dir, s.Port, s.packages, s.UserPort) + before + mailers + after)
+	m4.Stdin = strings.NewReader(fmt.Sprintf(sendmailMC, s.Dir, s.Port, s.packages, s.UserPort, s.Port6) + before + mailers + after)
 	cf, err := m4.Output()
 	if err != nil {
 		return fmt.Errorf("mx: m4: %w", err)
 	}
 	return os.WriteFile(filepath.Join(s.Dir, "sendmail.cf"), cf, 0o600)
 }
+
+// Chain is the file of its certificate, which it trusts as a client's as well.
+func (s *Sendmail) Chain() string { return filepath.Join(s.Dir, "chain.pem") }
 
 // LogFile is where its log lines go, as rsyslogd(8) writes them.
 func (s *Sendmail) LogFile() string { return filepath.Join(s.Dir, "mail.log") }
@@ -179,7 +183,12 @@ func terminate(cmd **exec.Cmd) error {
 }
 
 // DialFrom connects from a loopback address of this host.
-func (s *Sendmail) DialFrom(local string) (*Session, error) { return dialFrom(local, s.Port) }
+func (s *Sendmail) DialFrom(local string) (*Session, error) {
+	if strings.Contains(local, ":") {
+		return dialFrom(local, s.Port6)
+	}
+	return dialFrom(local, s.Port)
+}
 
 // DialUser connects to the port of the host's own users.
 func (s *Sendmail) DialUser(local string) (*Session, error) { return dialFrom(local, s.UserPort) }

@@ -51,7 +51,9 @@ func TestInspect(t *testing.T) {
 		})
 	}
 	for name, url := range map[string]string{"no default user": "redis://ehlogate:secret@" + shut.Addr(), "no password at all": "redis://" + good.Addr()} {
-		if all := inspect(t, url); slices.ContainsFunc(all, func(f Finding) bool { return f.Note || !f.OK && name == "no default user" && strings.Contains(f.What, "serve") }) {
+		if all := inspect(t, url); slices.ContainsFunc(all, func(f Finding) bool {
+			return f.Note || !f.OK && name == "no default user" && strings.Contains(f.What, "serve")
+		}) {
 			t.Errorf("%s: found %+v", name, all)
 		}
 	}

@@ -211,7 +211,9 @@ func (l libraryLog) Printf(ctx context.Context, format string, v ...any) {
 }
 
 // hasPassword reports whether the connection has a password, or a user.
-func (t *Target) hasPassword() bool { return t.user != "" || t.password != "" || t.files.password != "" }
+func (t *Target) hasPassword() bool {
+	return t.user != "" || t.password != "" || t.files.password != ""
+}
 
 // connect returns a client; nothing is dialled yet. Files are read now to find faults, and again
 // when needed.
