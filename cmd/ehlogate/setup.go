@@ -40,7 +40,7 @@ func setupCommand() *cli.Command {
 			},
 			Action: setupPostfix,
 		},
-			printing("sendmail", "print the lines for sendmail.mc", connect.Sendmail),
+			sendmailCommand(),
 			eximCommand(),
 			printing("opensmtpd", "print the lines for OpenSMTPD's smtpd.conf, which reads a file", connect.OpenSMTPD),
 		},
@@ -58,6 +58,26 @@ func eximCommand() *cli.Command {
 				return printLines(c, connect.DebiansExim)
 			}
 			return printLines(c, connect.Exim)
+		},
+	}
+}
+
+// sendmailCommand prints what connects a Sendmail.
+func sendmailCommand() *cli.Command {
+	return &cli.Command{
+		Name: "sendmail", Usage: "print the lines for sendmail.mc",
+		Flags: []cli.Flag{&cli.StringFlag{Name: "list", Usage: "for a `FILE` that cron keeps, in place of a question to the daemon at each session: a daemon that hangs then holds up nothing"}},
+		Action: func(c *cli.Context) error {
+			if !c.IsSet("list") {
+				return printLines(c, connect.Sendmail)
+			}
+			return printLines(c, func(cfg *config.Config) (string, error) {
+				text, err := connect.SendmailByList(cfg, c.String("list"))
+				if err != nil {
+					return "", misused{err}
+				}
+				return text, nil
+			})
 		},
 	}
 }

@@ -188,6 +188,63 @@ func TestSendmail(t *testing.T) {
 	}
 }
 
+// TestSendmailByList connects a Sendmail that reads a list: a daemon that hangs, or is away, refuses
+// nobody, and the list stays in force.
+func TestSendmailByList(t *testing.T) {
+	t.Parallel()
+	s, err := mx.NewSendmail(sendmailDir(t), "")
+	must(t, err)
+	d, err := mx.NewDaemon(binary, tempDir(t), "", "[policy]\nexempt = []\n[verdict]\nlog_file = '"+s.LogFile()+"'\n")
+	must(t, err)
+	list := filepath.Join(s.Dir, "withheld")
+	lines, status := d.Command("setup", "sendmail", "--list", list, "--milter.users", strconv.Itoa(s.UserPort))
+	if status != 0 {
+		t.Fatalf("setup: %d: %s", status, lines)
+	}
+	must(t, s.Configure(lines))
+	must(t, os.WriteFile(list, nil, 0o644))
+	startBeside(t, s, d)
+	const bad, other = "127.10.0.4", "127.10.0.5"
+	listed := func() {
+		t.Helper()
+		if out, status := d.Command("export", "--format", "texthash", "--output", list); status != 0 {
+			t.Fatalf("export: %d: %s", status, out)
+		}
+	}
+	holds := func(when string, want bool) {
+		t.Helper()
+		for client, want := range map[string]bool{bad: want, other: true} {
+			began := time.Now()
+			offered, err := sends(t, s, client, "hello")
+			if offered != want || err != nil {
+				t.Errorf("%s: %s offered %v, want %v; %v", when, client, offered, want, err)
+			}
+			t.Logf("%s: %v", when, time.Since(began).Round(time.Second/10))
+		}
+	}
+	holds("nothing is listed", true)
+	if out, status := d.Command("deny", bad); status != 0 {
+		t.Fatalf("deny: %d: %s", status, out)
+	}
+	listed()
+	holds("one is listed", false)
+	session, err := s.DialUser(bad)
+	must(t, err)
+	if !session.Offered {
+		t.Error("STARTTLS is withheld at the port of the host's own users")
+	}
+	session.Close()
+	must(t, d.Signal(syscall.SIGSTOP))
+	holds("the daemon hangs", false)
+	must(t, d.Signal(syscall.SIGCONT))
+	d.Kill()
+	holds("the daemon is away", false)
+	must(t, d.Start())
+	d.Command("allow", bad)
+	listed()
+	holds("it is listed no more", true)
+}
+
 // tooSoon has a client of a Sendmail with FEATURE(greet_pause) speak before the greeting: it is
 // refused, and the log tells.
 func tooSoon(t *testing.T, s *mx.Sendmail, d *mx.Daemon, client string) {

@@ -2,22 +2,21 @@ package connect
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 )
 
-// sendmailLines are for sendmail.mc; the arguments are the milter's socket, that of the socketmap,
-// and a rule for each port of the operator's own users. Ruleset srv_features answers S where
+// sendmailLines are for sendmail.mc; the arguments are the milter's socket, the map, and a rule for each port of the operator's own users. Ruleset srv_features answers S where
 // STARTTLS is not to be offered (op.me, "srv_features"); what it is given stays as it was for rules
-// behind these. A milter without F= is passed over when it is away. -d bounds how long the map is
-// waited for, and with -t a map that is away says nothing.
+// behind these. A milter without F= is passed over when it is away.
 const sendmailLines = `dnl In sendmail.mc, after every other INPUT_MAIL_FILTER, so that what they find is heard. Where
 dnl confINPUT_MAIL_FILTERS is defined, add ehlogate to the end of its list as well: it replaces the order.
 INPUT_MAIL_FILTER(` + "`ehlogate', `S=%[1]s, T=C:2s;S:2s;R:2s;E:10s'" + `)dnl
 dnl At the end, after the MAILERs; between the two sides of the rules are tabs:
 LOCAL_CONFIG
-Kehlogate socket -t -d2 %[2]s
+Kehlogate %[2]s
 LOCAL_SRV_FEATURES
 R$*			$: <$&{daemon_port}> $1
 %[3]sR<users> $*		$: $1
@@ -26,12 +25,33 @@ R<$* starttls $*> $*	$# S
 R<$*> $*		$: $2
 `
 
-// Sendmail is what connects a Sendmail, from 8.14 on.
+// The maps. -d bounds how long the socket is waited for, and with -t one that is away says nothing.
+// A text map is read at each lookup: its file has a line for each address, as export --format
+// texthash writes it.
+const (
+	socketMap = "socket -t -d2 "
+	textMap   = `text -k0 -v1 -z\t `
+)
+
+// Sendmail is what connects a Sendmail, from 8.14 on, which asks the daemon.
 func Sendmail(c *config.Config) (string, error) {
 	host, port, err := reach("table.socketmap", c.Table.Socketmap)
 	if err != nil {
 		return "", err
 	}
+	return sendmail(c, socketMap+sendmailSocket(host, port), sendmailAsks)
+}
+
+// SendmailByList is the same for one that reads a file, so that a daemon that hangs holds up
+// nothing.
+func SendmailByList(c *config.Config, file string) (string, error) {
+	if !filepath.IsAbs(file) || strings.ContainsAny(file, " \t") {
+		return "", fmt.Errorf("--list: Sendmail needs the whole path of the file, without blanks: %q", file)
+	}
+	return sendmail(c, textMap+file, fmt.Sprintf(sendmailReads, file))
+}
+
+func sendmail(c *config.Config, table, how string) (string, error) {
 	milter := "local:" + c.Milter.Listen.Address
 	if c.Milter.Listen.Network != "unix" {
 		milterHost, milterPort, err := reach("milter.listen", c.Milter.Listen)
@@ -44,7 +64,7 @@ func Sendmail(c *config.Config) (string, error) {
 	for _, p := range userPorts(c) {
 		fmt.Fprintf(&users, "R<%s> $*		$: <users> $1\n", p)
 	}
-	return fmt.Sprintf(sendmailLines, milter, sendmailSocket(host, port), users.String()) + sendmailNotes, nil
+	return fmt.Sprintf(sendmailLines, milter, table, users.String()) + fmt.Sprintf(sendmailNotes, how), nil
 }
 
 // sendmailSocket is a socket as Sendmail names it.
@@ -63,8 +83,20 @@ dnl Where sendmail.mc has LOCAL_SRV_FEATURES already, put these rules before its
 dnl they have always seen. S is all that a client gets from which STARTTLS is withheld: where the access
 dnl map has Srv_Features for strangers, such as A (no AUTH), write them behind it: $# S A.
 dnl Ports 587 and 465 are those of your own users, where STARTTLS is always offered.
-dnl The map needs a Sendmail that was built with SOCKETMAP, as Debian's is: sendmail -d0.4 -bt </dev/null
-dnl lists it. While the daemon is away, STARTTLS is offered and mail comes in. A daemon that hangs makes
-dnl Sendmail answer 451 after four seconds, until systemd has ended it (WatchdogSec).
-dnl To take it back, remove these lines, make sendmail.cf again, and restart Sendmail.
+%sdnl To take it back, remove these lines, make sendmail.cf again, and restart Sendmail.
 `
+
+// What the maps need, and what they do when the daemon is away or hangs.
+const (
+	sendmailAsks = `dnl The map needs a Sendmail that was built with SOCKETMAP, as Debian's is: sendmail -d0.4 -bt </dev/null
+dnl lists it. While the daemon is away, STARTTLS is offered and mail comes in. A daemon that hangs makes
+dnl Sendmail answer 451 after four seconds, until systemd has ended it (WatchdogSec); the lines of
+dnl setup sendmail --list do not.
+`
+	sendmailReads = `dnl The file has to be there before Sendmail starts, and is kept by cron:
+dnl   * * * * * root ehlogate export --format texthash --output %s
+dnl Hosts of IPv6 and networks of more than 256 addresses are not in it. When the daemon is away or hangs, it
+dnl stays as it was; sessions are heard again when the daemon is back, and mail waits a few seconds for one that
+dnl hangs.
+`
+)
