@@ -109,13 +109,11 @@ func (l *Ledger) tryFile(path string) error {
 	if err := check(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	opt := bolted.Options()
-	opt.Timeout = lockWait
-	db, err := bolt.Open(path, 0o640, opt)
+	db, err := bolted.Open(path, lockWait)
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return err
 	}
-	err = bolted.Update(db, func(tx *bolt.Tx) error {
+	err = db.Update(func(tx *bolt.Tx) error {
 		for _, k := range leafKinds {
 			if _, err := tx.CreateBucketIfNotExists([]byte(k)); err != nil {
 				return err
@@ -165,16 +163,14 @@ func (l *Ledger) Announced() (b []byte) {
 	if l.db == nil {
 		return nil
 	}
-	l.guarded(func() error {
-		return l.db.View(func(tx *bolt.Tx) error {
-			v := tx.Bucket(metaBucket).Get(announcedKey)
-			if v == nil {
-				return nil
-			}
-			v, err := unsealed(metaBucket, announcedKey, v)
-			b = append(b, v...)
-			return err
-		})
+	l.db.View(func(tx *bolt.Tx) error {
+		v := tx.Bucket(metaBucket).Get(announcedKey)
+		if v == nil {
+			return nil
+		}
+		v, err := unsealed(metaBucket, announcedKey, v)
+		b = append(b, v...)
+		return err
 	})
 	return b
 }
@@ -184,23 +180,15 @@ func (l *Ledger) KeepAnnounced(b []byte) error {
 	if l.db == nil {
 		return nil
 	}
-	return l.guarded(func() error {
-		return bolted.Update(l.db, func(tx *bolt.Tx) error {
-			return tx.Bucket(metaBucket).Put(announcedKey, sealed(metaBucket, announcedKey, b))
-		})
-	})
+	return recounted(l.db.Update(func(tx *bolt.Tx) error {
+		return tx.Bucket(metaBucket).Put(announcedKey, sealed(metaBucket, announcedKey, b))
+	}))
 }
 
-// guarded does something with the file, unless that is damaged, and takes note if it turns out to
-// be.
-func (l *Ledger) guarded(f func() error) error {
-	if err := l.damaged.Load(); err != nil {
-		return *err
-	}
-	err := bolted.Guard(f)
+// recounted says of a damaged file what becomes of it.
+func recounted(err error) error {
 	if errors.Is(err, bolted.ErrDamaged) {
-		err = fmt.Errorf("the counts for reports are damaged, and are counted again from the event log at the next start: %w", err)
-		l.damaged.CompareAndSwap(nil, &err)
+		return fmt.Errorf("the counts for reports are damaged, and are counted again from the event log at the next start: %w", err)
 	}
 	return err
 }
@@ -210,19 +198,17 @@ func (l *Ledger) load(k leafKey, decode func([]byte) error) {
 	if l.db == nil {
 		return
 	}
-	err := l.guarded(func() error {
-		return l.db.View(func(tx *bolt.Tx) error {
-			b := tx.Bucket([]byte(k.what)).Get(k.key())
-			if b == nil {
-				return nil
-			}
-			b, err := unsealed([]byte(k.what), k.key(), b)
-			if err != nil {
-				return err
-			}
-			return decode(b)
-		})
-	})
+	err := recounted(l.db.View(func(tx *bolt.Tx) error {
+		b := tx.Bucket([]byte(k.what)).Get(k.key())
+		if b == nil {
+			return nil
+		}
+		b, err := unsealed([]byte(k.what), k.key(), b)
+		if err != nil {
+			return err
+		}
+		return decode(b)
+	}))
 	if err != nil {
 		l.cannotRead(string(k.key()), err)
 	}
@@ -237,7 +223,7 @@ func (l *Ledger) write(position []byte) ([]leafKey, error) {
 	if l.db == nil || len(l.dirty) == 0 && string(position) == string(l.position) {
 		return nil, nil
 	}
-	err := l.guarded(func() error { return bolted.Update(l.db, l.put(position)) })
+	err := recounted(l.db.Update(l.put(position)))
 	if err != nil {
 		return nil, err
 	}
@@ -366,25 +352,23 @@ func (l *Ledger) eachWritten(k leafKey, since, until time.Time, show func(at int
 		return nil
 	}
 	prefix := k.prefix()
-	return l.guarded(func() error {
-		return l.db.View(func(tx *bolt.Tx) error {
-			cursor := tx.Bucket([]byte(k.what)).Cursor()
-			for key, b := cursor.Seek([]byte(prefix + timeKey(since.Unix()))); key != nil && strings.HasPrefix(string(key), prefix); key, b = cursor.Next() {
-				at, err := strconv.ParseInt(string(key[len(prefix):]), 10, 64)
-				if err != nil {
-					continue
-				}
-				if at >= until.Unix() {
-					break
-				}
-				if b, err = unsealed([]byte(k.what), key, b); err == nil {
-					err = show(at, b)
-				}
-				if err != nil {
-					return fmt.Errorf("%s: %w", key, err)
-				}
+	return recounted(l.db.View(func(tx *bolt.Tx) error {
+		cursor := tx.Bucket([]byte(k.what)).Cursor()
+		for key, b := cursor.Seek([]byte(prefix + timeKey(since.Unix()))); key != nil && strings.HasPrefix(string(key), prefix); key, b = cursor.Next() {
+			at, err := strconv.ParseInt(string(key[len(prefix):]), 10, 64)
+			if err != nil {
+				continue
 			}
-			return nil
-		})
-	})
+			if at >= until.Unix() {
+				break
+			}
+			if b, err = unsealed([]byte(k.what), key, b); err == nil {
+				err = show(at, b)
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", key, err)
+			}
+		}
+		return nil
+	}))
 }

@@ -20,14 +20,13 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/gaissmai/bart"
-	bolt "go.etcd.io/bbolt"
 	"golang.org/x/time/rate"
 
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/store/bolted"
 )
 
 // Width is how long a slot of counts is.
@@ -88,7 +87,7 @@ type Ledger struct {
 	id string
 
 	mu       sync.Mutex
-	db       *bolt.DB
+	db       *bolted.File
 	position []byte
 	slots    map[slotKey]*Counts
 	tallies  map[tallyKey]*Tally
@@ -99,8 +98,6 @@ type Ledger struct {
 	unshared map[leafKey]struct{}
 	pruned   time.Time
 	fresh    *fresh
-	// damaged is why the file cannot be used any more until the next start.
-	damaged atomic.Pointer[error]
 	// unread says now and then that counts cannot be read.
 	unread rate.Sometimes
 	// published is when this node last published.
@@ -326,8 +323,7 @@ const publishEvery = 20 * time.Second
 func (l *Ledger) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.db == nil || l.damaged.Load() != nil {
-		// What is damaged is not waited for.
+	if l.db == nil {
 		return nil
 	}
 	return l.db.Close()

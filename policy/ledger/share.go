@@ -70,23 +70,21 @@ func (l *Ledger) publish(ctx context.Context, written []leafKey) error {
 	}
 	now := l.opt.Now().UTC()
 	var leaves []Leaf
-	err = l.guarded(func() error {
-		return l.db.View(func(tx *bolt.Tx) error {
-			for k := range l.unshared {
-				page, end := k.page()
-				b := tx.Bucket([]byte(k.what)).Get(k.key())
-				if b == nil || now.Sub(end) > k.keep() {
-					continue
-				}
-				b, err := unsealed([]byte(k.what), k.key(), b)
-				if err != nil {
-					return err
-				}
-				leaves = append(leaves, Leaf{Page: page, Field: fmt.Sprintf("%d/%s", k.at, l.id), Value: append([]byte(nil), b...), Expire: end.Add(k.keep())})
+	err = recounted(l.db.View(func(tx *bolt.Tx) error {
+		for k := range l.unshared {
+			page, end := k.page()
+			b := tx.Bucket([]byte(k.what)).Get(k.key())
+			if b == nil || now.Sub(end) > k.keep() {
+				continue
 			}
-			return nil
-		})
-	})
+			b, err := unsealed([]byte(k.what), k.key(), b)
+			if err != nil {
+				return err
+			}
+			leaves = append(leaves, Leaf{Page: page, Field: fmt.Sprintf("%d/%s", k.at, l.id), Value: append([]byte(nil), b...), Expire: end.Add(k.keep())})
+		}
+		return nil
+	}))
 	if err != nil {
 		return err
 	}

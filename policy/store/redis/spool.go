@@ -30,7 +30,7 @@ var (
 // spool keeps batches on disk while Redis does not take them: a bbolt file, whose every transaction
 // is on disk when it returns. A value is a batch in JSON and a CRC-32C. Whoever writes is alone.
 type spool struct {
-	db    *bolt.DB
+	db    *bolted.File
 	path  string
 	file  os.FileInfo
 	limit int64
@@ -38,11 +38,10 @@ type spool struct {
 	// size is the sum of the values in bytes, batches their number.
 	size, batches int64
 	damaged       int
-	// broken says that the open file turned out to be damaged. It is not touched any more then:
-	// bbolt holds a lock of its own after a panic, for which whoever comes next would wait for
-	// ever.
-	broken bool
 }
+
+// lockWait is how long another process may still have the file.
+const lockWait = time.Second
 
 // openSpool opens the spool in a directory, which it makes if it is missing, and shows each batch
 // that is in it. A file that cannot be read is moved aside, its new name returned, and another
@@ -69,10 +68,10 @@ func openSpool(dir string, limit int64, now func() time.Time, each func(*batch))
 // renew moves whatever is in the file's place aside, and begins a new one.
 func (s *spool) renew() (aside string, err error) {
 	if db := s.db; db != nil {
-		// It may never come back.
-		go bolted.Guard(db.Close)
+		// What is not damaged may be gone, or cut short, and its end may take for ever.
+		go db.Close()
 	}
-	s.db, s.size, s.batches, s.broken = nil, 0, 0, false
+	s.db, s.size, s.batches = nil, 0, 0
 	if err := os.MkdirAll(filepath.Dir(s.path), 0o750); err != nil {
 		return "", err
 	}
@@ -87,7 +86,7 @@ func (s *spool) renew() (aside string, err error) {
 // and what comes is not to be.
 func (s *spool) lookAfter() error {
 	info, err := os.Stat(s.path)
-	whole := err == nil && s.db != nil && !s.broken && os.SameFile(info, s.file)
+	whole := err == nil && s.db != nil && s.db.Damaged() == nil && os.SameFile(info, s.file)
 	if whole {
 		var size int64
 		err = s.view(func(tx *bolt.Tx) error { size = tx.Size(); return nil })
@@ -107,45 +106,40 @@ func (s *spool) open(each func(*batch)) error {
 			return err
 		}
 	}
-	return bolted.Guard(func() (err error) {
-		if s.db, err = bolt.Open(s.path, 0o640, bolted.Options()); err != nil {
-			if errors.Is(err, bolterrors.ErrInvalid) || errors.Is(err, bolterrors.ErrChecksum) || errors.Is(err, bolterrors.ErrVersionMismatch) {
-				err = fmt.Errorf("%w: %w", bolted.ErrDamaged, err)
-			}
-			return fmt.Errorf("%s: %w", s.path, err)
-		}
-		if s.file, err = os.Stat(s.path); err != nil {
+	db, err := bolted.Open(s.path, lockWait)
+	if err != nil {
+		return err
+	}
+	s.db = db
+	if s.file, err = os.Stat(s.path); err != nil {
+		return err
+	}
+	return db.Update(func(tx *bolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(spoolBucket)
+		if err != nil {
 			return err
 		}
-		return bolted.Update(s.db, func(tx *bolt.Tx) error {
-			b, err := tx.CreateBucketIfNotExists(spoolBucket)
-			if err != nil {
-				return err
-			}
-			return b.ForEach(func(k, v []byte) error {
-				batch, err := decodeStored(v)
-				if err != nil || len(k) != 8 {
-					s.damaged++
-					return nil
-				}
-				batch.stored = binary.BigEndian.Uint64(k)
-				s.size += int64(len(v))
-				s.batches++
-				each(batch)
+		return b.ForEach(func(k, v []byte) error {
+			batch, err := decodeStored(v)
+			if err != nil || len(k) != 8 {
+				s.damaged++
 				return nil
-			})
+			}
+			batch.stored = binary.BigEndian.Uint64(k)
+			s.size += int64(len(v))
+			s.batches++
+			each(batch)
+			return nil
 		})
 	})
 }
 
-// view reads in the file, unless that turned out to be damaged, and takes note if it does.
+// view reads in the file, if there is one.
 func (s *spool) view(read func(*bolt.Tx) error) error {
-	if s.db == nil || s.broken {
+	if s.db == nil {
 		return bolted.ErrDamaged
 	}
-	err := bolted.Guard(func() error { return s.db.View(read) })
-	s.broken = s.broken || errors.Is(err, bolted.ErrDamaged)
-	return err
+	return s.db.View(read)
 }
 
 // update changes the file. One that turns out to be damaged is begun anew, and the change fails.
@@ -153,7 +147,7 @@ func (s *spool) update(change func(*bolt.Tx) error) error {
 	if err := s.lookAfter(); err != nil {
 		return err
 	}
-	err := bolted.Update(s.db, change)
+	err := s.db.Update(change)
 	if errors.Is(err, bolted.ErrDamaged) {
 		_, renewed := s.renew()
 		err = errors.Join(err, renewed)
@@ -252,8 +246,8 @@ func decodeStored(v []byte) (*batch, error) {
 
 // close closes the file.
 func (s *spool) close() error {
-	if s.db == nil || s.broken {
+	if s.db == nil {
 		return nil
 	}
-	return bolted.Guard(s.db.Close)
+	return s.db.Close()
 }
