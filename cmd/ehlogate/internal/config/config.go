@@ -147,6 +147,32 @@ func (a Address) String() string {
 	return a.Network + ":" + a.Address
 }
 
+// Reach is the host and port at which a TCP listener of a key is reached from this host. One on all
+// addresses is reached on loopback, of IPv6 where an MTA that speaks nothing else asks.
+func (a Address) Reach(key string, only6 bool) (host, port string, err error) {
+	if host, port, err = net.SplitHostPort(a.Address); err != nil {
+		return "", "", fmt.Errorf("%s: %w", key, err)
+	}
+	if port == "0" {
+		return "", "", fmt.Errorf("%s is %s, a port that is another one at each start; give it a number", key, a)
+	}
+	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+		if ip.Is6() && only6 {
+			host = "::1"
+		}
+	}
+	return host, port, nil
+}
+
+// Wanted is why an MTA cannot do without the listener of a key, nil where it has one.
+func (a Address) Wanted(key, mta string) error {
+	if a.Network == "" {
+		return fmt.Errorf("%s is none, and %s needs it; set it, for example to %s", key, mta, DefaultAddress(key))
+	}
+	return nil
+}
+
 // ParseAddress reads an address.
 func ParseAddress(s string) (Address, error) {
 	kind, rest, _ := strings.Cut(s, ":")

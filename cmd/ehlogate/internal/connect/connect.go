@@ -4,8 +4,6 @@ package connect
 
 import (
 	"fmt"
-	"net"
-	"net/netip"
 	"slices"
 	"strconv"
 
@@ -24,22 +22,13 @@ func userPorts(c *config.Config) []string {
 	return ports
 }
 
-// reach is the host and port of a listener on TCP. One on all addresses is reached on loopback.
+// reach is the host and port of a listener, which has to be on TCP.
 func reach(key string, a config.Address) (host, port string, err error) {
-	switch a.Network {
-	case "":
-		return "", "", fmt.Errorf("%s is none, and the MTA needs it; set it, for example to %s", key, config.DefaultAddress(key))
-	case "unix":
+	if err := a.Wanted(key, "the MTA"); err != nil {
+		return "", "", err
+	}
+	if a.Network == "unix" {
 		return "", "", fmt.Errorf("%s is %s, and the MTA needs TCP there: with the file of a unix socket missing it refuses mail; set it to %s", key, a, config.DefaultAddress(key))
 	}
-	if host, port, err = net.SplitHostPort(a.Address); err != nil {
-		return "", "", fmt.Errorf("%s: %w", key, err)
-	}
-	if port == "0" {
-		return "", "", fmt.Errorf("%s is %s, a port that is another one at each start; give it a number", key, a)
-	}
-	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
-	}
-	return host, port, nil
+	return a.Reach(key, false)
 }

@@ -11,14 +11,13 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 )
 
-// reach is how Postfix reaches a listener of the daemon, as main.cf wants it. A listener on all
-// addresses is reached on loopback. A unix socket below the queue directory is named from there, so
+// reach is how Postfix reaches a listener of the daemon, as main.cf wants it. A unix socket below the queue directory is named from there, so
 // that it is found with chroot and without; another one is not found with it.
 func (p *Postfix) reach(key string, a config.Address, chrooted []*service) (string, error) {
-	switch a.Network {
-	case "":
-		return "", fmt.Errorf("%s is none, and Postfix needs it; set it, for example to %s", key, config.DefaultAddress(key))
-	case "unix":
+	if err := a.Wanted(key, "Postfix"); err != nil {
+		return "", err
+	}
+	if a.Network == "unix" {
 		if rest, ok := p.belowQueue(a.Address); ok {
 			return "unix:" + rest, nil
 		}
@@ -28,18 +27,9 @@ func (p *Postfix) reach(key string, a config.Address, chrooted []*service) (stri
 		}
 		return a.String(), nil
 	}
-	host, port, err := net.SplitHostPort(a.Address)
+	host, port, err := a.Reach(key, p.values["inet_protocols"] == "ipv6")
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", key, err)
-	}
-	if port == "0" {
-		return "", fmt.Errorf("%s is %s, a port that is another one at each start; give it a number", key, a)
-	}
-	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
-		if ip.Is6() && p.values["inet_protocols"] == "ipv6" {
-			host = "::1"
-		}
+		return "", err
 	}
 	return "inet:" + net.JoinHostPort(host, port), nil
 }
