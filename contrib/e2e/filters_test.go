@@ -276,6 +276,7 @@ func TestOneRspamdServesTwoNodes(t *testing.T) {
 	for range 2 {
 		x := prepareOn(t, "redis://"+redis.Addr(), "")
 		must(t, x.daemon.Configure(filterTOML(x, "")))
+		must(t, x.Set("enable_long_queue_ids = yes"))
 		xs = append(xs, x)
 	}
 	r := rspamdFor(t, xs[0], redis, map[string]string{})
@@ -302,6 +303,21 @@ func TestOneRspamdServesTwoNodes(t *testing.T) {
 	if n, err := xs[0].daemon.Metric("ehlogate_posts_elsewhere_total"); err != nil || n != float64(len(kinds)) {
 		t.Errorf("%v posts were of messages that the other node has heard, %v, want %d", n, err, len(kinds))
 	}
+
+	// What a person reports at one node, too.
+	events, err := xs[1].daemon.Events()
+	must(t, err)
+	ham := events[slices.IndexFunc(events, func(e mx.Event) bool { return e.Event == "message" && e.Verdict.Class == "ham" })]
+	if out := xs[0].command("learn", "spam", ham.QueueID); !strings.Contains(out, "corrected") {
+		t.Errorf("a report at the other node: %s", out)
+	}
+	waitUntil(t, func() bool {
+		events, err := xs[1].daemon.Events()
+		must(t, err)
+		return slices.ContainsFunc(events, func(e mx.Event) bool {
+			return e.Event == "correction" && e.QueueID == ham.QueueID && e.Verdict.Source == "person" && e.Verdict.Class == "spam"
+		})
+	})
 }
 
 // TestSpamAssassin puts a real SpamAssassin behind spamass-milter before the daemon: it adds

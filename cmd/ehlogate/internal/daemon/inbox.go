@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,8 @@ const (
 	mostPosts = 10_000
 	// mostUnderWay bounds the observations under way that nobody waits for.
 	mostUnderWay = 4096
+	// mostReports bounds the reports of other nodes that wait.
+	mostReports = 1000
 )
 
 // inbox is intake at work, with the posts that wait for it and what is not durable yet.
@@ -43,6 +46,8 @@ type inbox struct {
 	underWay chan struct{}
 	// hear takes what other nodes tell until that breaks off; nil where there is one node.
 	hear func(context.Context, func(node string, line []byte)) error
+	// reports are those that were given at other nodes.
+	reports chan told
 
 	// Posts counts the verdicts posted by other programs, Dropped those of them for which there was
 	// no room, Refused posts that could not be read, and Late observations that were not durable in
@@ -80,7 +85,7 @@ func (b *inbox) strangersSay() string {
 func newInbox(in *intake.Intake, faults *fault.Guard) *inbox {
 	return &inbox{
 		faults: faults,
-		Intake: in, posts: make(chan policy.Signal, mostPosts), underWay: make(chan struct{}, mostUnderWay),
+		Intake: in, posts: make(chan policy.Signal, mostPosts), underWay: make(chan struct{}, mostUnderWay), reports: make(chan told, mostReports),
 		throttled: rate.Sometimes{First: 1, Interval: time.Minute}, strange: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
 }
@@ -181,15 +186,46 @@ func (b *inbox) meet(k keeper) {
 	}
 }
 
+// told is a report that another node tells of.
+type told struct {
+	node string
+	line []byte
+}
+
+// told takes what another node tells.
+func (b *inbox) told(node string, line []byte) {
+	b.faults.Do("what another node tells", func() {
+		if r := b.Told(node, line); r != nil {
+			b.awaitLater(*r)
+		}
+	})
+}
+
+// findReported finds the messages that are reported at other nodes.
+func (b *inbox) findReported(ctx context.Context) {
+	for {
+		select {
+		case t := <-b.reports:
+			b.told(t.node, t.line)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // hearPeers takes what other nodes tell, until the context ends.
 func (b *inbox) hearPeers(ctx context.Context) {
 	for ctx.Err() == nil {
 		b.hear(ctx, func(node string, line []byte) {
-			b.faults.Do("what another node tells", func() {
-				if r := b.Told(node, line); r != nil {
-					b.awaitLater(*r)
-				}
-			})
+			if !intake.IsReport(line) {
+				b.told(node, line)
+				return
+			}
+			select {
+			case b.reports <- told{node, bytes.Clone(line)}:
+			default:
+				// It is learnt where it was given.
+			}
 		})
 		select {
 		case <-ctx.Done():
@@ -271,6 +307,7 @@ func (b *inbox) start(follower *follower) (stop func()) {
 	})
 	if b.hear != nil {
 		working.Go(func() { b.faults.Keep(ctx, "hearing other nodes", b.hearPeers) })
+		working.Go(func() { b.faults.Keep(ctx, "finding what is reported", b.findReported) })
 	}
 	return func() {
 		cancel()

@@ -137,3 +137,56 @@ func TestOtherVersionsOfPeers(t *testing.T) {
 		}
 	}
 }
+
+// TestAReportIsLearntWhereItsMessageWasHeard gives reports of people at one node on messages that
+// the other one has heard.
+func TestAReportIsLearntWhereItsMessageWasHeard(t *testing.T) {
+	const here, there = 0, 1
+	ham := policy.Assessment{Class: policy.Ham, Confidence: policy.Certain, Source: policy.FromHeader}
+	spam := policy.Assessment{Class: policy.Spam, Confidence: policy.Certain, Source: policy.FromPerson}
+	for _, test := range []struct {
+		name   string
+		signal policy.Signal
+		want   Status
+		spam   [2]float64
+	}{
+		{"with its client", policy.Signal{QueueID: "Q1", Addr: client.Addr, Mail: true, Assessment: spam}, Corrected, [2]float64{0, 1}},
+		{"of another client", policy.Signal{QueueID: "Q1", Addr: client.Addr.Next(), Mail: true, Assessment: spam}, New, [2]float64{0, 0}},
+		{"by a short queue id alone", policy.Signal{QueueID: "Q1", Mail: true, Assessment: spam}, Unknown, [2]float64{0, 0}},
+		{"by a long queue id alone", policy.Signal{QueueID: "4Xyz123456789ABC", Mail: true, Assessment: spam}, Corrected, [2]float64{0, 1}},
+		{"of a message that nobody has heard", policy.Signal{QueueID: "Q2", Addr: client.Addr, Mail: true, Assessment: spam}, New, [2]float64{1, 0}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := newCluster(t)
+			for _, id := range []string{"Q1", "4Xyz123456789ABC"} {
+				if len(test.signal.QueueID) < longID && len(id) >= longID {
+					continue
+				}
+				c[there].observe(&policy.Observation{
+					Message: policy.Message{Time: start, Began: start, Session: "s" + id, QueueID: id, Client: client, Mail: true}, Outcome: policy.Accepted,
+				}, ham)
+			}
+			done, err := c[here].in.Learn(told(test.signal))
+			c[here].must(err)
+			for _, l := range done {
+				if l.Receipt != nil {
+					c[here].await(*l.Receipt)
+				}
+			}
+			if done[0].Status != test.want {
+				t.Errorf("%+v, want %s", done[0], test.want)
+			}
+			for i, n := range c {
+				if got := n.learnt().Spam; got != test.spam[i] {
+					t.Errorf("node %d has %v of spam, want %v", i, got, test.spam[i])
+				}
+			}
+			if test.want != Corrected {
+				return
+			}
+			if again, err := c[here].in.Learn(told(test.signal)); err != nil || again[0].Status != Again {
+				t.Errorf("reported again: %+v, %v", again, err)
+			}
+		})
+	}
+}

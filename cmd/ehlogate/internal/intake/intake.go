@@ -98,6 +98,7 @@ type Intake struct {
 	reinjections reinjections
 	distrusted   distrusted
 	asked        asked
+	replies      replies
 	// excepting bounds how many exceptions are made in a second.
 	begin                                  sync.Once
 	excepting                              *rate.Limiter

@@ -60,8 +60,16 @@ func (in *Intake) Learn(reports []Report) (done []Learnt, err error) {
 	if err := in.find(reports); err != nil {
 		return nil, err
 	}
-	for _, r := range reports {
-		done = append(done, in.learn(r))
+	elsewhere := in.askOfReports(reports)
+	for i, r := range reports {
+		learnt, known := elsewhere[i]
+		if !known {
+			learnt, known = in.learnKnown(r)
+		}
+		if !known {
+			learnt = in.learnNew(r)
+		}
+		done = append(done, learnt)
 	}
 	return done, nil
 }
@@ -89,26 +97,40 @@ func (in *Intake) find(reports []Report) error {
 	return err
 }
 
-func (in *Intake) learn(told Report) Learnt {
+// identified is the signal of a report, with what stands for its message.
+func (in *Intake) identified(told Report) policy.Signal {
 	r := told.Signal
 	if told.Fingerprint != "" && !in.Correlator.Has(r.QueueID) && told.Trust != Claimed {
 		r.QueueID = told.Fingerprint
 	}
-	v := in.weigh(r.Assessment)
-	c, found := in.Correlator.Report(r, v)
+	return r
+}
+
+// learnKnown takes a report on a message that is known here.
+func (in *Intake) learnKnown(told Report) (l Learnt, known bool) {
+	r := in.identified(told)
+	c, found := in.Correlator.Report(r, in.weigh(r.Assessment))
 	switch {
 	case found == correlate.Repeated:
-		return Learnt{Status: Again, Addr: r.Addr}
+		return Learnt{Status: Again, Addr: r.Addr}, true
 	case found == correlate.Pending:
-		return Learnt{Status: Corrected, Addr: r.Addr}
+		return Learnt{Status: Corrected, Addr: r.Addr}, true
 	case found == correlate.Corrected && c.Authenticated:
-		return Learnt{Status: OwnUser, Addr: r.Addr}
+		return Learnt{Status: OwnUser, Addr: r.Addr}, true
 	case found == correlate.Corrected && policy.IsHere(c.Client.Addr):
 		// A filter has put it back, and nothing is known of the message that a client sent.
-		return Learnt{Status: Unknown, Addr: r.Addr}
+		return Learnt{Status: Unknown, Addr: r.Addr}, true
 	case found == correlate.Corrected:
 		receipt := in.correct(c)
-		return Learnt{Status: Corrected, Addr: c.Client.Addr, Receipt: &receipt}
+		return Learnt{Status: Corrected, Addr: c.Client.Addr, Receipt: &receipt}, true
+	}
+	return l, false
+}
+
+// learnNew takes a report on a message of which nothing is known.
+func (in *Intake) learnNew(told Report) Learnt {
+	r := in.identified(told)
+	switch {
 	case !r.Addr.IsValid(), told.Trust == Claimed:
 		return Learnt{Status: Unknown}
 	case !r.Time.IsZero() && in.Now().Sub(r.Time) > reputation.Lifetime:
@@ -120,7 +142,7 @@ func (in *Intake) learn(told Report) Learnt {
 		r.Time = in.Now()
 	}
 	r.Time = in.bound(r.Time)
-	o := r.Observation(v)
+	o := r.Observation(in.weigh(r.Assessment))
 	o.Decision = in.Judge.Decide(r.Addr)
 	o.Remember()
 	if o.QueueID != "" {
