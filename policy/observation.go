@@ -23,7 +23,8 @@ type TLS struct {
 	Version string `json:"version"`
 	Cipher  string `json:"cipher"`
 	Bits    int    `json:"bits"`
-	// CertSubject is the subject of the client's certificate, empty without one that the MTA trusts.
+	// CertSubject is the subject of the client's certificate, empty without one that the MTA
+	// trusts.
 	CertSubject string `json:"cert_subject,omitempty"`
 }
 

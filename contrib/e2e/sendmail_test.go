@@ -188,8 +188,8 @@ func TestSendmail(t *testing.T) {
 	}
 }
 
-// TestSendmailByList connects a Sendmail that reads a list: a daemon that hangs, or is away, refuses
-// nobody, and the list stays in force.
+// TestSendmailByList connects a Sendmail that reads a list: a daemon that hangs, or is away,
+// refuses nobody, and the list stays in force.
 func TestSendmailByList(t *testing.T) {
 	t.Parallel()
 	s, err := mx.NewSendmail(sendmailDir(t), "")
@@ -289,7 +289,8 @@ func overIPv6(t *testing.T, s *mx.Sendmail, d *mx.Daemon) {
 	waitUntil(t, func() bool {
 		events, err := d.Events()
 		must(t, err)
-		return 2 == len(slices.DeleteFunc(events, func(e mx.Event) bool { return e.Client.Addr != client || e.Event != "message" }))
+		own := slices.DeleteFunc(events, func(e mx.Event) bool { return e.Client.Addr != client || e.Event != "message" })
+		return len(own) == 2
 	})
 }
 

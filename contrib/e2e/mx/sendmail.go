@@ -40,8 +40,8 @@ func unpacked(name string) (dir string, port int, err error) {
 	return dir, ports[0], nil
 }
 
-// sendmailMC is what every private Sendmail has; %[1]s is its directory, %[2]d, %[4]d and %[5]d its ports,
-// %[3]s that of the packages.
+// sendmailMC is what every private Sendmail has; %[1]s is its directory, %[2]d, %[4]d and %[5]d its
+// ports, %[3]s that of the packages.
 const sendmailMC = "divert(0)dnl\n" +
 	"include(`%[3]s/usr/share/sendmail/cf/m4/cf.m4')dnl\n" +
 	"OSTYPE(`linux')dnl\n" +

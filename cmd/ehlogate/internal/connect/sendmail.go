@@ -8,9 +8,10 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 )
 
-// sendmailLines are for sendmail.mc; the arguments are the milter's socket, the map, and a rule for each port of the operator's own users. Ruleset srv_features answers S where
-// STARTTLS is not to be offered (op.me, "srv_features"); what it is given stays as it was for rules
-// behind these. A milter without F= is passed over when it is away.
+// sendmailLines are for sendmail.mc; the arguments are the milter's socket, the map, and a rule for
+// each port of the operator's own users. Ruleset srv_features answers S where STARTTLS is not to be
+// offered (op.me, "srv_features"); what it is given stays as it was for rules behind these. A
+// milter without F= is passed over when it is away.
 const sendmailLines = `dnl In sendmail.mc, after every other INPUT_MAIL_FILTER, so that what they find is heard. Where
 dnl confINPUT_MAIL_FILTERS is defined, add ehlogate to the end of its list as well: it replaces the order.
 INPUT_MAIL_FILTER(` + "`ehlogate', `S=%[1]s, T=C:2s;S:2s;R:2s;E:10s'" + `)dnl

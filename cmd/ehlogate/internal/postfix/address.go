@@ -11,8 +11,9 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 )
 
-// reach is how Postfix reaches a listener of the daemon, as main.cf wants it. A unix socket below the queue directory is named from there, so
-// that it is found with chroot and without; another one is not found with it.
+// reach is how Postfix reaches a listener of the daemon, as main.cf wants it. A unix socket below
+// the queue directory is named from there, so that it is found with chroot and without; another one
+// is not found with it.
 func (p *Postfix) reach(key string, a config.Address, chrooted []*service) (string, error) {
 	if err := a.Wanted(key, "Postfix"); err != nil {
 		return "", err

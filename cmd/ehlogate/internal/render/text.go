@@ -214,7 +214,8 @@ func (t *text) plot(r *ledger.Report) {
 	}
 }
 
-// axis is how many lines an axis up to a count has, all of them at whole numbers, and where it ends.
+// axis is how many lines an axis up to a count has, all of them at whole numbers, and where it
+// ends.
 func axis(most float64) (lines int, top float64) {
 	for step := 1.0; ; step *= 10 {
 		for _, s := range []float64{step, 2 * step, 5 * step} {
