@@ -316,7 +316,7 @@ func (d Decision) Why() string {
 		}
 		return fmt.Sprintf("%s: withheld until %s, so that its mail gets through in the clear; %s", d.Exception.Note, until, d.terms())
 	case RuleUnavailable:
-		return "the store did not answer in time: STARTTLS is offered"
+		return "the store does not answer: STARTTLS is offered"
 	}
 	s := d.terms()
 	if d.Would && !d.Withhold {

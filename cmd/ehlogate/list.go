@@ -50,7 +50,7 @@ const fewOpposed = 5
 // keep keeps an override that was set by hand or from another list.
 func (p *imported) keep(o policy.Override, e netlist.Entry) {
 	p.kept++
-	if o.Verb() == e.Verb {
+	if o.Verb() == e.Verb && o.Until.Equal(e.Until) {
 		return
 	}
 	if p.opposed++; p.opposed > fewOpposed {
@@ -58,9 +58,16 @@ func (p *imported) keep(o policy.Override, e netlist.Entry) {
 	}
 	by := "by hand"
 	if o.List != "" {
-		by = "by list " + o.List
+		by = "by the list " + o.List
 	}
-	p.against = append(p.against, fmt.Sprintf("line %d: %s is to be %s, and stays %s %s", e.Line, e.Network, past[e.Verb], past[o.Verb()], by))
+	p.against = append(p.against, fmt.Sprintf("line %d: %s is to be %s%s, and stays %s%s %s", e.Line, e.Network, past[e.Verb], untilText(e.Until), past[o.Verb()], untilText(o.Until), by))
+}
+
+func untilText(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return " until " + t.Format(minuteFormat)
 }
 
 // past are the verbs of what was done.
@@ -100,6 +107,9 @@ func importList(c *cli.Context, daemon *api.Client, before []policy.Override) er
 	}
 	for _, line := range plan.against {
 		fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s: %s\n", name, line)
+	}
+	if plan.opposed > 0 {
+		fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s: lift them with ehlogate forget --override, and import the list again, where it is to hold\n", name)
 	}
 	if more := plan.opposed - len(plan.against); more > 0 {
 		fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s: and %d more; ehlogate overrides lists what is set\n", name, more)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +12,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 
@@ -70,27 +70,44 @@ func printLookups(c *cli.Context, all []api.Lookup) error {
 	if len(all) == 0 {
 		return nil
 	}
-	var text bytes.Buffer
-	w := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
+	width := terminalWidth(c.App.Writer)
+	w := tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "ADDRESS\tSTARTTLS\tTIER\tSCORE\tWHY")
+	longest := len("ADDRESS")
 	for _, l := range all {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%.2f\t%s\n", l.Addr, l.STARTTLS, l.Tier, l.Score, l.Why)
+		longest = max(longest, len(l.Addr))
 	}
-	w.Flush()
-	width, short := terminalWidth(c.App.Writer), false
-	for line := range strings.Lines(text.String()) {
-		line = strings.TrimSuffix(line, "\n")
-		if r := []rune(line); width > 0 && len(r) > width {
-			line, short = string(r[:max(0, width-3)])+"...", true
-		}
-		if _, err := fmt.Fprintln(c.App.Writer, line); err != nil {
-			return err
+	for _, l := range all {
+		why := wrapped(l.Why, width-longest-len("  STARTTLS  unknown  SCORE  "))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%.2f\t%s\n", l.Addr, l.STARTTLS, l.Tier, l.Score, why[0])
+		for _, more := range why[1:] {
+			fmt.Fprintf(w, "\t\t\t\t%s\n", more)
 		}
 	}
-	if short {
-		fmt.Fprintln(c.App.ErrWriter, "ehlogate explain ADDR says why in full")
+	return w.Flush()
+}
+
+// leastWrapped is the narrowest column in which text is wrapped.
+const leastWrapped = 24
+
+// wrapped is a text in lines of a width, in one where there is no such width.
+func wrapped(text string, width int) []string {
+	if width < leastWrapped {
+		return []string{text}
 	}
-	return nil
+	lines := []string{""}
+	for word := range strings.FieldsSeq(text) {
+		last := &lines[len(lines)-1]
+		switch {
+		case *last == "":
+			*last = word
+		case utf8.RuneCountInString(*last)+1+utf8.RuneCountInString(word) > width:
+			lines = append(lines, word)
+		default:
+			*last += " " + word
+		}
+	}
+	return lines
 }
 
 // resolveWait is how long a host name may take.

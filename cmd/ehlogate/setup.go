@@ -223,7 +223,8 @@ func undoPostfix(c *cli.Context, cfg *config.Config) error {
 		_, err = fmt.Fprintf(c.App.Writer, "taken back in %s, and Postfix reloaded\n", p.Dir)
 		return err
 	}
-	_, err = fmt.Fprintf(c.App.Writer, "taken back in %s; run postfix reload now if Postfix runs: until then it may defer mail\n", p.Dir)
+	_, mta := againWith(c, p)
+	_, err = fmt.Fprintf(c.App.Writer, "taken back in %s; if Postfix runs, run %s reload now: until then it may defer mail\n", p.Dir, mta)
 	return err
 }
 
@@ -260,7 +261,11 @@ func printNext(c *cli.Context, cfg *config.Config, p *postfix.Postfix, plan *pos
 	mode := cfg.Policy.Mode
 	if plan.Mode != "" {
 		mode = plan.Mode
-		fmt.Fprintf(w, "mode: %s, as %s says now\n", mode, plan.ConfigFile)
+		what := "changed"
+		if plan.Creates(plan.ConfigFile) {
+			what = "created"
+		}
+		fmt.Fprintf(w, "mode: %s, as %s says now, which was %s for that\n", mode, plan.ConfigFile, what)
 	} else {
 		fmt.Fprintf(w, "mode: %s, as the configuration says\n", mode)
 	}
@@ -288,7 +293,7 @@ func printNext(c *cli.Context, cfg *config.Config, p *postfix.Postfix, plan *pos
 	}
 	next = append(next, again("check --live")+"   one session through Postfix, and what the daemon heard of it")
 	fmt.Fprintf(w, "\nnow:\n  %s\n", strings.Join(next, "\n  "))
-	if mode == policy.Observe {
+	if mode == policy.Observe && problem == "" {
 		_, err := fmt.Fprintf(w, "\nIn mode observe nothing is withheld. After some days, ehlogate status says what would have been; then set\npolicy.mode = \"protect\" in %s, and:\n  %s\n", plan.ConfigFile, again("reload"))
 		return err
 	}
@@ -332,7 +337,11 @@ func daemonFollows(c *cli.Context, mode policy.Mode, changed bool) (running bool
 		return true, err.Error()
 	}
 	if st.Mode != mode {
-		return true, fmt.Sprintf("the daemon is in mode %s, as its own configuration says (%s); set policy.mode = %q there", st.Mode, orNone(st.Config), mode)
+		where := "in " + st.Config
+		if st.Config == "" {
+			where = "in a configuration file, which it does not have, or in its environment (EHLOGATE_POLICY_MODE)"
+		}
+		return true, fmt.Sprintf("the daemon that runs is in mode %s, not %s, and withholds by that: set policy.mode = %q %s", st.Mode, mode, mode, where)
 	}
 	return true, ""
 }

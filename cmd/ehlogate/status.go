@@ -81,7 +81,11 @@ func statusText(st api.Status, now time.Time) string {
 		}
 		row("nodes", "%s", strings.Join(names, ", "))
 	}
-	row("overrides", "%d set by the operator; %s made by the daemon", st.Overrides, plural(st.Exceptions, "exception"))
+	if st.Store.OverridesUnknown {
+		row("overrides", "not known now")
+	} else {
+		row("overrides", "%d set by the operator; %s made by the daemon", st.Overrides, plural(st.Exceptions, "exception"))
+	}
 	for _, w := range st.Waves {
 		row("wave", "%s", w.Text())
 	}

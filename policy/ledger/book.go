@@ -37,12 +37,29 @@ type Book struct {
 func (l *Ledger) Read(ctx context.Context, since, until time.Time) (*Book, error) {
 	b, err := l.read(ctx, since, until, nil)
 	if errors.Is(err, errOthers) {
-		alone := err
+		alone := fault(err)
 		if b, err = l.read(ctx, since, until, whose{l.id: {}}); err == nil {
 			b.Alone = alone
 		}
 	}
 	return b, err
+}
+
+// fault is what is behind an error of reading what others have published, without where it came up.
+func fault(err error) error {
+	for {
+		switch wrapped := err.(type) {
+		case interface{ Unwrap() error }:
+			if err = wrapped.Unwrap(); err == nil {
+				return wrapped.(error)
+			}
+		case interface{ Unwrap() []error }:
+			all := wrapped.Unwrap()
+			err = all[len(all)-1]
+		default:
+			return err
+		}
+	}
 }
 
 // errOthers says that what other nodes have published cannot be read.

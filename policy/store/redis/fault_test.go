@@ -472,3 +472,33 @@ func TestADamagedSpoolIsReadOnce(t *testing.T) {
 	}
 	must(t, s.close())
 }
+
+// TestASpoolThatIsGoneIsBegunAnew: it is said that what waited there is lost, and whoever holds its
+// keys finds no other batch by them.
+func TestASpoolThatIsGoneIsBegunAnew(t *testing.T) {
+	s, _, err := openSpool(filepath.Join(t.TempDir(), "spool"), 1<<20, time.Now, func(*batch) {})
+	must(t, err)
+	said := 0
+	s.renewed = func(aside string) {
+		if said++; aside != "" {
+			t.Errorf("it was moved to %s", aside)
+		}
+	}
+	old, err := s.put([]*batch{{Sender: "a", Number: 1}, {Sender: "a", Number: 2}})
+	must(t, err)
+	must(t, os.Remove(s.path))
+	fresh, err := s.put([]*batch{{Sender: "a", Number: 3}})
+	must(t, err)
+	if said != 1 || fresh[0] <= old[1] {
+		t.Errorf("said %d times; keys %v, after %v", said, fresh, old)
+	}
+	for _, k := range old {
+		if b, err := s.get(k); err == nil {
+			t.Errorf("key %d of the old file has batch %d", k, b.Number)
+		}
+	}
+	if b, err := s.get(fresh[0]); err != nil || b.Number != 3 {
+		t.Errorf("%+v, %v", b, err)
+	}
+	must(t, s.close())
+}

@@ -33,7 +33,7 @@ func Inspect(ctx context.Context, o Options) []Finding {
 	found, err := client.Get(ctx, schemaKey).Result()
 	switch {
 	case err != nil && err != redis.Nil:
-		return []Finding{{What: fmt.Sprintf("%s does not serve: lookups offer STARTTLS, observations wait on disk", o.Target), Fix: err.Error()}}
+		return []Finding{{What: fmt.Sprintf("%s does not serve: lookups are answered from memory, or STARTTLS is offered, and observations wait on disk", o.Target), Fix: err.Error()}}
 	case err == nil && found != o.schema():
 		return []Finding{{
 			What: fmt.Sprintf("%s holds reputation of another version or layout (%s); nothing is read or written there", o.Target, found),
@@ -89,7 +89,7 @@ func inspectServer(ctx context.Context, name string, c redis.Cmdable) []Finding 
 	}
 	major, _ := strconv.Atoi(strings.SplitN(info["redis_version"], ".", 2)[0])
 	wrong(major < oldest, "is version "+info["redis_version"]+": changes of other nodes are not heard", "Redis 7.0 or later, or Valkey")
-	wrong(info["maxmemory"] == "0", "has no limit on memory: a flood can take all of the host's", "maxmemory, and maxmemory-policy volatile-ttl; contrib/redis/README.md has a table of sizes")
+	wrong(info["maxmemory"] == "0", "has no limit on memory: a flood can take all that the host has", "in redis.conf set maxmemory, for which contrib/redis/README.md has a table of sizes, and maxmemory-policy volatile-ttl")
 	wrong(info["maxmemory"] != "0" && info["maxmemory_policy"] != "volatile-ttl", "has maxmemory-policy "+info["maxmemory_policy"],
 		"maxmemory-policy volatile-ttl: what was not heard of for longest goes first, and the operator's overrides never")
 	wrong(info["aof_enabled"] == "0" && info["connected_slaves"] == "0", "keeps nothing when it ends: no append-only file, no replica", "appendonly yes, or a replica")

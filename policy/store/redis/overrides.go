@@ -136,6 +136,9 @@ func (s *Store) Exceptions() []policy.Exception { return s.exceptions.Load().Lis
 // KeptExceptions are all exceptions, by their hosts.
 func (s *Store) KeptExceptions() *policy.Exceptions { return s.exceptions.Load() }
 
+// OverridesKnown reports whether the overrides have been read since the start.
+func (s *Store) OverridesKnown() bool { return s.overridesRead.Load() }
+
 // loadOverrides reads all overrides and exceptions, and removes exceptions that have ended. What
 // cannot be read leaves them as they were. Readings do not overlap: an older one never replaces a
 // newer one.
@@ -167,6 +170,7 @@ func (s *Store) loadOverrides(ctx context.Context) error {
 	}
 	s.overrides.Store(r.overrides)
 	s.exceptions.Store(r.exceptions)
+	s.overridesRead.Store(true)
 	return s.removeUnchanged(ctx, ended)
 }
 

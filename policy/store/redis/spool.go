@@ -38,6 +38,11 @@ type spool struct {
 	// size is the sum of the values in bytes, batches their number.
 	size, batches int64
 	damaged       int
+	// last is the greatest key so far. A file that is begun anew goes on from there: those who hold
+	// keys of the old one are not to find other batches by them.
+	last uint64
+	// renewed is told where a file was moved aside that was open, or "" where it was gone.
+	renewed func(aside string)
 }
 
 // lockWait is how long another process may still have the file.
@@ -95,7 +100,18 @@ func (s *spool) lookAfter() error {
 	if whole {
 		return nil
 	}
-	_, err = s.renew()
+	return s.renewOpen()
+}
+
+// renewOpen is renew for a file that was open, and says so.
+func (s *spool) renewOpen() error {
+	aside, err := s.renew()
+	if _, gone := os.Stat(aside); gone != nil {
+		aside = ""
+	}
+	if s.renewed != nil {
+		s.renewed(aside)
+	}
 	return err
 }
 
@@ -118,6 +134,11 @@ func (s *spool) open(each func(*batch)) error {
 		b, err := tx.CreateBucketIfNotExists(spoolBucket)
 		if err != nil {
 			return err
+		}
+		if b.Sequence() < s.last {
+			if err := b.SetSequence(s.last); err != nil {
+				return err
+			}
 		}
 		return b.ForEach(func(k, v []byte) error {
 			batch, err := decodeStored(v)
@@ -149,8 +170,7 @@ func (s *spool) update(change func(*bolt.Tx) error) error {
 	}
 	err := s.db.Update(change)
 	if errors.Is(err, bolted.ErrDamaged) {
-		_, renewed := s.renew()
-		err = errors.Join(err, renewed)
+		err = errors.Join(err, s.renewOpen())
 	}
 	return err
 }
@@ -189,6 +209,9 @@ func (s *spool) put(batches []*batch) ([]uint64, error) {
 	}
 	s.size += size
 	s.batches += n
+	for _, k := range keys {
+		s.last = max(s.last, k)
+	}
 	if full {
 		return keys, errFull
 	}

@@ -78,6 +78,8 @@ type Store struct {
 	loading    sync.Mutex
 	overrides  atomic.Pointer[policy.Networks[policy.Override]]
 	exceptions atomic.Pointer[policy.Networks[policy.Exception]]
+	// overridesRead says that they have been read since the start.
+	overridesRead atomic.Bool
 
 	invalidations invalidations
 	// telling is for exceptions, of which there may be many.
@@ -120,6 +122,13 @@ func Open(o Options) (*Store, error) {
 	}
 	if aside != "" {
 		o.Log.Error("the spool was damaged; what waited there for Redis is not replayed, and was moved aside", "file", aside)
+	}
+	w.spool.renewed = func(aside string) {
+		if aside == "" {
+			o.Log.Error("the spool's file was gone while it was open, and a new one was begun: what waited there for Redis is lost", "file", w.spool.path)
+			return
+		}
+		o.Log.Error("the spool was damaged while it was open, and a new one was begun: what waited there for Redis is not replayed", "file", aside)
 	}
 	if n := w.spool.damaged; n > 0 {
 		o.Log.Error("batches in the spool are damaged and left out", "batches", n)

@@ -76,18 +76,25 @@ func (s *Store) tellLoop(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
+			// What was told at the end is not to be lost.
+			for len(s.told) > 0 && s.tellSome(<-s.told) == nil {
+			}
 			return
 		case line := <-s.told:
-			lines := [][]byte{line}
-			for len(s.told) > 0 && len(lines) < toldAtOnce {
-				lines = append(lines, <-s.told)
-			}
-			call, cancel := context.WithTimeout(ctx, callTimeout)
-			// Whoever asks asks again; see Tell.
-			s.send(call, peersChannel, s.Name(), lines)
-			cancel()
+			s.tellSome(line)
 		}
 	}
+}
+
+// tellSome sends a line and some of those that wait. Whoever tells them tells them again; see Tell.
+func (s *Store) tellSome(line []byte) error {
+	lines := [][]byte{line}
+	for len(s.told) > 0 && len(lines) < toldAtOnce {
+		lines = append(lines, <-s.told)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	return s.send(ctx, peersChannel, s.Name(), lines)
 }
 
 // Hear takes the lines that other nodes tell, until the context ends or the channel is lost.

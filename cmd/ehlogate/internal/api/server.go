@@ -102,6 +102,10 @@ func (s *Server) Handler() http.Handler {
 		s.address(w, r, func(addr netip.Addr) any { return s.Explain(addr) })
 	})
 	mux.HandleFunc("GET /api/v1/overrides", func(w http.ResponseWriter, _ *http.Request) {
+		if !s.overridesKnown() {
+			refuse(w, http.StatusServiceUnavailable, errors.New("the overrides are not known: Redis has not answered since the daemon's start"))
+			return
+		}
 		reply(w, http.StatusOK, append([]policy.Override{}, s.Store.Overrides()...))
 	})
 	mux.HandleFunc("GET /api/v1/marks", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.exceptions()) })

@@ -113,6 +113,8 @@ type StoreStatus struct {
 	Records int    `json:"records"`
 	// Uncounted is why Records, and the hosts by tier, are not known; empty where they are.
 	Uncounted string `json:"uncounted,omitempty"`
+	// OverridesUnknown says that they have not been read since the start.
+	OverridesUnknown bool `json:"overrides_unknown,omitempty"`
 	// Sync is store.sync as it is in force, empty for Redis.
 	Sync string `json:"sync,omitempty"`
 }
@@ -164,8 +166,16 @@ func (s *Server) Whole() Status {
 			st.Store.State = "does not answer"
 		}
 	}
+	st.Store.OverridesUnknown = !s.overridesKnown()
 	st.Overrides, st.Exceptions = len(s.Store.Overrides()), len(s.exceptions())
 	return st
+}
+
+// overridesKnown reports whether the overrides have been read since the start: they may be in
+// Redis, which may be away.
+func (s *Server) overridesKnown() bool {
+	k, ok := s.Store.(interface{ OverridesKnown() bool })
+	return !ok || k.OverridesKnown()
 }
 
 // host reports whether a record is of a host.

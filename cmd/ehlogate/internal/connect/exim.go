@@ -62,6 +62,12 @@ EHLOGATE_SAID = \{"ip":"$sender_host_address","port":"$sender_host_port","qid":"
 #    set acl_m_ehlogate = ${readsocket{EHLOGATE_FEED}{POST /feed/verdict HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n%[2]sContent-Length: ${strlen:EHLOGATE_SAID}\r\n\r\nEHLOGATE_SAID}{1s:shutdown=no}{}{}}
 `
 
+// eximSocket is for a feed on a unix socket.
+const eximSocket = `
+# http.listen is a unix socket: what Exim posts arrives only where http.group is a group of Exim's user, which
+# can then do everything that an operator can, and needs no token. On TCP it needs one, and can only post.
+`
+
 // Exim is what connects an Exim, from 4.90 on.
 func Exim(c *config.Config) (string, error) {
 	return exim(c, eximLines, "Then restart Exim.", "")
@@ -77,16 +83,16 @@ func exim(c *config.Config, lines, then, where string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	feed, by := c.HTTP.Listen.Address, ""
+	feed, by, socket := c.HTTP.Listen.Address, "", eximSocket
 	if c.HTTP.Listen.Network != "unix" {
 		feedHost, feedPort, err := reach("http.listen", c.HTTP.Listen)
 		if err != nil {
 			return "", err
 		}
-		feed = "inet:" + feedHost + ":" + feedPort
+		feed, socket = "inet:"+feedHost+":"+feedPort, ""
 		if c.FeedTokenGiven && !c.LocalFeed {
 			by = `Authorization: Bearer ${readfile{` + c.HTTP.FeedTokenFile + `}{}}\r\n`
 		}
 	}
-	return fmt.Sprintf(lines, host, port, strings.Join(userPorts(c), ":")) + fmt.Sprintf(eximNotes, then) + fmt.Sprintf(eximVerdict, feed, by, where), nil
+	return fmt.Sprintf(lines, host, port, strings.Join(userPorts(c), ":")) + fmt.Sprintf(eximNotes, then) + socket + fmt.Sprintf(eximVerdict, feed, by, where), nil
 }

@@ -24,6 +24,7 @@ filter "ehlogate" phase ehlo match src <ehlogate> reject "502 5.5.1 EHLO is not 
 # is still taken. Postfix, tried as such a client, goes on with HELO, and says STARTTLS no more.
 # OpenSMTPD has no milter, and its log is not read: what is spam, the filter has to post to /feed/verdict
 # (contrib/doc/sources.md).
+# To take it back, remove these lines, and the one of cron, and restart smtpd.
 `
 
 // OpenSMTPD is what connects an OpenSMTPD, from 6.8 on, to a file that is exported.

@@ -94,8 +94,8 @@ dnl lists it. While the daemon is away, STARTTLS is offered and mail comes in. A
 dnl Sendmail answer 451 after four seconds, until systemd has ended it (WatchdogSec); the lines of
 dnl setup sendmail --list do not.
 `
-	sendmailReads = `dnl The file has to be there before Sendmail starts, and is kept by cron:
-dnl   * * * * * root ehlogate export --format texthash --output %s
+	sendmailReads = `dnl The file has to be there before Sendmail starts. In /etc/cron.d/ehlogate, each minute:
+dnl   * * * * * root /usr/bin/ehlogate export --format texthash --output %s
 dnl Hosts of IPv6 and networks of more than 256 addresses are not in it. When the daemon is away or hangs, it
 dnl stays as it was; sessions are heard again when the daemon is back, and mail waits a few seconds for one that
 dnl hangs.

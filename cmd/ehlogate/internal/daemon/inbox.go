@@ -35,6 +35,8 @@ const (
 	mostPosts = 10_000
 	// mostUnderWay bounds the observations under way that nobody waits for.
 	mostUnderWay = 4096
+	// lastAnswers is how long other nodes may take, at the end, to say which posts are theirs.
+	lastAnswers = 500 * time.Millisecond
 	// mostReports bounds the reports of other nodes that wait.
 	mostReports = 1000
 )
@@ -279,7 +281,9 @@ func (b *inbox) changed(n netip.Prefix, c eventlog.Change) {
 // is called.
 func (b *inbox) start(follower *follower) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
-	var working sync.WaitGroup
+	// Other nodes are heard to the end.
+	hearing, deafen := context.WithCancel(context.Background())
+	var working, listening sync.WaitGroup
 	working.Go(func() {
 		for {
 			select {
@@ -306,8 +310,8 @@ func (b *inbox) start(follower *follower) (stop func()) {
 		}
 	})
 	if b.hear != nil {
-		working.Go(func() { b.faults.Keep(ctx, "hearing other nodes", b.hearPeers) })
-		working.Go(func() { b.faults.Keep(ctx, "finding what is reported", b.findReported) })
+		listening.Go(func() { b.faults.Keep(hearing, "hearing other nodes", b.hearPeers) })
+		listening.Go(func() { b.faults.Keep(hearing, "finding what is reported", b.findReported) })
 	}
 	return func() {
 		cancel()
@@ -316,8 +320,13 @@ func (b *inbox) start(follower *follower) (stop func()) {
 			for len(b.posts) > 0 {
 				b.signal(<-b.posts)
 			}
-			b.conclude(true)
+			for end := time.Now().Add(lastAnswers); b.Asking() && time.Now().Before(end); {
+				time.Sleep(lastAnswers / 50)
+			}
 		})
+		deafen()
+		listening.Wait()
+		b.faults.Do("ending", func() { b.conclude(true) })
 		for range mostUnderWay {
 			b.underWay <- struct{}{}
 		}

@@ -95,7 +95,7 @@ func (d *Daemon) report(ctx context.Context, since, until time.Time, v ledger.Vi
 	r.Notes = append(d.uncountedYet(), d.events.Notes()...)
 	if book.Alone != nil {
 		r.Nodes = []ledger.Node{{Name: d.cfg.Load().Log.Node, Time: d.clock.Now()}}
-		r.Notes = append(r.Notes, fmt.Sprintf("only what this node has counted is here: %v", book.Alone))
+		r.Notes = append(r.Notes, "these are the counts of this node alone, for Redis does not give those of others: "+book.Alone.Error())
 		return r, nil
 	}
 	r.Nodes, err = d.keeper.Ledger.Nodes(ctx)

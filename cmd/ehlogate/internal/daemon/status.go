@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +20,9 @@ import (
 // enoughForSilence is how many messages, or sessions, it takes until a source that said nothing is
 // silent.
 const enoughForSilence = 20
+
+// nodesWait is how long Redis may take to list the nodes.
+const nodesWait = time.Second
 
 // enoughLookups is the same for lookups, of which a check makes some itself.
 const enoughLookups = 200
@@ -79,6 +83,11 @@ func (d *Daemon) status() api.Status {
 			if err := k.Why(); err != nil {
 				st.Warnings = append(st.Warnings, "Redis does not serve: "+err.Error())
 			}
+		} else if d.keeper != nil {
+			ctx, cancel := context.WithTimeout(context.Background(), nodesWait)
+			// Without them the rest is there.
+			st.Nodes, _ = d.keeper.Ledger.Nodes(ctx)
+			cancel()
 		}
 	case *store.Embedded:
 		st.Notes = append(st.Notes, k.Notes()...)
@@ -106,6 +115,9 @@ func (d *Daemon) status() api.Status {
 		st.Waves = ledger.Lasting(d.keeper.Alarms.Waves())
 	}
 	d.findSilent(&st)
+	for i, w := range st.Warnings {
+		st.Warnings[i] = strings.ReplaceAll(w, "\n", "; ")
+	}
 	return st
 }
 

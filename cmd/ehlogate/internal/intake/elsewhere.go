@@ -21,20 +21,38 @@ type Peers interface {
 	Tell(line []byte)
 }
 
-// askAgain is how long after the first time the other nodes are asked again: by then their MTA has
-// told them the queue id of the message. askedMost bounds the messages to ask of again.
+// again is how long after the first time something is told once more: by then the MTA of the other
+// node has told it the queue id of the message, and a Redis that was slow has come round. toldMost
+// bounds what is to be told again, and the messages that are asked for.
 const (
-	askAgain  = correlate.Wait / 2
-	askedMost = 10_000
+	again    = correlate.Wait / 2
+	toldMost = 20_000
 )
 
-// word is what nodes tell each other of a message: what was posted of it, or that it is taken; or
-// what a person reported of it, and what became of that.
+// word is what nodes tell each other.
+//
+//   - Of a message of which something was posted at a node that has not heard it: that node asks
+//     (Posted), the one that has heard it says so (Heard), and the first one gives it what was
+//     posted (Yours), and forgets it. Whatever of this is lost, nothing counts at both.
+//   - Of a message that a person reports at such a node: Reported, and what became of it, Learnt.
 type word struct {
-	Posted   *policy.Signal `json:"posted,omitempty"`
-	Taken    *name          `json:"taken,omitempty"`
-	Reported *reported      `json:"reported,omitempty"`
-	Learnt   *reply         `json:"learnt,omitempty"`
+	Posted   *name     `json:"posted,omitempty"`
+	Heard    *name     `json:"heard,omitempty"`
+	Yours    *yours    `json:"yours,omitempty"`
+	Reported *reported `json:"reported,omitempty"`
+	Learnt   *reply    `json:"learnt,omitempty"`
+}
+
+// name is what all nodes call a message.
+type name struct {
+	QueueID string     `json:"queue_id"`
+	Addr    netip.Addr `json:"addr"`
+}
+
+// yours is what was posted of a message that a node has heard.
+type yours struct {
+	Node   string        `json:"node"`
+	Signal policy.Signal `json:"signal"`
 }
 
 // reported is a report, and the number by which its node knows it; reply is what became of it.
@@ -52,17 +70,19 @@ type (
 	}
 )
 
-// name is what all nodes call a message.
-type name struct {
-	QueueID string     `json:"queue_id"`
-	Addr    netip.Addr `json:"addr"`
+// elsewhere is what other nodes are asked, and told again.
+type elsewhere struct {
+	sync.Mutex
+	// posted are the posts of messages that others were asked for, until they are concluded.
+	posted map[name][]policy.Signal
+	// later is to be told again, what comes first first.
+	later []later
 }
 
-// asked are the messages that the other nodes were asked of, the first one first.
-type asked struct {
-	sync.Mutex
-	signals []policy.Signal
-	again   []time.Time
+// later is a word that is told again at a time; a question only if it is still one.
+type later struct {
+	at   time.Time
+	word word
 }
 
 // ask asks the other nodes whose message it is that was posted, where this one has not heard it.
@@ -70,34 +90,84 @@ func (in *Intake) ask(s policy.Signal) {
 	if in.Peers == nil || !s.Posted || in.Correlator.Knows(s.QueueID, s.Addr) != correlate.Posted {
 		return
 	}
-	in.tell(word{Posted: &s})
-	in.asked.Lock()
-	defer in.asked.Unlock()
-	if len(in.asked.signals) < askedMost {
-		in.asked.signals, in.asked.again = append(in.asked.signals, s), append(in.asked.again, in.Now().Add(askAgain))
+	e, n := &in.elsewhere, name{s.QueueID, s.Addr}
+	e.Lock()
+	if e.posted == nil {
+		e.posted = map[name][]policy.Signal{}
+	}
+	full := len(e.posted) >= toldMost
+	if !full {
+		e.posted[n] = append(e.posted[n], s)
+	}
+	e.Unlock()
+	if full {
+		return
+	}
+	in.tellTwice(word{Posted: &n})
+}
+
+// tellTwice tells something now, and again.
+func (in *Intake) tellTwice(w word) {
+	in.tell(w)
+	e := &in.elsewhere
+	e.Lock()
+	defer e.Unlock()
+	if len(e.later) < toldMost {
+		e.later = append(e.later, later{in.Now().Add(again), w})
 	}
 }
 
-// askAgain asks of what is still nobody's.
-func (in *Intake) askAgain() {
-	in.asked.Lock()
+// tellAgain tells what is due, and forgets the posts that were concluded here.
+func (in *Intake) tellAgain() {
+	e := &in.elsewhere
+	e.Lock()
 	due := 0
-	for now := in.Now(); due < len(in.asked.again) && !in.asked.again[due].After(now); {
+	for now := in.Now(); due < len(e.later) && !e.later[due].at.After(now); {
 		due++
 	}
-	signals := in.asked.signals[:due]
-	in.asked.signals, in.asked.again = in.asked.signals[due:], in.asked.again[due:]
-	in.asked.Unlock()
-	for _, s := range signals {
-		if in.Correlator.Knows(s.QueueID, s.Addr) == correlate.Posted {
-			in.tell(word{Posted: &s})
+	words := e.later[:due:due]
+	e.later = e.later[due:]
+	for n := range e.posted {
+		if in.Correlator.Knows(n.QueueID, n.Addr) != correlate.Posted {
+			delete(e.posted, n)
 		}
 	}
+	e.Unlock()
+	for _, l := range words {
+		if n := l.word.Posted; n == nil || in.Correlator.Knows(n.QueueID, n.Addr) == correlate.Posted {
+			in.tell(l.word)
+		}
+	}
+}
+
+// Asking reports whether other nodes have yet to say whose a message is.
+func (in *Intake) Asking() bool {
+	e := &in.elsewhere
+	e.Lock()
+	defer e.Unlock()
+	return len(e.posted) > 0
 }
 
 func (in *Intake) tell(w word) {
 	if line, err := json.Marshal(w); err == nil {
 		in.Peers.Tell(line)
+	}
+}
+
+// give gives what was posted of a message to the node that has heard it, unless it is counted here
+// by now.
+func (in *Intake) give(n name, node string) {
+	e := &in.elsewhere
+	e.Lock()
+	signals := e.posted[n]
+	delete(e.posted, n)
+	e.Unlock()
+	if len(signals) == 0 || !in.Correlator.Withdraw(n.QueueID, n.Addr) {
+		return
+	}
+	in.Stats.Elsewhere.Add(1)
+	for _, s := range signals {
+		in.tellTwice(word{Yours: &yours{node, s}})
 	}
 }
 
@@ -113,26 +183,25 @@ func (in *Intake) Told(node string, line []byte) *Receipt {
 		// Another version's.
 		return nil
 	}
-	if w.Learnt != nil && w.Learnt.Node == in.Peers.Name() {
+	switch {
+	case w.Posted != nil && in.isOurs(*w.Posted, node):
+		in.tell(word{Heard: w.Posted})
+	case w.Heard != nil:
+		in.give(*w.Heard, node)
+	case w.Yours != nil && w.Yours.Node == in.Peers.Name():
+		return in.take(w.Yours.Signal)
+	case w.Learnt != nil && w.Learnt.Node == in.Peers.Name():
 		in.replies.answer(*w.Learnt)
-	}
-	if w.Reported != nil {
+	case w.Reported != nil:
 		return in.learnForPeer(w.Reported)
 	}
-	if w.Taken != nil && in.Correlator.Withdraw(w.Taken.QueueID, w.Taken.Addr) {
-		in.Stats.Elsewhere.Add(1)
-	}
-	if w.Posted == nil || !in.isOurs(w.Posted, node) {
-		return nil
-	}
-	in.tell(word{Taken: &name{w.Posted.QueueID, w.Posted.Addr}})
-	return in.take(*w.Posted)
+	return nil
 }
 
 // isOurs reports whether this node counts a message of which another node knows a post only. Of two
 // to which the same was posted, and that know no more, it is one.
-func (in *Intake) isOurs(s *policy.Signal, node string) bool {
-	switch in.Correlator.Knows(s.QueueID, s.Addr) {
+func (in *Intake) isOurs(n name, node string) bool {
+	switch in.Correlator.Knows(n.QueueID, n.Addr) {
 	case correlate.Heard:
 		return true
 	case correlate.Posted:

@@ -2,6 +2,7 @@ package intake
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,15 +17,18 @@ type cluster []*node
 type seat struct {
 	cluster *cluster
 	at      int
-	// deaf says that nobody hears it.
-	deaf bool
+	// lost takes a line of its own that nobody hears.
+	lost func(line string) bool
 }
 
 func (s *seat) Name() string { return fmt.Sprint("node", s.at) }
 
 func (s *seat) Tell(line []byte) {
+	if s.lost != nil && s.lost(string(line)) {
+		return
+	}
 	for i, n := range *s.cluster {
-		if i == s.at || s.deaf {
+		if i == s.at {
 			continue
 		}
 		if r := n.in.Told(s.Name(), line); r != nil {
@@ -41,6 +45,16 @@ func newCluster(t *testing.T) cluster {
 		*c = append(*c, n)
 	}
 	return *c
+}
+
+// once loses the first line of a kind.
+func once(kind string) func(line string) bool {
+	done := false
+	return func(line string) bool {
+		lost := !done && strings.HasPrefix(line, `{"`+kind+`":`)
+		done = done || lost
+		return lost
+	}
 }
 
 // post has a filter post its word on a message to a node.
@@ -107,9 +121,32 @@ func TestAPostIsCountedWhereItsMessageWasHeard(t *testing.T) {
 			c[here].post("Q1")
 		}, [2]float64{1, 0}, 0},
 		{"nobody answers", func(c cluster) {
-			c[here].in.Peers.(*seat).deaf = true
+			c[there].in.Peers.(*seat).lost = func(string) bool { return true }
 			c[there].observe(heard())
 			c[here].post("Q1")
+		}, [2]float64{1, 0}, 0},
+		{"the first question is lost", func(c cluster) {
+			c[here].in.Peers.(*seat).lost = once("posted")
+			c[there].observe(heard())
+			c[here].post("Q1")
+		}, [2]float64{0, 1}, 1},
+		{"the first answer is lost", func(c cluster) {
+			c[there].in.Peers.(*seat).lost = once("heard")
+			c[there].observe(heard())
+			c[here].post("Q1")
+		}, [2]float64{0, 1}, 1},
+		{"what is given is lost at first", func(c cluster) {
+			c[here].in.Peers.(*seat).lost = once("yours")
+			c[there].observe(heard())
+			c[here].post("Q1")
+		}, [2]float64{0, 1}, 1},
+		{"the answer comes when it is too late", func(c cluster) {
+			var late []byte
+			c[there].in.Peers.(*seat).lost = func(line string) bool { late = []byte(line); return true }
+			c[there].observe(heard())
+			c[here].post("Q1")
+			c.pass()
+			c[here].in.Told("node1", late)
 		}, [2]float64{1, 0}, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -131,7 +168,7 @@ func TestAPostIsCountedWhereItsMessageWasHeard(t *testing.T) {
 // TestOtherVersionsOfPeers takes lines that this version does not write.
 func TestOtherVersionsOfPeers(t *testing.T) {
 	c := newCluster(t)
-	for _, line := range []string{"", "null", "{", "[]", `{"posted":null}`, `{"taken":{}}`, `{"posted":{}}`, `{"taken":{"queue_id":"","addr":"192.0.2.7"}}`, `{"later":1}`} {
+	for _, line := range []string{"", "null", "{", "[]", `{"posted":null}`, `{"heard":{}}`, `{"posted":{}}`, `{"yours":{"node":"node0"}}`, `{"heard":{"queue_id":"","addr":"192.0.2.7"}}`, `{"later":1}`} {
 		if r := c[0].in.Told("node1", []byte(line)); r != nil {
 			t.Errorf("%q was taken for a verdict", line)
 		}

@@ -97,7 +97,7 @@ type Intake struct {
 
 	reinjections reinjections
 	distrusted   distrusted
-	asked        asked
+	elsewhere    elsewhere
 	replies      replies
 	// excepting bounds how many exceptions are made in a second.
 	begin                                  sync.Once
@@ -252,7 +252,7 @@ func (in *Intake) UnknownUser(client netip.Addr, recipient string, at time.Time)
 // Conclude learns and records what comes of the signals for which no session came, or of all that
 // wait. A signal that does not name its client teaches nothing.
 func (in *Intake) Conclude(all bool) (receipts []Receipt) {
-	in.askAgain()
+	in.tellAgain()
 	due, corrections := in.Correlator.Due(all)
 	for _, c := range corrections {
 		receipts = append(receipts, in.correct(c))

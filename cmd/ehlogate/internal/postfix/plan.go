@@ -258,6 +258,11 @@ func (plan *Plan) String() string {
 	return b.String()
 }
 
+// Creates reports whether a file is made by the plan, and was not there.
+func (plan *Plan) Creates(path string) bool {
+	return slices.ContainsFunc(plan.Files, func(f File) bool { return f.Path == path })
+}
+
 // Diff is the plan as a unified diff of the files.
 func (plan *Plan) Diff() string {
 	var b strings.Builder

@@ -148,12 +148,12 @@ func TestAxesAreInWholeNumbers(t *testing.T) {
 // TestColumnsThatAreLeftOutAreNamed draws a table that is too wide.
 func TestColumnsThatAreLeftOutAreNamed(t *testing.T) {
 	r := reportOf(t, "sender.example")
-	for width, want := range map[int]bool{0: false, 200: false, 60: true, 40: true} {
+	for width, want := range map[int]bool{0: false, 200: false, 60: false, 40: true} {
 		var b bytes.Buffer
 		if err := Text(&b, r, "domain", width, true); err != nil {
 			t.Fatal(err)
 		}
-		if got := strings.Contains(b.String(), "Left out, for the line is too short: spam share"); got != want {
+		if got := strings.Contains(strings.Join(strings.Fields(b.String()), " "), "Left out, for the line is too short: spam share"); got != want {
 			t.Errorf("in %d columns:\n%s", width, b.String())
 		}
 	}

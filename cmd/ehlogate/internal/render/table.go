@@ -138,10 +138,13 @@ func named(title, name string, rows []ledger.Row) table {
 }
 
 // short leaves out the columns in which there is nothing, but for those of lasting.
-func (t table) short() table {
+func (t table) short() table { return t.filled(lasting) }
+
+// filled leaves out the columns in which there is nothing, but for some.
+func (t table) filled(but []string) table {
 	keep := make([]bool, len(t.head))
 	for i := range t.head {
-		keep[i] = i == 0 || slices.Contains(lasting, t.head[i].name)
+		keep[i] = i == 0 || slices.Contains(but, t.head[i].name)
 		for _, row := range t.rows {
 			switch v := row[i].(type) {
 			case int64:

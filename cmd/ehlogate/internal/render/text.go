@@ -22,15 +22,14 @@ func Text(w io.Writer, r *ledger.Report, by string, width int, utf8 bool) error 
 	t.line("TLS and spam, %s to %s%s", r.Since.In(zone(r)).Format("2006-01-02 15:04"), r.Until.In(zone(r)).Format("2006-01-02 15:04 MST"), nodesText(r.Nodes))
 	if by != "" {
 		t.line("")
+		t.notes(r)
 		t.table(byTables[by](r).short())
 		return t.err
 	}
 	t.headline(r)
-	for _, n := range r.Notes {
-		t.line("NOTE: %s.", n)
-	}
+	t.notes(r)
 	for _, w := range r.Waves {
-		t.line("WAVE: %s.", w.Text())
+		t.say("WAVE: %s.", w.Text())
 	}
 	if len(r.Waves)+len(r.Notes) > 0 {
 		t.line("")
@@ -47,6 +46,13 @@ func Text(w io.Writer, r *ledger.Report, by string, width int, utf8 bool) error 
 	t.authenticated(r)
 	t.requireTLS(r)
 	return t.err
+}
+
+// notes say what the figures lack.
+func (t *text) notes(r *ledger.Report) {
+	for _, n := range r.Notes {
+		t.say("NOTE: %s.", n)
+	}
 }
 
 // mostCourse is how many steps of the course are listed beside its plot.
@@ -90,12 +96,29 @@ func (t *text) line(format string, args ...any) {
 	}
 }
 
+// say writes a sentence, in lines of the width that there is.
+func (t *text) say(format string, args ...any) {
+	line := ""
+	for word := range strings.SplitSeq(fmt.Sprintf(format, args...), " ") {
+		switch {
+		case line == "":
+			line = word
+		case t.width > 0 && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > t.width:
+			t.line("%s", line)
+			line = word
+		default:
+			line += " " + word
+		}
+	}
+	t.line("%s", line)
+}
+
 // headline says in a few lines what there is to know.
 func (t *text) headline(r *ledger.Report) {
 	m, s, h := r.Messages, r.Shares, r.Handshakes
 	t.line("")
 	if r.Sessions == 0 && m[policy.Spam].Sum()+m[policy.Ham].Sum()+m[policy.None].Sum() == 0 {
-		t.line("Nothing was heard in this time.")
+		t.say("Nothing was heard in this time.")
 		return
 	}
 	t.table(table{head: []column{{"MESSAGES", ""}, {"OVER TLS", ""}, {"IN THE CLEAR", ""}, {"SHARE OVER TLS", ""}, {"UNKNOWN", ""}}, rows: [][]any{
@@ -105,26 +128,25 @@ func (t *text) headline(r *ledger.Report) {
 	}}.short())
 	unknown := m[policy.Spam].Unknown + m[policy.Ham].Unknown + m[policy.None].Unknown
 	if unknown > 0 && r.Sessions > 0 {
-		t.line("UNKNOWN are messages whose sessions no milter heard, and of which nothing else says whether they came over TLS.")
+		t.say("UNKNOWN are messages whose sessions no milter heard, and of which nothing else says whether they came over TLS.")
 	}
 	if s.TLSThatIsSpam != nil || s.PlainThatIsSpam != nil || unknown == 0 {
-		t.line("%s.", spamText(s))
+		t.say("%s.", spamText(s))
 	}
 	clients := "about " + counted(int64(r.Clients.All), "client") + wholeText(r)
 	if r.Sessions == 0 {
-		t.line("These are messages of %s, by the MTA's log and what was posted.", clients)
-		t.line("Since no milter heard their sessions, it is not known how often STARTTLS was offered or withheld, nor what that saved.")
+		t.say("These are messages of %s, by the MTA's log and what was posted. Since no milter heard their sessions, it is not known how often STARTTLS was offered or withheld, nor what that saved.", clients)
 		if h.Failed > 0 {
-			t.line("%s failed.", counted(h.Failed, "handshake"))
+			t.say("%s failed.", counted(h.Failed, "handshake"))
 		}
 	} else {
-		t.line("%s of %s: STARTTLS was offered in %s, withheld in %s (%s), and not asked for in %s.", counted(r.Sessions, "session"), clients,
+		t.say("%s of %s: STARTTLS was offered in %s, withheld in %s (%s), and not asked for in %s.", counted(r.Sessions, "session"), clients,
 			Count(r.STARTTLS[policy.Offered]), Count(r.STARTTLS[policy.Withheld]), Percent(s.Withheld), Count(r.STARTTLS[policy.Unasked]))
-		t.line("%s; at most %s avoided, worth up to %s of processor time at %g ms each.", counted(h.Done, "TLS handshake"), Count(h.Avoided), duration(h.SavedSeconds), h.CostMilliseconds)
-		t.line("%s failed; %s for want of STARTTLS.", counted(h.Failed, "handshake"), counted(h.Left, "session left", "sessions left"))
+		t.say("%s; at most %s avoided, worth up to %s of processor time at %g ms each.", counted(h.Done, "TLS handshake"), Count(h.Avoided), duration(h.SavedSeconds), h.CostMilliseconds)
+		t.say("%s failed; %s for want of STARTTLS.", counted(h.Failed, "handshake"), counted(h.Left, "session left", "sessions left"))
 	}
 	if r.Own != (ledger.OwnCounts{}) {
-		t.line("Beside these, %s of own users.", counted(r.Own.Messages, "message"))
+		t.say("Beside these, %s of own users.", counted(r.Own.Messages, "message"))
 	}
 	t.line("")
 }
@@ -262,14 +284,18 @@ func RequireTLS(w io.Writer, r *ledger.Report) error {
 
 func (t *text) requireTLS(r *ledger.Report) {
 	q := r.RequireTLS
-	if q.Ham == 0 {
-		t.line("No ham was heard in this time, so nothing can be said of what requiring TLS would lose.")
+	if unknown := r.Messages[policy.Ham].Unknown; q.Ham == 0 && unknown > 0 {
+		t.say("Of %s of ham it is not known whether they came over TLS, so nothing can be said of what requiring TLS would lose.", counted(unknown, "message"))
 		return
 	}
-	t.line("Of %s of ham, %s came in the clear (%s), and %s over TLS older than 1.2:", counted(q.Ham, "message"), Count(q.Plain), Percent(q.PlainShare), Count(q.Old))
-	t.line("requiring TLS would lose %s of the ham, requiring TLS 1.2 %s.", Percent(q.PlainShare), Percent(q.OldShare))
+	if q.Ham == 0 {
+		t.say("No ham was heard in this time, so nothing can be said of what requiring TLS would lose.")
+		return
+	}
+	t.say("Of %s of ham, %s came in the clear (%s), and %s over TLS older than 1.2: requiring TLS would lose %s of the ham, requiring TLS 1.2 %s.",
+		counted(q.Ham, "message"), Count(q.Plain), Percent(q.PlainShare), Count(q.Old), Percent(q.PlainShare), Percent(q.OldShare))
 	if q.Withheld > 0 {
-		t.line("Another %s of ham came in the clear because STARTTLS was withheld: that says nothing of their senders.", counted(q.Withheld, "message"))
+		t.say("Another %s of ham came in the clear because STARTTLS was withheld: that says nothing of their senders.", counted(q.Withheld, "message"))
 	}
 	t.line("")
 	if len(q.Senders) > 0 {
@@ -302,6 +328,9 @@ func clipped(s string) string {
 // table writes a table: names to the left, numbers to the right.
 func (t *text) table(tab table) {
 	var dropped []string
+	if t.width > 0 && tab.widest(t.step) > t.width {
+		tab = tab.filled(nil)
+	}
 	for _, name := range expendable {
 		if t.width == 0 || tab.widest(t.step) <= t.width {
 			break
@@ -349,10 +378,10 @@ func (t *text) table(tab table) {
 		t.line("(none)")
 	}
 	for _, note := range tab.notes {
-		t.line("%s", note)
+		t.say("%s", note)
 	}
 	if len(dropped) > 0 {
-		t.line("Left out, for the line is too short: %s.", strings.Join(dropped, ", "))
+		t.say("Left out, for the line is too short: %s.", strings.Join(dropped, ", "))
 	}
 	t.line("")
 }
