@@ -36,7 +36,7 @@ func exportList(w io.Writer, all []policy.Override) (err error) {
 
 // imported is what comes of a list: what is set and lifted, how many are as they were, and how many
 // were set by hand or by another list, and stay. against says of some of the latter that the list
-// wants the contrary, opposed how many there are.
+// wants it otherwise, opposed how many there are.
 type imported struct {
 	set                 []api.Change
 	lifted              []policy.Override
@@ -44,7 +44,7 @@ type imported struct {
 	against             []string
 }
 
-// fewOpposed is how many are named that a list wants the contrary of.
+// fewOpposed is how many are named that a list wants otherwise.
 const fewOpposed = 5
 
 // keep keeps an override that was set by hand or from another list.
@@ -108,11 +108,11 @@ func importList(c *cli.Context, daemon *api.Client, before []policy.Override) er
 	for _, line := range plan.against {
 		fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s: %s\n", name, line)
 	}
-	if plan.opposed > 0 {
-		fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s: lift them with ehlogate forget --override, and import the list again, where it is to hold\n", name)
-	}
 	if more := plan.opposed - len(plan.against); more > 0 {
 		fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s: and %d more; ehlogate overrides lists what is set\n", name, more)
+	}
+	if plan.opposed > 0 {
+		fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s: where the list is to hold, lift them with ehlogate forget --override, and import it again\n", name)
 	}
 	_, err = fmt.Fprintf(c.App.Writer, "%s: %d set, %d as before, %d lifted, %d kept that were set by hand or from another list\n", name, len(plan.set), plan.same, len(plan.lifted), plan.kept)
 	return err

@@ -135,7 +135,7 @@ func syncText(sync string) string {
 
 func orNone(s string) string {
 	if s == "" {
-		return "none, all defaults"
+		return "no file: defaults, and what the environment and flags set"
 	}
 	return s
 }

@@ -49,7 +49,7 @@ type inbox struct {
 	// hear takes what other nodes tell until that breaks off; nil where there is one node.
 	hear func(context.Context, func(node string, line []byte)) error
 	// reports are those that were given at other nodes.
-	reports chan told
+	reports chan peerReport
 
 	// Posts counts the verdicts posted by other programs, Dropped those of them for which there was
 	// no room, Refused posts that could not be read, and Late observations that were not durable in
@@ -87,7 +87,7 @@ func (b *inbox) strangersSay() string {
 func newInbox(in *intake.Intake, faults *fault.Guard) *inbox {
 	return &inbox{
 		faults: faults,
-		Intake: in, posts: make(chan policy.Signal, mostPosts), underWay: make(chan struct{}, mostUnderWay), reports: make(chan told, mostReports),
+		Intake: in, posts: make(chan policy.Signal, mostPosts), underWay: make(chan struct{}, mostUnderWay), reports: make(chan peerReport, mostReports),
 		throttled: rate.Sometimes{First: 1, Interval: time.Minute}, strange: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
 }
@@ -188,8 +188,8 @@ func (b *inbox) meet(k keeper) {
 	}
 }
 
-// told is a report that another node tells of.
-type told struct {
+// peerReport is a report that was given at another node, as that tells it.
+type peerReport struct {
 	node string
 	line []byte
 }
@@ -224,7 +224,7 @@ func (b *inbox) hearPeers(ctx context.Context) {
 				return
 			}
 			select {
-			case b.reports <- told{node, bytes.Clone(line)}:
+			case b.reports <- peerReport{node, bytes.Clone(line)}:
 			default:
 				// It is learnt where it was given.
 			}
