@@ -171,8 +171,31 @@ func explain(c *cli.Context) error {
 	if c.Bool("json") {
 		return json.NewEncoder(c.App.Writer).Encode(e)
 	}
-	_, err = fmt.Fprint(c.App.Writer, explanation(e))
+	_, err = fmt.Fprint(c.App.Writer, within(explanation(e), terminalWidth(c.App.Writer)))
 	return err
+}
+
+// within wraps the texts of rows, each behind its name, in the width of a terminal, 0 where there
+// is none.
+func within(rows string, width int) string {
+	first, _, _ := strings.Cut(rows, "\n")
+	name := len(first) - len(strings.TrimLeft(strings.TrimPrefix(first, "address"), " "))
+	if width-name < leastWrapped {
+		return rows
+	}
+	var b strings.Builder
+	for row := range strings.Lines(rows) {
+		row = strings.TrimSuffix(row, "\n")
+		for i, line := range wrapped(row[name:], width-name) {
+			if i == 0 {
+				line = row[:name] + line
+			} else {
+				line = strings.Repeat(" ", name) + line
+			}
+			b.WriteString(line + "\n")
+		}
+	}
+	return b.String()
 }
 
 // explanation is the text of an explanation.
@@ -187,7 +210,7 @@ func explanation(e api.Explanation) string {
 	row("own evidence", "%s", ownText(e.Own))
 	row("prior", "%.0f %% of the clients of whom nothing is known are expected to be spammers", 100*e.Expected.Prior)
 	row("AS", "%s", systemText(e.Expected))
-	row("neighbours", "weighing %.1f spam and %.1f ham now, in %s without this host: %.0f %% spammers expected, %+.2f",
+	row("neighbours", "weighing %.2f spam and %.2f ham now, in %s without this host: %.0f %% spammers expected, %+.2f",
 		e.Expected.Neighbours.Spam, e.Expected.Neighbours.Ham, e.Network, 100*e.Expected.Share, e.Expected.LogOdds)
 	row("score", "%.2f = %.2f of its own %+.2f expected; 0 is even odds of spam, 2.2 nine to one, each term within ±%g",
 		e.Score, e.Own.LogOdds, e.Expected.LogOdds, e.Own.Cap)

@@ -2,9 +2,11 @@ package main
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
 	"github.com/ehlogate/ehlogate/policy"
@@ -27,7 +29,7 @@ func TestExplanationSaysItInWords(t *testing.T) {
 		"3.0 spam and 1.0 ham since about 2026-11-24 08:00Z, weighing +1.80 now (spam fades by half in 45m, ham in 72h)",
 		"35 % of the clients of whom nothing is known are expected to be spammers",
 		"AS64500, weighing 20.0 spam and 2.0 ham now: 50 % spammers expected before the neighbours",
-		"weighing 2.0 spam and 1.0 ham now, in 192.0.2.0/24 without this host: 60 % spammers expected, +0.41",
+		"weighing 2.00 spam and 1.00 ham now, in 192.0.2.0/24 without this host: 60 % spammers expected, +0.41",
 		"2.21 = 1.80 of its own +0.41 expected", "each term within ±3",
 		"bad since about 2026-11-24 08:00Z, entered at score 1.75; left below 1.1",
 		"observe: offer, protect: withhold, earn: withhold",
@@ -48,5 +50,22 @@ func TestExplanationSaysItInWords(t *testing.T) {
 	}
 	if text := explanation(e); !strings.Contains(text, "allow 192.0.2.0/24, set 2026-11-24T08:00:00Z, until 2026-11-24T09:00:00Z: ticket 7") || !strings.Contains(text, "ehlogate forget 192.0.2.0/24") {
 		t.Errorf("of an overridden one:\n%s", text)
+	}
+}
+
+// TestAnExplanationKeepsToTheTerminal wraps its rows, and loses no word.
+func TestAnExplanationKeepsToTheTerminal(t *testing.T) {
+	text := explanation(api.Explanation{Lookup: api.Lookup{Addr: "192.0.2.7", Why: strings.Repeat("because of its neighbours ", 20)}})
+	if got := within(text, 0); got != text {
+		t.Errorf("without a terminal it is\n%s", got)
+	}
+	got := within(text, 80)
+	for line := range strings.Lines(got) {
+		if utf8.RuneCountInString(line) > 81 {
+			t.Errorf("%q is too long", line)
+		}
+	}
+	if !slices.Equal(strings.Fields(got), strings.Fields(text)) {
+		t.Errorf("%s\nhas other words than\n%s", got, text)
 	}
 }
