@@ -52,12 +52,12 @@ func helpCommand() *cli.Command {
 				}
 				about, path = next, path+" "+word
 			}
-			about.HelpName = path
-			template := cli.CommandHelpTemplate
 			if len(about.Subcommands) > 0 {
-				template = cli.SubcommandHelpTemplate
+				// Only a command that is run knows its subcommands.
+				return c.App.RunContext(c.Context, append(strings.Fields(path), "--help"))
 			}
-			cli.HelpPrinter(c.App.Writer, template, about)
+			about.HelpName = path
+			cli.HelpPrinter(c.App.Writer, cli.CommandHelpTemplate, about)
 			return nil
 		},
 	}
