@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"regexp"
@@ -12,12 +13,12 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/render"
 	"github.com/ehlogate/ehlogate/policy"
 )
 
@@ -78,11 +79,7 @@ func printLookups(c *cli.Context, all []api.Lookup) error {
 		longest = max(longest, len(l.Addr))
 	}
 	for _, l := range all {
-		why := wrapped(l.Why, width-longest-len("  STARTTLS  unknown  SCORE  "))
-		fmt.Fprintf(w, "%s\t%s\t%s\t%.2f\t%s\n", l.Addr, l.STARTTLS, l.Tier, l.Score, why[0])
-		for _, more := range why[1:] {
-			fmt.Fprintf(w, "\t\t\t\t%s\n", more)
-		}
+		wrapCell(w, fmt.Sprintf("%s\t%s\t%s\t%.2f", l.Addr, l.STARTTLS, l.Tier, l.Score), l.Why, width-longest-len("  STARTTLS  unknown  SCORE  "))
 	}
 	return w.Flush()
 }
@@ -90,24 +87,18 @@ func printLookups(c *cli.Context, all []api.Lookup) error {
 // leastWrapped is the narrowest column in which text is wrapped.
 const leastWrapped = 24
 
-// wrapped is a text in lines of a width, in one where there is no such width.
-func wrapped(text string, width int) []string {
+// wrapCell writes a row whose last cell is a text in lines of a width, in one where there is no
+// such width.
+func wrapCell(w io.Writer, before, text string, width int) {
 	if width < leastWrapped {
-		return []string{text}
+		width = 0
 	}
-	lines := []string{""}
-	for word := range strings.FieldsSeq(text) {
-		last := &lines[len(lines)-1]
-		switch {
-		case *last == "":
-			*last = word
-		case utf8.RuneCountInString(*last)+1+utf8.RuneCountInString(word) > width:
-			lines = append(lines, word)
-		default:
-			*last += " " + word
+	for i, line := range render.Wrap(text, width) {
+		if i == 1 {
+			before = strings.Repeat("\t", strings.Count(before, "\t"))
 		}
+		fmt.Fprintf(w, "%s\t%s\n", before, line)
 	}
-	return lines
 }
 
 // resolveWait is how long a host name may take.
@@ -171,38 +162,17 @@ func explain(c *cli.Context) error {
 	if c.Bool("json") {
 		return json.NewEncoder(c.App.Writer).Encode(e)
 	}
-	_, err = fmt.Fprint(c.App.Writer, within(explanation(e), terminalWidth(c.App.Writer)))
+	_, err = fmt.Fprint(c.App.Writer, explanation(e, terminalWidth(c.App.Writer)))
 	return err
 }
 
-// within wraps the texts of rows, each behind its name, in the width of a terminal, 0 where there
-// is none.
-func within(rows string, width int) string {
-	first, _, _ := strings.Cut(rows, "\n")
-	name := len(first) - len(strings.TrimLeft(strings.TrimPrefix(first, "address"), " "))
-	if width-name < leastWrapped {
-		return rows
-	}
-	var b strings.Builder
-	for row := range strings.Lines(rows) {
-		row = strings.TrimSuffix(row, "\n")
-		for i, line := range wrapped(row[name:], width-name) {
-			if i == 0 {
-				line = row[:name] + line
-			} else {
-				line = strings.Repeat(" ", name) + line
-			}
-			b.WriteString(line + "\n")
-		}
-	}
-	return b.String()
-}
-
-// explanation is the text of an explanation.
-func explanation(e api.Explanation) string {
+// explanation is the text of an explanation, in the width of a terminal, 0 where there is none.
+func explanation(e api.Explanation, width int) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
-	row := func(name, format string, args ...any) { fmt.Fprintf(w, name+"\t"+format+"\n", args...) }
+	row := func(name, format string, args ...any) {
+		wrapCell(w, name, fmt.Sprintf(format, args...), width-len("what changes it  "))
+	}
 	row("address", "%s (host %s, network %s)", e.Addr, e.Host, e.Network)
 	row("answer", "%s STARTTLS, in mode %s", e.STARTTLS, e.Mode)
 	row("why", "%s", e.Why)

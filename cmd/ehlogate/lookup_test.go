@@ -24,7 +24,7 @@ func TestExplanationSaysItInWords(t *testing.T) {
 		Modes: map[policy.Mode]string{policy.Observe: "offer", policy.Protect: "withhold", policy.Earn: "withhold"},
 	}
 	e.Thresholds.Bad.Leave = 1.1
-	text := explanation(e)
+	text := explanation(e, 0)
 	for _, want := range []string{
 		"3.0 spam and 1.0 ham since about 2026-11-24 08:00Z, weighing +1.80 now (spam fades by half in 45m, ham in 72h)",
 		"35 % of the clients of whom nothing is known are expected to be spammers",
@@ -40,26 +40,26 @@ func TestExplanationSaysItInWords(t *testing.T) {
 		}
 	}
 	e.Tier = "unknown"
-	if text := explanation(e); !strings.Contains(text, "unknown; it was bad since about 2026-11-24 08:00Z, entered at score 1.75, and left it without a message of its own") {
+	if text := explanation(e, 0); !strings.Contains(text, "unknown; it was bad since about 2026-11-24 08:00Z, entered at score 1.75, and left it without a message of its own") {
 		t.Errorf("of who left by fading:\n%s", text)
 	}
 	e.Override = &policy.Override{Network: netip.MustParsePrefix("192.0.2.0/24"), Allow: true, Set: day, Until: day.Add(time.Hour), Note: "ticket 7"}
 	e.Action, e.Stage = policy.ActReject, policy.AtRcpt
-	if text := explanation(e); !strings.Contains(text, "is refused: action reject of tier") || !strings.Contains(text, "at stage rcpt") {
+	if text := explanation(e, 0); !strings.Contains(text, "is refused: action reject of tier") || !strings.Contains(text, "at stage rcpt") {
 		t.Errorf("explain does not say that the mail is refused:\n%s", text)
 	}
-	if text := explanation(e); !strings.Contains(text, "allow 192.0.2.0/24, set 2026-11-24T08:00:00Z, until 2026-11-24T09:00:00Z: ticket 7") || !strings.Contains(text, "ehlogate forget 192.0.2.0/24") {
+	if text := explanation(e, 0); !strings.Contains(text, "allow 192.0.2.0/24, set 2026-11-24T08:00:00Z, until 2026-11-24T09:00:00Z: ticket 7") || !strings.Contains(text, "ehlogate forget 192.0.2.0/24") {
 		t.Errorf("of an overridden one:\n%s", text)
 	}
 }
 
 // TestAnExplanationKeepsToTheTerminal wraps its rows, and loses no word.
 func TestAnExplanationKeepsToTheTerminal(t *testing.T) {
-	text := explanation(api.Explanation{Lookup: api.Lookup{Addr: "192.0.2.7", Why: strings.Repeat("because of its neighbours ", 20)}})
-	if got := within(text, 0); got != text {
-		t.Errorf("without a terminal it is\n%s", got)
+	e := api.Explanation{Lookup: api.Lookup{Addr: "192.0.2.7", Why: strings.Repeat("because of its neighbours ", 20)}}
+	text, got := explanation(e, 0), explanation(e, 80)
+	if !strings.Contains(text, e.Why) {
+		t.Errorf("without a terminal it is\n%s", text)
 	}
-	got := within(text, 80)
 	for line := range strings.Lines(got) {
 		if utf8.RuneCountInString(line) > 81 {
 			t.Errorf("%q is too long", line)

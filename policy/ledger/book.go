@@ -68,8 +68,12 @@ var errOthers = errors.New("what other nodes have counted cannot be read")
 // ErrNoNode says that a node has never published.
 var ErrNoNode = errors.New("no node is called")
 
-// ReadNode is Read for what the nodes of a name have counted: one, unless hosts are called alike.
+// ReadNode is Read for what the nodes of a name have counted: one, unless hosts are called alike,
+// and all where the name is empty.
 func (l *Ledger) ReadNode(ctx context.Context, since, until time.Time, name string) (*Book, error) {
+	if name == "" {
+		return l.Read(ctx, since, until)
+	}
 	all, err := l.nodes(ctx)
 	if err != nil && name != l.opt.Node {
 		return nil, fmt.Errorf("ledger: %w", err)

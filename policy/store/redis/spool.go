@@ -70,7 +70,7 @@ func openSpool(dir string, limit int64, now func() time.Time, each func(*batch))
 	return s, aside, nil
 }
 
-// renew moves whatever is in the file's place aside, and begins a new one.
+// renew moves whatever is in the file's place aside, if there is anything, and begins a new one.
 func (s *spool) renew() (aside string, err error) {
 	if db := s.db; db != nil {
 		// What is not damaged may be gone, or cut short, and its end may take for ever.
@@ -81,7 +81,9 @@ func (s *spool) renew() (aside string, err error) {
 		return "", err
 	}
 	aside = s.path + s.now().Format(".damaged-20060102T150405.000")
-	if err := os.Rename(s.path, aside); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.Rename(s.path, aside); errors.Is(err, os.ErrNotExist) {
+		aside = ""
+	} else if err != nil {
 		return "", err
 	}
 	return aside, s.open(func(*batch) {})
@@ -106,9 +108,6 @@ func (s *spool) lookAfter() error {
 // renewOpen is renew for a file that was open, and says so.
 func (s *spool) renewOpen() error {
 	aside, err := s.renew()
-	if _, gone := os.Stat(aside); gone != nil {
-		aside = ""
-	}
 	if s.renewed != nil {
 		s.renewed(aside)
 	}

@@ -73,13 +73,7 @@ func (d *Daemon) report(ctx context.Context, since, until time.Time, v ledger.Vi
 		return nil, d.uncounted
 	}
 	v.HandshakeCost = d.cfg.Load().Report.Handshake
-	read := d.keeper.Ledger.Read
-	if v.Node != "" {
-		read = func(ctx context.Context, since, until time.Time) (*ledger.Book, error) {
-			return d.keeper.Ledger.ReadNode(ctx, since, until, v.Node)
-		}
-	}
-	book, err := read(ctx, since, until)
+	book, err := d.keeper.Ledger.ReadNode(ctx, since, until, v.Node)
 	if err != nil {
 		return nil, err
 	}

@@ -98,19 +98,29 @@ func (t *text) line(format string, args ...any) {
 
 // say writes a sentence, in lines of the width that there is.
 func (t *text) say(format string, args ...any) {
-	line := ""
-	for word := range strings.SplitSeq(fmt.Sprintf(format, args...), " ") {
+	for _, line := range Wrap(fmt.Sprintf(format, args...), t.width) {
+		t.line("%s", line)
+	}
+}
+
+// Wrap is a text in lines of a width, in one where there is none.
+func Wrap(text string, width int) []string {
+	if width <= 0 {
+		return []string{text}
+	}
+	lines := []string{""}
+	for word := range strings.FieldsSeq(text) {
+		last := &lines[len(lines)-1]
 		switch {
-		case line == "":
-			line = word
-		case t.width > 0 && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > t.width:
-			t.line("%s", line)
-			line = word
+		case *last == "":
+			*last = word
+		case utf8.RuneCountInString(*last)+1+utf8.RuneCountInString(word) > width:
+			lines = append(lines, word)
 		default:
-			line += " " + word
+			*last += " " + word
 		}
 	}
-	t.line("%s", line)
+	return lines
 }
 
 // headline says in a few lines what there is to know.
