@@ -30,33 +30,38 @@ func lookupCommand() *cli.Command {
 }
 
 func lookup(c *cli.Context) error {
+	all, err := askOfEach(c, (*api.Client).Lookup)
+	return errors.Join(printLookups(c, all), err)
+}
+
+// askOfEach asks the daemon about each address of the arguments, which may be host names. What is
+// no address, or has none, keeps nobody from the others: answers come with the error.
+func askOfEach[T any](c *cli.Context, ask func(*api.Client, context.Context, string) (T, error)) (all []T, err error) {
 	if !c.Args().Present() {
-		return misuseOf("lookup needs at least one address or host name; usage: ehlogate lookup ADDR|HOST...")
+		return nil, misuseOf("%s needs at least one address or host name; usage: ehlogate %[1]s ADDR|HOST...", c.Command.Name)
 	}
 	var addrs []netip.Addr
 	var unresolved error
 	for _, arg := range c.Args().Slice() {
 		some, err := addressesOf(c.Context, arg)
-		// What is no address, or has none, keeps nobody from the others.
 		unresolved = errors.Join(unresolved, err)
 		addrs = append(addrs, some...)
 	}
 	if len(addrs) == 0 {
-		return unresolved
+		return nil, unresolved
 	}
 	daemon, err := client(c)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var all []api.Lookup
 	for _, a := range addrs {
-		l, err := daemon.Lookup(c.Context, a.String())
+		answer, err := ask(daemon, c.Context, a.String())
 		if err != nil {
-			return err
+			return all, errors.Join(err, unresolved)
 		}
-		all = append(all, l)
+		all = append(all, answer)
 	}
-	return errors.Join(printLookups(c, all), unresolved)
+	return all, unresolved
 }
 
 func printLookups(c *cli.Context, all []api.Lookup) error {
@@ -110,6 +115,12 @@ func addressesOf(ctx context.Context, arg string) ([]netip.Addr, error) {
 	if err == nil {
 		return []netip.Addr{addr}, nil
 	}
+	if n, err := netip.ParsePrefix(arg); err == nil {
+		if n.IsSingleIP() {
+			return []netip.Addr{policy.PlainAddr(n.Addr())}, nil
+		}
+		return nil, misuseOf("%s is a network, and each host of it has a record of its own: ask about an address, such as %s; ehlogate report --by network and ehlogate top --by network say what was heard of networks", arg, n.Masked().Addr().Next())
+	}
 	if !hostName.MatchString(arg) {
 		return nil, misuseOf("%w; expected something like 192.0.2.7, 2001:db8::7, or a host name with a dot in it", err)
 	}
@@ -129,40 +140,26 @@ func addressesOf(ctx context.Context, arg string) ([]netip.Addr, error) {
 // hostName is a name with a dot in it, of which the last part is not a number.
 var hostName = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.[A-Za-z][A-Za-z0-9-]*\.?$`)
 
-// clientAbout returns a client of the running daemon for a question about the command's argument,
-// which must be an address.
-func clientAbout(c *cli.Context) (*api.Client, error) {
-	for _, a := range c.Args().Slice() {
-		if _, err := policy.ParseAddr(a); err != nil {
-			return nil, misuseOf("%w; expected something like 192.0.2.7 or 2001:db8::7", err)
-		}
-	}
-	return client(c)
-}
-
 func explainCommand() *cli.Command {
 	return &cli.Command{
-		Name: "explain", Usage: "print how an address comes to its answer, term by term", ArgsUsage: "ADDR",
+		Name: "explain", Usage: "print how an address comes to its answer, term by term", ArgsUsage: "ADDR|HOST...",
 		Flags: []cli.Flag{apiFlag, jsonFlag}, Action: explain,
 	}
 }
 
 func explain(c *cli.Context) error {
-	if c.NArg() != 1 {
-		return misuseOf("explain needs one address; usage: ehlogate explain ADDR")
+	all, err := askOfEach(c, (*api.Client).Explain)
+	for i, e := range all {
+		switch {
+		case c.Bool("json"):
+			err = errors.Join(json.NewEncoder(c.App.Writer).Encode(e), err)
+			continue
+		case i > 0:
+			fmt.Fprintln(c.App.Writer)
+		}
+		_, failed := fmt.Fprint(c.App.Writer, explanation(e, terminalWidth(c.App.Writer)))
+		err = errors.Join(failed, err)
 	}
-	daemon, err := clientAbout(c)
-	if err != nil {
-		return err
-	}
-	e, err := daemon.Explain(c.Context, c.Args().First())
-	if err != nil {
-		return err
-	}
-	if c.Bool("json") {
-		return json.NewEncoder(c.App.Writer).Encode(e)
-	}
-	_, err = fmt.Fprint(c.App.Writer, explanation(e, terminalWidth(c.App.Writer)))
 	return err
 }
 
@@ -193,7 +190,7 @@ func explanation(e api.Explanation, width int) string {
 	row("override", "%s", override)
 	row("STARTTLS", "%s", exceptionText(e.Exception))
 	row("in each mode", "observe: %s, protect: %s, earn: %s", e.Modes[policy.Observe], e.Modes[policy.Protect], e.Modes[policy.Earn])
-	row("what changes it", "%s", whatIfText(e))
+	row("what changes it", "%s", render.WhatIf(&e))
 	w.Flush()
 	return b.String()
 }
@@ -239,6 +236,7 @@ func tierText(e api.Explanation) string {
 	switch {
 	case e.Override != nil && e.Tier != e.Stored:
 		s.WriteString(" by the override")
+		return s.String()
 	case e.Entered.IsZero():
 	case e.Tier == e.Stored:
 		fmt.Fprintf(&s, " since about %s, entered at score %.2f", e.Entered.Format(minuteFormat), e.EnteredAt)
@@ -257,32 +255,6 @@ func tierText(e api.Explanation) string {
 		fmt.Fprintf(&s, "; suspect from %g, bad from %g, good to %g with two ham messages of its own", th.Suspect.Enter, th.Bad.Enter, th.Good.Enter)
 	}
 	return s.String()
-}
-
-// whatIfText says what would turn the answer of a mode other than observe.
-func whatIfText(e api.Explanation) string {
-	switch {
-	case e.Exempt:
-		return "only policy.exempt in the configuration"
-	case e.Override != nil:
-		return "only the operator: ehlogate forget " + e.Override.Network.String() + " --override"
-	case e.Exception != nil && !e.Exception.Offers():
-		return "nothing until " + e.Exception.Until.Format(minuteFormat) + "; or ehlogate forget " + e.Addr
-	}
-	var ways []string
-	if n := e.WhatIf.Ham; n > 0 {
-		ways = append(ways, plural(n, "more ham message"))
-	}
-	if n := e.WhatIf.Spam; n > 0 {
-		ways = append(ways, plural(n, "more spam message"))
-	}
-	if s := e.WhatIf.WaitSeconds; s > 0 {
-		ways = append(ways, fmt.Sprintf("%s without mail", config.FormatDuration(time.Duration(s)*time.Second)))
-	}
-	if len(ways) == 0 {
-		return "no few messages and no wait; allow or deny it"
-	}
-	return strings.Join(ways, ", or ")
 }
 
 func plural(n int, thing string) string {

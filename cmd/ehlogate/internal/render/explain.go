@@ -51,8 +51,16 @@ func Explanation(e *api.Explanation) template.HTML {
 	return template.HTML(b.String())
 }
 
-// WhatIf says what would turn an answer.
+// WhatIf says what would turn the answer of a mode other than observe.
 func WhatIf(e *api.Explanation) string {
+	switch {
+	case e.Exempt:
+		return "only policy.exempt in the configuration"
+	case e.Override != nil:
+		return "only the operator: ehlogate forget " + e.Override.Network.String() + " --override"
+	case e.Exception != nil && !e.Exception.Offers():
+		return "nothing until " + e.Exception.Until.UTC().Format("2006-01-02 15:04Z") + "; or ehlogate forget " + e.Addr
+	}
 	var ways []string
 	if n := e.WhatIf.Ham; n > 0 {
 		ways = append(ways, counted(int64(n), "more ham message"))
@@ -63,13 +71,8 @@ func WhatIf(e *api.Explanation) string {
 	if s := e.WhatIf.WaitSeconds; s > 0 {
 		ways = append(ways, config.FormatDuration(time.Duration(s)*time.Second)+" without mail")
 	}
-	switch {
-	case e.Exempt:
-		return "only policy.exempt in the configuration"
-	case e.Override != nil:
-		return "only the operator, by lifting the override"
-	case len(ways) == 0:
-		return "no few messages and no wait"
+	if len(ways) == 0 {
+		return "no few messages and no wait; allow or deny it"
 	}
 	return strings.Join(ways, ", or ")
 }
