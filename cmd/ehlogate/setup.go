@@ -34,7 +34,7 @@ func setupCommand() *cli.Command {
 				&cli.BoolFlag{Name: "dry-run", Usage: "print what --apply would change, or --undo, as a diff"},
 				&cli.BoolFlag{Name: "undo", Usage: "take back what --apply did"},
 				&cli.BoolFlag{Name: "no-tls", Usage: "print the line that offers STARTTLS to no stranger at all, without ehlogate, and what that costs"},
-				&cli.BoolFlag{Name: "no-reload", Usage: "do not reload a Postfix that runs"},
+				&cli.BoolFlag{Name: "no-reload", Usage: "do not reload a Postfix that runs; the daemon reads its configuration all the same, so that it does not answer by the mode before"},
 				&cli.BoolFlag{Name: "socketmap", Usage: "use the socketmap table, which stops all mail while the daemon is away"},
 				&cli.StringFlag{Name: "mode", Usage: "begin in `MODE` (default: policy.mode where that is set, else observe)"},
 			},
@@ -278,6 +278,8 @@ func printNext(c *cli.Context, cfg *config.Config, p *postfix.Postfix, plan *pos
 	case problem != "":
 		fmt.Fprintf(w, "note: %s\n", problem)
 		next = append(next, again("reload")+"   before Postfix is reloaded")
+	default:
+		fmt.Fprintf(w, "daemon: runs in mode %s\n", mode)
 	}
 	switch {
 	case !p.Running():

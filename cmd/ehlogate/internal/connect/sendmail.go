@@ -12,10 +12,11 @@ import (
 // each port of the operator's own users. Ruleset srv_features answers S where STARTTLS is not to be
 // offered (op.me, "srv_features"); what it is given stays as it was for rules behind these. A
 // milter without F= is passed over when it is away.
-const sendmailLines = `dnl In sendmail.mc, after every other INPUT_MAIL_FILTER, so that what they find is heard. Where
+const sendmailLines = `dnl 1. In sendmail.mc, after every other INPUT_MAIL_FILTER, so that what they find is heard. Where
 dnl confINPUT_MAIL_FILTERS is defined, add ehlogate to the end of its list as well: it replaces the order.
 INPUT_MAIL_FILTER(` + "`ehlogate', `S=%[1]s, T=C:2s;S:2s;R:2s;E:10s'" + `)dnl
-dnl At the end, after the MAILERs; between the two sides of the rules are tabs:
+dnl 2. At its end, after the MAILERs; between the two sides of the rules are tabs. Where it has
+dnl LOCAL_SRV_FEATURES already, put these rules before its own, which then see what they have always seen.
 LOCAL_CONFIG
 Kehlogate %[2]s
 LOCAL_SRV_FEATURES
@@ -40,7 +41,7 @@ func Sendmail(c *config.Config) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return sendmail(c, socketMap+sendmailSocket(host, port), sendmailAsks)
+	return sendmail(c, socketMap+sendmailSocket(host, port), sendmailAsks, sendmailAsking)
 }
 
 // SendmailByList is the same for one that reads a file, so that a daemon that hangs holds up
@@ -49,10 +50,10 @@ func SendmailByList(c *config.Config, file string) (string, error) {
 	if !filepath.IsAbs(file) || strings.ContainsAny(file, " \t") {
 		return "", fmt.Errorf("--list: Sendmail needs the whole path of the file, without blanks: %q", file)
 	}
-	return sendmail(c, textMap+file, fmt.Sprintf(sendmailReads, file))
+	return sendmail(c, textMap+file, fmt.Sprintf(sendmailReads, file), sendmailReading)
 }
 
-func sendmail(c *config.Config, table, how string) (string, error) {
+func sendmail(c *config.Config, table, needs, notes string) (string, error) {
 	milter := "local:" + c.Milter.Listen.Address
 	if c.Milter.Listen.Network != "unix" {
 		milterHost, milterPort, err := reach("milter.listen", c.Milter.Listen)
@@ -65,7 +66,7 @@ func sendmail(c *config.Config, table, how string) (string, error) {
 	for _, p := range userPorts(c) {
 		fmt.Fprintf(&users, "R<%s> $*		$: <users> $1\n", p)
 	}
-	return fmt.Sprintf(sendmailLines, milter, table, users.String()) + fmt.Sprintf(sendmailNotes, how), nil
+	return fmt.Sprintf(sendmailLines, milter, table, users.String()) + fmt.Sprintf(sendmailNotes, needs, notes), nil
 }
 
 // sendmailSocket is a socket as Sendmail names it.
@@ -77,26 +78,28 @@ func sendmailSocket(host, port string) string {
 	return family + ":" + port + "@" + host
 }
 
-// sendmailNotes say what else an operator should know.
-const sendmailNotes = `dnl Then make sendmail.cf (in Debian sendmailconfig, elsewhere m4 sendmail.mc > sendmail.cf), restart
-dnl Sendmail, and let the daemon follow the log: log_file = "/var/log/mail.log" below [verdict].
-dnl Where sendmail.mc has LOCAL_SRV_FEATURES already, put these rules before its own, which then see what
-dnl they have always seen. S is all that a client gets from which STARTTLS is withheld: where the access
-dnl map has Srv_Features for strangers, such as A (no AUTH), write them behind it: $# S A.
-dnl Ports 587 and 465 are those of your own users, where STARTTLS is always offered.
-%sdnl To take it back, remove these lines, make sendmail.cf again, and restart Sendmail.
-`
+// sendmailNotes are the further steps, and what else an operator should know.
+const sendmailNotes = `%[1]sdnl 4. Make sendmail.cf (in Debian sendmailconfig, elsewhere m4 sendmail.mc > sendmail.cf), and restart Sendmail.
+dnl 5. Let the daemon follow the log: log_file = "/var/log/mail.log" below [verdict].
+dnl To take it back, remove the lines of 1 and 2, make sendmail.cf again, and restart Sendmail.
+dnl
+dnl Ports 587 and 465 are those of your own users, where STARTTLS is always offered. S is all that a client
+dnl gets from which it is withheld: where the access map has Srv_Features for strangers, such as A (no AUTH),
+dnl write them behind it: $# S A.
+%[2]s`
 
-// What the maps need, and what they do when the daemon is away or hangs.
+// What the maps need, and what comes of it when the daemon is away or hangs.
 const (
-	sendmailAsks = `dnl The map needs a Sendmail that was built with SOCKETMAP, as Debian's is: sendmail -d0.4 -bt </dev/null
-dnl lists it. While the daemon is away, STARTTLS is offered and mail comes in. A daemon that hangs makes
+	sendmailAsks = `dnl 3. See that this Sendmail was built with SOCKETMAP, as Debian's is: sendmail -d0.4 -bt </dev/null lists it.
+`
+	sendmailAsking = `dnl While the daemon is away, STARTTLS is offered and mail comes in. A daemon that hangs makes
 dnl Sendmail answer 451 after four seconds, until systemd has ended it (WatchdogSec); the lines of
 dnl setup sendmail --list do not.
 `
-	sendmailReads = `dnl The file has to be there before Sendmail starts. In /etc/cron.d/ehlogate, each minute:
+	sendmailReads = `dnl 3. The file has to be there before Sendmail starts. Run this once, and each minute by /etc/cron.d/ehlogate:
 dnl   * * * * * root /usr/bin/ehlogate export --format texthash --output %s
-dnl Hosts of IPv6 and networks of more than 256 addresses are not in it. When the daemon is away or hangs, it
+`
+	sendmailReading = `dnl Hosts of IPv6 and networks of more than 256 addresses are not in it. When the daemon is away or hangs, it
 dnl stays as it was; sessions are heard again when the daemon is back, and mail waits a few seconds for one that
 dnl hangs.
 `

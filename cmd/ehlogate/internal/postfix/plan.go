@@ -24,11 +24,19 @@ type Plan struct {
 	documents []*document
 	// mainLines and masterLines are what is added to main.cf and master.cf, as an operator would
 	// write it.
-	mainLines, masterLines []string
+	mainLines   []string
+	masterLines []addition
 	// Mode is the mode that the configuration is given, empty where it has one.
 	Mode policy.Mode
 	// ConfigFile is the daemon's configuration file.
 	ConfigFile string
+}
+
+// addition is what is added to master.cf in one place.
+type addition struct {
+	// below is the service whose entry it ends, empty for an entry of its own.
+	below string
+	lines []string
 }
 
 // File is a file to write.
@@ -128,7 +136,12 @@ func (pl *planner) set(s *service, name, value string) {
 	line := option(name, value)
 	pl.master.insertAfter(s.at.last, line)
 	pl.master.settings = append(pl.master.settings, setting{Service: s.key(), Name: name, Value: value})
-	pl.masterLines = append(pl.masterLines, s.key()+":"+strings.TrimPrefix(line, " "))
+	i := slices.IndexFunc(pl.masterLines, func(a addition) bool { return a.below == s.key() })
+	if i < 0 {
+		i = len(pl.masterLines)
+		pl.masterLines = append(pl.masterLines, addition{below: s.key()})
+	}
+	pl.masterLines[i].lines = append(pl.masterLines[i].lines, line)
 }
 
 // ourMilter is the item for smtpd_milters. The timeouts bound what a daemon that hangs costs a
@@ -248,7 +261,15 @@ func (plan *Plan) String() string {
 		}
 	}
 	section("main.cf", plan.mainLines)
-	section("master.cf: lines to add below a service, and services to add", plan.masterLines)
+	var master []string
+	for _, a := range plan.masterLines {
+		where := "# a service of its own:"
+		if a.below != "" {
+			where = "# below the lines of " + a.below + ":"
+		}
+		master = append(append(master, where), a.lines...)
+	}
+	section("master.cf", master)
 	for _, d := range plan.documents {
 		if d.path == plan.ConfigFile {
 			section(d.path, []string{fmt.Sprintf("policy.mode = %q", plan.Mode)})
@@ -263,7 +284,7 @@ func (plan *Plan) Creates(path string) bool {
 	return slices.ContainsFunc(plan.Files, func(f File) bool { return f.Path == path })
 }
 
-// Diff is the plan as a unified diff of the files.
+// Diff is the plan as a unified diff of the files, and what is to be done beside it.
 func (plan *Plan) Diff() string {
 	var b strings.Builder
 	for _, f := range plan.Files {
@@ -271,6 +292,10 @@ func (plan *Plan) Diff() string {
 	}
 	for _, d := range plan.documents {
 		b.Write(diff.Diff(d.path, []byte(d.text), d.path, []byte(d.edited())))
+	}
+	for _, n := range plan.Notes {
+		// Behind the last hunk, where patch(1) passes over it.
+		fmt.Fprintf(&b, "# to be done by hand: %s\n", n)
 	}
 	return b.String()
 }

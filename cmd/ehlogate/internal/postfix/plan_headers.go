@@ -75,7 +75,7 @@ func (pl *planner) cleanupLike(from *service) string {
 	}
 	pl.master.add(lines...)
 	pl.master.settings = append(pl.master.settings, setting{Service: name + "/unix", Entry: true})
-	pl.masterLines = append(pl.masterLines, strings.Join(lines, "\n"))
+	pl.masterLines = append(pl.masterLines, addition{lines: lines})
 	return name
 }
 
