@@ -15,15 +15,16 @@ import (
 )
 
 // besideExim is an Exim with a real SpamAssassin and the daemon, connected by the lines that setup
-// prints: all that are not comments, and the ACL with its marks taken off.
-func besideExim(t *testing.T) (*mx.Exim, *mx.Daemon) {
+// prints: all that are not comments, and the ACL with its marks taken off. The settings are added
+// to the daemon's; LOG in them is Exim's log.
+func besideExim(t *testing.T, settings string) (*mx.Exim, *mx.Daemon) {
 	t.Helper()
 	sa, err := filters.StartSpamAssassin(tempDir(t), 15)
 	must(t, err)
 	t.Cleanup(sa.Stop)
 	e, err := mx.NewExim(tempDir(t))
 	must(t, err)
-	d, err := mx.NewDaemon(binary, tempDir(t), "", "[policy]\nexempt = []\n[verdict]\nlog_file = '"+e.LogFile()+"'\n")
+	d, err := mx.NewDaemon(binary, tempDir(t), "", "[policy]\nexempt = []\n"+strings.ReplaceAll(settings, "LOG", e.LogFile()))
 	must(t, err)
 	token, err := d.FeedToken()
 	must(t, err)
@@ -58,7 +59,7 @@ func besideExim(t *testing.T) (*mx.Exim, *mx.Daemon) {
 // spam.
 func TestExim(t *testing.T) {
 	t.Parallel()
-	e, d := besideExim(t)
+	e, d := besideExim(t, "[verdict]\nlog_file = 'LOG'\n")
 	send := func(client, subject string, to ...string) (offered bool, err error) {
 		t.Helper()
 		return sends(t, e, client, subject, to...)
@@ -135,6 +136,25 @@ func TestExim(t *testing.T) {
 	}
 	if offered, _ := send(bad, "score9"); offered {
 		t.Error("STARTTLS is offered to a bad client after a restart")
+	}
+}
+
+// TestEximByPostsAlone: where Exim's log is not followed, its ACL tells how a message came in, too.
+func TestEximByPostsAlone(t *testing.T) {
+	t.Parallel()
+	e, d := besideExim(t, "")
+	const client, withheld = "127.10.0.5", "127.10.0.6"
+	d.Command("deny", withheld)
+	for _, addr := range []string{client, withheld} {
+		if _, err := sends(t, e, addr, "hello"); err != nil {
+			t.Errorf("%s: %v", addr, err)
+		}
+	}
+	for _, m := range verdicts(t, d, 2) {
+		over := m.TLS != nil && m.TLS.Version == "TLSv1.3" && m.TLS.Cipher != "" && m.TLS.Bits > 0
+		if m.Client.Addr == client && !over || m.Client.Addr == withheld && (m.TLS != nil || !m.InClear) {
+			t.Errorf("%+v, over %+v", m, m.TLS)
+		}
 	}
 }
 

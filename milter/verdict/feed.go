@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,16 +39,40 @@ func (n *number) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
+// posted is what another program posts of a message.
+type posted struct {
+	IP, QID, Class, Action, Reason, TLS string
+	Score                               *number
+	Limit, Port                         number
+	Time                                *time.Time
+}
+
+// mostUnread is how many keys are named that mean nothing.
+const mostUnread = 10
+
+// FeedUnread names the keys of a post that Feed does not read, such as misspelt ones.
+func FeedUnread(body []byte) (keys []string) {
+	var all map[string]json.RawMessage
+	if json.Unmarshal(body, &all) != nil {
+		return nil
+	}
+	fields := reflect.TypeFor[posted]()
+	for key := range all {
+		_, read := fields.FieldByNameFunc(func(name string) bool { return strings.EqualFold(name, key) })
+		if !read {
+			keys = append(keys, Clip(key))
+		}
+	}
+	slices.Sort(keys)
+	return keys[:min(len(keys), mostUnread)]
+}
+
 // Feed reads another program's verdict on a message: ip, qid (the MTA's queue id) or both, and
 // port, the client's; class, spam, ham or none, or one of rspamd's actions in its place; score, and
-// the limit from which on that program calls it spam; reason. Numbers may be in strings.
+// the limit from which on that program calls it spam; reason; and tls, what the session used, or
+// none. Numbers may be in strings.
 func Feed(body []byte, now time.Time) (s policy.Signal, err error) {
-	var v struct {
-		IP, QID, Class, Action, Reason string
-		Score                          *number
-		Limit, Port                    number
-		Time                           *time.Time
-	}
+	var v posted
 	wrong := new(json.UnmarshalTypeError)
 	if err := json.Unmarshal(body, &v); errors.As(err, &wrong) {
 		return s, fmt.Errorf("%s cannot be %s", cmp.Or(strings.ToLower(wrong.Field), "a verdict"), article(wrong.Value))
@@ -87,6 +113,13 @@ func Feed(body []byte, now time.Time) (s policy.Signal, err error) {
 		return s, fmt.Errorf("port: %v is not a TCP port", float64(v.Port))
 	}
 	s.Port = uint16(v.Port)
+	if used := strings.TrimSpace(v.TLS); used != "" {
+		var known bool
+		if s.TLS, known = transport(used); !known {
+			return s, fmt.Errorf(`tls: %q: want a version, such as TLSv1.3, or none, or Exim's $tls_in_cipher`, Clip(used))
+		}
+		s.InClear = s.TLS == nil
+	}
 	return s, complete(&s, v.Action)
 }
 

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -221,6 +222,7 @@ func TestFeeds(t *testing.T) {
 		{"a reject with a score and no limit", `{"ip":"192.0.2.7","qid":"4XyZ","action":"reject","score":6}`, feed, policy.Spam, 6, 1, ""},
 		{"a reject just over its limit", `{"ip":"192.0.2.7","qid":"4XyZ","action":"reject","score":"6","limit":"5"}`, feed, policy.Spam, 6, 0.6, ""},
 		{"a reject without a score", `{"ip":"192.0.2.7","qid":"4XyZ","action":"reject","limit":10}`, feed, policy.Spam, 0, 1, ""},
+		{"TLS of no version", `{"ip":"192.0.2.7","class":"spam","tls":"yes"}`, feed, "", 0, 0, "tls: "},
 		{"no class", `{"ip":"192.0.2.7"}`, feed, "", 0, 0, "class"},
 		{"a score that is none", `{"ip":"192.0.2.7","class":"spam","score":"1e999"}`, feed, "", 0, 0, "number"},
 		{"an address that is none", `{"ip":"client.example","class":"spam"}`, feed, "", 0, 0, "not an IP address"},
@@ -241,6 +243,26 @@ func TestFeeds(t *testing.T) {
 				t.Errorf("%+v, %v", signal, err)
 			}
 		})
+	}
+}
+
+// TestAFeedTellsTheTransport: what a program says of TLS is known where no milter hears the
+// session, and a key that means nothing is named.
+func TestAFeedTellsTheTransport(t *testing.T) {
+	for tls, want := range map[string]policy.Signal{
+		"":                                  {},
+		"none":                              {InClear: true},
+		"TLSv1.3":                           {TLS: &policy.TLS{Version: "TLSv1.3"}},
+		"TLS1.2":                            {TLS: &policy.TLS{Version: "TLSv1.2"}},
+		"TLS1.3:TLS_AES_128_GCM_SHA256:128": {TLS: &policy.TLS{Version: "TLSv1.3", Cipher: "TLS_AES_128_GCM_SHA256", Bits: 128}},
+	} {
+		s, err := Feed([]byte(`{"ip":"192.0.2.7","class":"spam","tls":"`+tls+`"}`), time.Now())
+		if err != nil || s.InClear != want.InClear || (s.TLS == nil) != (want.TLS == nil) || s.TLS != nil && *s.TLS != *want.TLS {
+			t.Errorf("%q: %+v, %v", tls, s, err)
+		}
+	}
+	if got := FeedUnread([]byte(`{"ip":"192.0.2.7","QID":"4XyZ","class":"spam","scroe":1,"tls":"none","client":"x","Limit":5,"action":"","reason":"","port":1,"time":null}`)); !slices.Equal(got, []string{"client", "scroe"}) {
+		t.Errorf("unread: %q", got)
 	}
 }
 
@@ -289,6 +311,9 @@ func FuzzFeeds(f *testing.F) {
 		for _, read := range []func([]byte, time.Time) (policy.Signal, error){DefaultThresholds.Rspamd, Feed} {
 			if s, err := read(body, time.Now()); err == nil {
 				sane(t, s.Assessment)
+				if FeedUnread(body); s.TLS != nil && len(s.TLS.Cipher) > 8*maxReason {
+					t.Fatalf("%+v", s.TLS)
+				}
 				if s.Addr.Is4In6() || !s.Addr.IsValid() && s.QueueID == "" {
 					t.Fatalf("%+v", s)
 				}

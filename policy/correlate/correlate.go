@@ -390,8 +390,11 @@ func (e *entry) extend(s *policy.Signal, v policy.Verdict) {
 	if o.HELO == "" {
 		o.HELO = s.HELO
 	}
-	if o.TLS == nil && s.TLS != nil {
-		o.TLS, o.STARTTLS = s.TLS, more.STARTTLS
+	switch {
+	case o.TLS == nil && s.TLS != nil:
+		o.TLS, o.STARTTLS, o.InClear = s.TLS, more.STARTTLS, false
+	case o.TLS == nil:
+		o.InClear = o.InClear || s.InClear
 	}
 	if s.Outcome != "" || o.Outcome == policy.NoMail {
 		o.Outcome = more.Outcome

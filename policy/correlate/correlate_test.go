@@ -544,6 +544,25 @@ func TestWhatWaitsKeepsWhatEachSignalTells(t *testing.T) {
 		!o.Began.Equal(start.Add(-time.Second)) || !o.Time.Equal(start.Add(time.Second)) || len(o.Verdicts) != 3 {
 		t.Errorf("%+v", o)
 	}
+	// How it came in is known when one of them says so, and TLS is not taken back.
+	used := &policy.TLS{Version: "TLSv1.3"}
+	for i, c := range []struct {
+		first, second policy.Signal
+		clear         bool
+	}{
+		{policy.Signal{}, policy.Signal{InClear: true}, true},
+		{policy.Signal{InClear: true}, policy.Signal{}, true},
+		{policy.Signal{InClear: true}, policy.Signal{TLS: used}, false},
+		{policy.Signal{TLS: used}, policy.Signal{InClear: true}, false},
+	} {
+		for _, s := range []policy.Signal{c.first, c.second} {
+			s.Time, s.Addr, s.Mail = start.AddDate(0, 0, i+1), client, true
+			d.signal(s, spam(policy.FromRelay))
+		}
+		if o := d.concluded(true)[0]; o.InClear != c.clear || (o.TLS != nil) == c.clear {
+			t.Errorf("%+v, then %+v: %v, %v", c.first, c.second, o.InClear, o.TLS)
+		}
+	}
 	// One that says less takes nothing back.
 	d.signal(policy.Signal{Time: start.Add(time.Minute), Addr: client, Mail: true, Outcome: policy.Rejected}, spam(policy.FromDNSBL))
 	d.signal(policy.Signal{Time: start.Add(time.Minute), Addr: client, Mail: true}, spam(policy.FromRelay))

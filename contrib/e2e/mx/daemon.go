@@ -191,6 +191,7 @@ type Event struct {
 		ASN        uint32
 	}
 	HELO, STARTTLS string
+	InClear        bool `json:"in_clear"`
 	TLS            *struct {
 		Version, Cipher string
 		Bits            int

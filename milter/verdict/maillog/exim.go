@@ -268,7 +268,7 @@ func (r *Reader) eximArrival(queueID string, rest []byte) (s policy.Signal, ok b
 			}
 		case "X":
 			if s.TLS == nil {
-				s.TLS = eximTLS(string(value))
+				s.TLS = verdict.EximTLS(string(value))
 			}
 		case "S", "id", "T":
 			// What comes from here on can be the client's.
@@ -276,24 +276,6 @@ func (r *Reader) eximArrival(queueID string, rest []byte) (s policy.Signal, ok b
 		}
 	}
 	return s, true
-}
-
-// eximTLS reads "TLS1.3:TLS_AES_256_GCM_SHA384:256", as OpenSSL writes it, or
-// "TLS1.3:ECDHE_X25519__RSA_PSS_RSAE_SHA256__AES_256_GCM:256", as GnuTLS does.
-func eximTLS(s string) *policy.TLS {
-	version, rest, ok := strings.Cut(s, ":")
-	i := strings.LastIndexByte(rest, ':')
-	if !ok || i < 0 {
-		return nil
-	}
-	bits, err := strconv.Atoi(rest[i+1:])
-	if err != nil {
-		return nil
-	}
-	if number, ok := strings.CutPrefix(version, "TLS1"); ok {
-		version = "TLSv1" + number
-	}
-	return &policy.TLS{Version: verdict.Clip(version), Cipher: verdict.Clip(rest[:i]), Bits: bits}
 }
 
 // eximRefusal reads "H=... F=<FROM> rejected RCPT <TO>: TEXT", also "temporarily rejected".
@@ -323,7 +305,7 @@ func (r *Reader) eximRefusal(queueID string, rest []byte) (s policy.Signal, ok b
 	s = policy.Signal{Addr: c.addr, Port: c.port, QueueID: queueID, Outcome: policy.Rejected, HELO: verdict.Clip(helo), FromDomain: policy.Domain(from)}
 	if _, used, ok := bytes.Cut(before, []byte(" X=")); ok {
 		used, _, _ = bytes.Cut(used, []byte(" "))
-		s.TLS = eximTLS(string(used))
+		s.TLS = verdict.EximTLS(string(used))
 	}
 	s.Mail = command == "RCPT" || command == "MAIL" || command == "DATA" || command == "after"
 	s.Assessment = eximRejection(command, of).Assessment()

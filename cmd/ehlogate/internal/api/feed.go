@@ -15,8 +15,15 @@ import (
 // some headers.
 const maxFeed = 1 << 20
 
+// taken answers a post.
+type taken struct {
+	// Ignored are keys that mean nothing to the daemon.
+	Ignored []string `json:"ignored,omitempty"`
+}
+
 // feed takes a post. It is answered before it is worked on: rspamd holds the message meanwhile.
-func (s *Server) feed(read func([]byte, time.Time) (policy.Signal, error)) http.HandlerFunc {
+// Unread names keys that are not read.
+func (s *Server) feed(read func([]byte, time.Time) (policy.Signal, error), unread func([]byte) []string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -31,7 +38,13 @@ func (s *Server) feed(read func([]byte, time.Time) (policy.Signal, error)) http.
 			return
 		}
 		s.Feed(signal)
-		reply(w, http.StatusOK, struct{}{})
+		var t taken
+		if unread != nil {
+			if t.Ignored = unread(body); len(t.Ignored) > 0 {
+				s.Unread(t.Ignored)
+			}
+		}
+		reply(w, http.StatusOK, t)
 	}
 }
 

@@ -2,8 +2,10 @@ package api
 
 import (
 	"encoding/json"
+	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,7 +13,26 @@ import (
 	"github.com/ehlogate/ehlogate/policy"
 )
 
-// post posts a body as a client at an address.
+// TestAPostSaysWhatIsNotRead: who misspells a key is told at once, and the verdict is taken.
+func TestAPostSaysWhatIsNotRead(t *testing.T) {
+	s := newServer(t)
+	var heard []policy.Signal
+	var unread []string
+	s.Feed, s.Unread = func(g policy.Signal) { heard = append(heard, g) }, func(keys []string) { unread = keys }
+	for body, want := range map[string]string{
+		`{"ip":"192.0.2.7","class":"spam","scroe":12}`: `{"ignored":["scroe"]}`,
+		`{"ip":"192.0.2.7","class":"spam","score":12}`: `{}`,
+	} {
+		w := request{http.MethodPost, "/feed/verdict", "192.0.2.1:1025", body, bearer(feedToken)}.to(s.Handler())
+		if got := strings.TrimSpace(w.Body.String()); w.Code != http.StatusOK || got != want {
+			t.Errorf("%s: %d %s", body, w.Code, got)
+		}
+	}
+	if len(heard) != 2 || !slices.Equal(unread, []string{"scroe"}) {
+		t.Errorf("heard %d, unread %q", len(heard), unread)
+	}
+}
+
 func TestReportsAreChecked(t *testing.T) {
 	s := newServer(t)
 	var heard []Report

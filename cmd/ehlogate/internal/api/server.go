@@ -61,6 +61,8 @@ type Server struct {
 	Feed func(policy.Signal)
 	// Malformed is called for a post that cannot be read.
 	Malformed func()
+	// Unread is called with the keys of a post that mean nothing.
+	Unread func(keys []string)
 	// Forgot is called when the evidence of a network was dropped.
 	Forgot func(netip.Prefix)
 	// Changed is called when the overrides on a network were changed, or its evidence dropped.
@@ -117,8 +119,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/tail", s.authorized(s.tail))
 	mux.HandleFunc("GET /api/v1/dump", s.authorized(s.oneAtATime(s.dump)))
 	if s.Feed != nil {
-		mux.HandleFunc("POST /feed/rspamd", s.feeding(body(maxFeed, s.feed(func(body []byte, now time.Time) (policy.Signal, error) { return s.Thresholds().Rspamd(body, now) }))))
-		mux.HandleFunc("POST /feed/verdict", s.feeding(body(maxFeed, s.feed(verdict.Feed))))
+		mux.HandleFunc("POST /feed/rspamd", s.feeding(body(maxFeed, s.feed(func(body []byte, now time.Time) (policy.Signal, error) { return s.Thresholds().Rspamd(body, now) }, nil))))
+		mux.HandleFunc("POST /feed/verdict", s.feeding(body(maxFeed, s.feed(verdict.Feed, verdict.FeedUnread))))
 	}
 	mux.HandleFunc("POST /api/v1/learn", s.authorized(body(maxChunk, s.learn)))
 	mux.HandleFunc("POST /api/v1/load", s.authorized(body(maxChunk, s.load)))

@@ -55,7 +55,7 @@ const eximVerdict = `
 # says how), and print these lines again. With SpamAssassin put its required_score after the score, so that
 # what is just over it counts less than what is far over it: "score":"$spam_score","limit":"5". In the main section:
 EHLOGATE_FEED = %[1]s
-EHLOGATE_SAID = \{"ip":"$sender_host_address","port":"$sender_host_port","qid":"$message_exim_id","action":"$spam_action","score":"$spam_score"\}
+EHLOGATE_SAID = \{"ip":"$sender_host_address","port":"$sender_host_port","qid":"$message_exim_id","action":"$spam_action","score":"$spam_score","tls":"${if def:tls_in_cipher{$tls_in_cipher}{none}}"\}
 # and in the ACL of acl_smtp_data, before what denies or accepts by the score%[3]s:
 #  warn
 #    spam = nobody:true

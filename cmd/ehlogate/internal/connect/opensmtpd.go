@@ -22,8 +22,8 @@ filter "ehlogate" phase ehlo match src <ehlogate> reject "502 5.5.1 EHLO is not 
 # What it costs: a client in the file has HELO alone: no STARTTLS, but no SIZE, 8BITMIME or DSN either. One
 # that knows no HELO cannot deliver; RFC 5321 section 3.2 asks of a client that it does. STARTTLS after HELO
 # is still taken. Postfix, tried as such a client, goes on with HELO, and says STARTTLS no more.
-# OpenSMTPD has no milter, and its log is not read: what is spam, the filter has to post to /feed/verdict
-# (contrib/doc/sources.md).
+# OpenSMTPD has no milter, and its log is not read: what is spam, and whether it came over
+# TLS, the filter has to post to /feed/verdict (contrib/doc/sources.md).
 # To take it back, remove these lines, and the one of cron, and restart smtpd.
 `
 

@@ -264,6 +264,7 @@ func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 	if cfg.Feed {
 		server.Thresholds = func() verdict.Thresholds { return d.cfg.Load().Verdict.Thresholds }
 		server.Feed, server.Malformed = d.intake.post, func() { d.intake.Refused.Add(1) }
+		server.Unread = func(keys []string) { d.intake.unread.Store(&keys) }
 	}
 	if l := d.listeners.HTTP; l != nil {
 		server.Unix = l.Addr().Network() == "unix"

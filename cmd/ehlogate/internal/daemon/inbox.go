@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,6 +56,8 @@ type inbox struct {
 	// no room, Refused posts that could not be read, and Late observations that were not durable in
 	// time.
 	Posts, Dropped, Refused, Late atomic.Uint64
+	// unread are keys of the last post that had some which mean nothing.
+	unread atomic.Pointer[[]string]
 	// Strangers counts posts without a token.
 	Strangers              atomic.Uint64
 	lastStranger, lastPost atomic.Int64
@@ -82,6 +85,22 @@ func (b *inbox) strangersSay() string {
 		return ""
 	}
 	return b.aboutStrangers()
+}
+
+// manyOrphans is the share of posts from which on it is said that they are about unknown messages:
+// after a start there are some.
+const manyOrphans = 0.05
+
+// notes are what somebody who posts should know, and what keeps nothing from working.
+func (b *inbox) notes() (all []string) {
+	posts, orphans := b.Posts.Load(), b.Stats.OrphanedPosts.Load()
+	if float64(orphans) > manyOrphans*float64(posts) {
+		all = append(all, fmt.Sprintf("%d of %d verdicts posted by other programs taught nothing: neither the milter nor the log has told of a message of that queue id, and the client was not named; have them name it (\"ip\")", orphans, posts))
+	}
+	if keys := b.unread.Load(); keys != nil {
+		all = append(all, fmt.Sprintf("a verdict posted to /feed/verdict had keys that mean nothing there: %s", strings.Join(*keys, ", ")))
+	}
+	return all
 }
 
 func newInbox(in *intake.Intake, faults *fault.Guard) *inbox {

@@ -72,7 +72,7 @@ func (d *Daemon) status() api.Status {
 	}
 	b := d.booted
 	st.Listen = map[string]string{"milter.listen": b.Milter.Listen.String(), "table.socketmap": b.Table.Socketmap.String(), "table.memcache": b.Table.Memcache.String(), "http.listen": b.HTTP.Listen.String()}
-	st.LogFile, st.Warnings, st.Notes = b.LogFile, d.warnings(), d.events.Notes()
+	st.LogFile, st.Warnings, st.Notes = b.LogFile, d.warnings(), append(d.events.Notes(), d.intake.notes()...)
 	if b.Store.Redis == nil {
 		st.Store.Sync = string(b.Store.Sync)
 	}

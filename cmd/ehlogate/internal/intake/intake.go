@@ -55,8 +55,8 @@ type Stats struct {
 	// Told counts messages of which only a log or a post told, ToldTLS those of them over TLS.
 	Told, ToldTLS atomic.Uint64
 	// Corrections counts later verdicts on messages, Orphaned signals about an unknown message that
-	// do not name its client.
-	Corrections, Orphaned atomic.Uint64
+	// do not name its client, and OrphanedPosts those of them that a program posted.
+	Corrections, Orphaned, OrphanedPosts atomic.Uint64
 	// FailedHandshakes counts TLS handshakes that failed, Exceptions what was made of them and of
 	// clients that left.
 	FailedHandshakes, Exceptions atomic.Uint64
@@ -260,6 +260,9 @@ func (in *Intake) Conclude(all bool) (receipts []Receipt) {
 	for _, o := range due {
 		if !o.Client.Addr.IsValid() {
 			in.Stats.Orphaned.Add(1)
+			if o.Verdict.Source == policy.FromFeed || o.Verdict.Source == policy.FromRspamd {
+				in.Stats.OrphanedPosts.Add(1)
+			}
 			continue
 		}
 		in.countTold(o)

@@ -627,8 +627,8 @@ func TestASignalWithoutAClientTeachesNothing(t *testing.T) {
 	n := newNode(t, t.TempDir())
 	n.signal(policy.Signal{Time: start, QueueID: "Q1", Mail: true, Assessment: spam(policy.FromFeed)})
 	n.until(start.Add(time.Minute))
-	if n.observed() != 0 || n.in.Stats.Orphaned.Load() != 1 {
-		t.Errorf("%d events, %d orphaned", n.observed(), n.in.Stats.Orphaned.Load())
+	if n.observed() != 0 || n.in.Stats.Orphaned.Load() != 1 || n.in.Stats.OrphanedPosts.Load() != 1 {
+		t.Errorf("%d events, %d orphaned, %d of them posts", n.observed(), n.in.Stats.Orphaned.Load(), n.in.Stats.OrphanedPosts.Load())
 	}
 }
 
