@@ -67,9 +67,10 @@ func check(c *cli.Context) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist) && c.IsSet("postfix-config"):
 		return misused{err}
-	case errors.Is(err, postfix.ErrMissing), errors.Is(err, os.ErrNotExist):
-		// Its programs may be there without a configuration.
-		found = append(found, otherFindings(connect.Found(), cfg, st)...)
+	case errors.Is(err, postfix.ErrMissing):
+		found = append(found, otherFindings("there is no Postfix on this host", connect.Found(), cfg, st)...)
+	case errors.Is(err, os.ErrNotExist):
+		found = append(found, otherFindings("Postfix has no configuration on this host: "+err.Error(), connect.Found(), cfg, st)...)
 	case err != nil:
 		found = append(found, postfix.Finding{What: "Postfix's configuration cannot be read", Fix: err.Error()})
 	default:

@@ -10,16 +10,17 @@ import (
 )
 
 // otherFindings looks at a host without Postfix: whether its MTA, nil where none was found, asks
-// the daemon and is heard, which the daemon has counted. st is nil where that does not run.
-func otherFindings(mta *connect.MTA, cfg *config.Config, st *api.Status) (found []postfix.Finding) {
+// the daemon and is heard, which the daemon has counted. Without says that there is no Postfix, and
+// st is nil where the daemon does not run.
+func otherFindings(without string, mta *connect.MTA, cfg *config.Config, st *api.Status) (found []postfix.Finding) {
 	note := func(format string, args ...any) {
 		found = append(found, postfix.Finding{OK: true, Note: true, What: fmt.Sprintf(format, args...)})
 	}
 	if mta == nil {
-		note("there is no Postfix on this host, and no other mail server was found whose configuration could be looked at")
+		note("%s; no other mail server was found whose configuration could be looked at", without)
 		return found
 	}
-	note("there is no Postfix on this host; its mail server is %s, whose configuration is not looked at", mta.Name)
+	note("%s; the mail server is %s, whose configuration is not looked at", without, mta.Name)
 	if mta.Log != "" && cfg.LogFile == "" {
 		f := postfix.Finding{What: "the log of " + mta.Name + " is not followed: what it refuses is not heard", Fix: fmt.Sprintf("log_file = %q below [verdict], and restart the daemon", mta.Log)}
 		if !mta.Milter {

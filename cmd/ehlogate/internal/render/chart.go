@@ -19,12 +19,24 @@ type series struct {
 	of          func(*ledger.Point) int64
 }
 
-// messageSeries are messages by class and transport, the lowest part of a column first.
-var messageSeries = []series{
-	{"spam over TLS", "spam-tls", func(p *ledger.Point) int64 { return p.Messages[policy.Spam].TLS }},
-	{"spam in the clear", "spam-plain", func(p *ledger.Point) int64 { return p.Messages[policy.Spam].Plain }},
-	{"ham over TLS", "ham-tls", func(p *ledger.Point) int64 { return p.Messages[policy.Ham].TLS }},
-	{"ham in the clear", "ham-plain", func(p *ledger.Point) int64 { return p.Messages[policy.Ham].Plain }},
+// messageSeries are messages by class and transport, the lowest part of a column first. Those of
+// which the transport is not known are there where there are any: a milter always knows.
+func messageSeries(r *ledger.Report) (all []series) {
+	all = []series{
+		{"spam over TLS", "spam-tls", func(p *ledger.Point) int64 { return p.Messages[policy.Spam].TLS }},
+		{"spam in the clear", "spam-plain", func(p *ledger.Point) int64 { return p.Messages[policy.Spam].Plain }},
+	}
+	if r.Messages[policy.Spam].Unknown > 0 {
+		all = append(all, series{"spam, transport unknown", "spam-unknown", func(p *ledger.Point) int64 { return p.Messages[policy.Spam].Unknown }})
+	}
+	all = append(all,
+		series{"ham over TLS", "ham-tls", func(p *ledger.Point) int64 { return p.Messages[policy.Ham].TLS }},
+		series{"ham in the clear", "ham-plain", func(p *ledger.Point) int64 { return p.Messages[policy.Ham].Plain }},
+	)
+	if r.Messages[policy.Ham].Unknown > 0 {
+		all = append(all, series{"ham, transport unknown", "ham-unknown", func(p *ledger.Point) int64 { return p.Messages[policy.Ham].Unknown }})
+	}
+	return all
 }
 
 // The measures of a chart, in its own units; the page scales it.
@@ -38,7 +50,7 @@ const (
 // Messages draws the course of messages as stacked columns, in SVG without styles or scripts of its
 // own.
 func Messages(r *ledger.Report, title string) template.HTML {
-	return columns(r, title, messageSeries)
+	return columns(r, title, messageSeries(r))
 }
 
 func columns(r *ledger.Report, title string, parts []series) template.HTML {
@@ -134,14 +146,18 @@ func pointText(p *ledger.Point, parts []series, step int64) string {
 // summary is a chart in a sentence, for who does not see it.
 func summary(r *ledger.Report) string {
 	m := r.Messages
-	return fmt.Sprintf("%s spam over TLS, %s in the clear; %s ham over TLS, %s in the clear", Count(m[policy.Spam].TLS), Count(m[policy.Spam].Plain), Count(m[policy.Ham].TLS), Count(m[policy.Ham].Plain))
+	text := fmt.Sprintf("%s spam over TLS, %s in the clear; %s ham over TLS, %s in the clear", Count(m[policy.Spam].TLS), Count(m[policy.Spam].Plain), Count(m[policy.Ham].TLS), Count(m[policy.Ham].Plain))
+	if spam, ham := m[policy.Spam].Unknown, m[policy.Ham].Unknown; spam+ham > 0 {
+		text += fmt.Sprintf("; %s spam and %s ham of which that is not known", Count(spam), Count(ham))
+	}
+	return text
 }
 
-// Legend is the legend of the charts of messages.
-func Legend() template.HTML {
+// Legend is the legend of the chart of a report's messages.
+func Legend(r *ledger.Report) template.HTML {
 	var b strings.Builder
 	b.WriteString(`<ul class="legend">`)
-	for _, s := range messageSeries {
+	for _, s := range messageSeries(r) {
 		fmt.Fprintf(&b, `<li><svg viewBox="0 0 10 10" aria-hidden="true"><rect class="%s" width="10" height="10"/></svg> %s</li>`, s.class, s.name)
 	}
 	b.WriteString("</ul>")

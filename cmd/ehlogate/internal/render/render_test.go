@@ -49,7 +49,7 @@ func reportOfOne(t *testing.T, domain string, heard bool) *ledger.Report {
 		t.Fatal(err)
 	}
 	l.Count(&ledger.Entry{
-		Time: noon, Addr: netip.MustParseAddr("192.0.2.7"), Message: true, Session: heard, Verdict: policy.Verdict{Class: policy.Spam, Source: policy.FromHeader},
+		Time: noon, Addr: netip.MustParseAddr("192.0.2.7"), Message: true, Session: heard, Unheard: !heard, Verdict: policy.Verdict{Class: policy.Spam, Source: policy.FromHeader},
 		Facts: policy.Facts{STARTTLS: policy.Withheld, FromDomain: domain, Tier: "bad", Outcome: policy.Accepted},
 	}, false)
 	b, err := l.Read(t.Context(), noon.Add(-4*time.Hour), noon.Add(time.Hour))
@@ -102,6 +102,21 @@ func TestEveryTableCanBeDrawn(t *testing.T) {
 	for _, want := range []string{"0 of 1 messages", "&lt;b&gt;sender", "<svg", "1 sessions"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page has no %q", want)
+		}
+	}
+}
+
+// TestChartsShowWhatIsUnknown: where nobody heard how a message came in, its column is as high as
+// the others, and the legend says what it is; where all is known, it does not.
+func TestChartsShowWhatIsUnknown(t *testing.T) {
+	for _, heard := range []bool{true, false} {
+		r := reportOfOne(t, "sender.example", heard)
+		chart, legend := string(Messages(r, "Messages")), string(Legend(r))
+		if got := strings.Contains(chart, `<rect class="spam-unknown"`) && strings.Contains(legend, "spam, transport unknown") && strings.Contains(chart, "1 spam and 0 ham of which that is not known"); got == heard {
+			t.Errorf("heard %v: %s\n%s", heard, legend, chart)
+		}
+		if strings.Contains(legend, "ham, transport unknown") {
+			t.Error("the legend has what there is none of")
 		}
 	}
 }
