@@ -82,9 +82,15 @@ func check(c *cli.Context) error {
 	return printReport(c, found)
 }
 
+// modeNotSet is what somebody should know who has not chosen a mode.
+const modeNotSet = `STARTTLS is withheld from tier bad; to see first from whom that would be, set policy.mode = "observe"`
+
 // configFindings looks at what the configuration names.
 func configFindings(cfg *config.Config) []postfix.Finding {
 	found := []postfix.Finding{{OK: true, What: "the configuration is sound"}}
+	if !cfg.ModeGiven {
+		found = append(found, postfix.Finding{OK: true, Note: true, What: "policy.mode is not set, and is protect: " + modeNotSet})
+	}
 	found = append(found, ignoredVariables(cfg)...)
 	if err := new(asn.Database).Use(cfg.ASNDatabase); err != nil {
 		found = append(found, postfix.Finding{What: "autonomous systems are not judged", Fix: "fix or replace the file of reputation.asn_database: " + err.Error()})

@@ -60,6 +60,9 @@ func serve(c *cli.Context) error {
 	context.AfterFunc(ctx, func() { daemon.SdNotify(false, daemon.SdNotifyStopping) })
 	log.Info("serving", "version", version, "milter", addr(listeners.Milter), "socketmap", addr(listeners.Socketmap),
 		"memcache", addr(listeners.Memcache), "http", addr(listeners.HTTP), "store", cfg.StoreName(), "events", cfg.Log.Events, "mode", cfg.Policy.Mode)
+	if !cfg.ModeGiven {
+		log.Info("policy.mode is not set", "note", modeNotSet)
+	}
 	daemon.SdNotify(false, daemon.SdNotifyReady)
 	err = d.Run(ctx)
 	log.Info("stopped")

@@ -17,7 +17,8 @@ import (
 func statusCommand() *cli.Command {
 	return &cli.Command{
 		Name: "status", Usage: "show how the daemon stands: mode, tiers, what was heard and withheld, and what reports nothing",
-		Flags: []cli.Flag{apiFlag, jsonFlag}, Action: status,
+		Description: "The exit status is 0 whatever it says, if the daemon answers; check ends with 1 where there is something to fix.",
+		Flags:       []cli.Flag{apiFlag, jsonFlag}, Action: status,
 	}
 }
 

@@ -81,7 +81,7 @@ type Config struct {
 		MaxRecords int
 	}
 	Policy policy.Policy
-	// ModeGiven says that policy.mode was given and is not the default.
+	// ModeGiven says that policy.mode was given.
 	ModeGiven bool
 	// FeedTokenGiven says that http.feed_token_file was given.
 	FeedTokenGiven bool

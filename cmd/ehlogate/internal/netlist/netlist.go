@@ -83,6 +83,9 @@ func parse(line string) (e Entry, ok bool, err error) {
 	if n := strings.IndexByte(network, ':'); n > 0 && strings.Contains(network[:n], ".") {
 		network, rest = network[:n], network[n+1:]
 	}
+	if verbs[strings.ToLower(network)] != "" && len(words) > 1 {
+		return e, false, fmt.Errorf("the network comes first: %s %s", words[1], words[0])
+	}
 	if e.Network, err = config.ParseNetwork(network); err != nil {
 		return e, false, err
 	}

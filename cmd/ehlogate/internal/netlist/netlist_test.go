@@ -39,7 +39,7 @@ func TestListsOfOthers(t *testing.T) {
 			}
 		})
 	}
-	for _, line := range []string{"192.0.2.1/24 deny", "mail.example deny", "192.0.2.0/24 deny until tomorrow", `{"cidr":"192.0.2.0/24"`, strings.Repeat("x", maxLine+1)} {
+	for _, line := range []string{"192.0.2.1/24 deny", "mail.example deny", "deny 192.0.2.0/24", "192.0.2.0/24 deny until tomorrow", `{"cidr":"192.0.2.0/24"`, strings.Repeat("x", maxLine+1)} {
 		if all, err := Read(strings.NewReader("192.0.2.0/24\n" + line)); err == nil || !strings.HasPrefix(err.Error(), "line 2: ") || all != nil {
 			t.Errorf("%.40s: %v, %v", line, all, err)
 		}
