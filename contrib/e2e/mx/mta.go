@@ -23,8 +23,16 @@ func NewMTA(d *Daemon) *MTA {
 // Message lets a client send a message that the filter before the daemon found to be spam or not,
 // and returns how long the daemon took at its end. Any answer but "go on" is an error.
 func (m *MTA) Message(client netip.Addr, spam bool) (eom time.Duration, err error) {
+	return m.MessageCalled("", client, spam)
+}
+
+// MessageCalled is Message with a queue id.
+func (m *MTA) MessageCalled(queueID string, client netip.Addr, spam bool) (eom time.Duration, err error) {
 	macros := gomilter.NewMacroBag()
 	macros.Set("{client_addr}", client.String())
+	if queueID != "" {
+		macros.Set("i", queueID)
+	}
 	s, err := m.client.Session(macros)
 	if err != nil {
 		return 0, err
