@@ -149,19 +149,44 @@ func TestAPostIsCountedWhereItsMessageWasHeard(t *testing.T) {
 			c[here].in.Told("node1", late)
 		}, [2]float64{1, 0}, 0},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			c := newCluster(t)
-			test.tell(c)
-			c.pass()
-			for i, n := range c {
-				if got := n.learnt().Spam; got != test.spam[i] {
-					t.Errorf("node %d has %v of spam, want %v", i, got, test.spam[i])
+		for _, anonymize := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, logs anonymized %v", test.name, anonymize), func(t *testing.T) {
+				c := newCluster(t)
+				for _, n := range c {
+					n.settings.Anonymize = anonymize
 				}
+				test.tell(c)
+				c.pass()
+				for i, n := range c {
+					if got := n.learnt().Spam; got != test.spam[i] {
+						t.Errorf("node %d has %v of spam, want %v", i, got, test.spam[i])
+					}
+				}
+				if got := c[0].in.Stats.Elsewhere.Load() + c[1].in.Stats.Elsewhere.Load(); got != test.asked {
+					t.Errorf("%d posts were of messages heard elsewhere, want %d", got, test.asked)
+				}
+			})
+		}
+	}
+}
+
+// TestAPostAfterARestartOfWhoHeardIt: the event log tells a node what it has heard, unless that is
+// anonymized.
+func TestAPostAfterARestartOfWhoHeardIt(t *testing.T) {
+	for anonymize, spam := range map[bool][2]float64{false: {0, 1}, true: {1, 0}} {
+		c := newCluster(t)
+		peers := c[1].in.Peers
+		c[1].settings.Anonymize = anonymize
+		c[1].observe(&policy.Observation{Message: policy.Message{Time: start, Began: start, Session: "s1", QueueID: "Q1", Client: client, Mail: true}, Outcome: policy.Accepted})
+		c[1].restart()
+		c[1].in.Peers = peers
+		c[0].post("Q1")
+		c.pass()
+		for i, n := range c {
+			if got := n.learnt().Spam; got != spam[i] {
+				t.Errorf("anonymized %v: node %d has %v of spam, want %v", anonymize, i, got, spam[i])
 			}
-			if got := c[0].in.Stats.Elsewhere.Load() + c[1].in.Stats.Elsewhere.Load(); got != test.asked {
-				t.Errorf("%d posts were of messages heard elsewhere, want %d", got, test.asked)
-			}
-		})
+		}
 	}
 }
 
