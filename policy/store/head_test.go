@@ -98,7 +98,7 @@ func TestABitOfTheRootPage(t *testing.T) {
 	var root int
 	db.View(func(tx *bolt.Tx) error { root = 4096 * int(tx.Cursor().Bucket().Root()); return nil })
 	db.Close()
-	const step = 7 // all of them take two minutes
+	const step = 29 // all of them take two minutes
 	for bit := 0; bit < 8*450; bit += step {
 		broken := died(t, dir)
 		b := bytes.Clone(whole)
