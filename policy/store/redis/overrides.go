@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -141,7 +142,7 @@ func (s *Store) OverridesKnown() bool { return s.overridesRead.Load() }
 
 // loadOverrides reads all overrides and exceptions, and removes exceptions that have ended. What
 // cannot be read leaves them as they were. Readings do not overlap: an older one never replaces a
-// newer one.
+// newer one. A Redis that has lost its data is given those that this node knows.
 func (s *Store) loadOverrides(ctx context.Context) error {
 	if !s.ready() {
 		return nil
@@ -150,6 +151,14 @@ func (s *Store) loadOverrides(ctx context.Context) error {
 	defer s.loading.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	id, err := s.settle(ctx, idKey, rand.Text())
+	if err == nil && s.id != "" && s.id != id {
+		err = s.putBack(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("store: overrides: %w", err)
+	}
+	s.id = id
 	fields, err := s.server.client.HGetAll(ctx, overridesKey).Result()
 	if err != nil {
 		return fmt.Errorf("store: overrides: %w", err)
@@ -173,6 +182,55 @@ func (s *Store) loadOverrides(ctx context.Context) error {
 	s.overridesRead.Store(true)
 	return s.removeUnchanged(ctx, ended)
 }
+
+// putBack gives a Redis that has lost its data the overrides and exceptions that this node knows,
+// where it has none on the same network.
+func (s *Store) putBack(ctx context.Context) error {
+	var values []any
+	add := func(field string, v any) error {
+		value, err := json.Marshal(v)
+		values = append(values, field, value)
+		return err
+	}
+	now := s.opt.Now()
+	var err error
+	for _, o := range s.Overrides() {
+		if !o.Ended(now) {
+			err = errors.Join(err, add(o.Network.String(), o))
+		}
+	}
+	for _, x := range s.Exceptions() {
+		if !x.Ended(now) {
+			err = errors.Join(err, add(exceptionField+x.Network.String(), x))
+		}
+	}
+	if err != nil || len(values) == 0 {
+		return err
+	}
+	var put int64
+	for some := range slices.Chunk(values, 2*changeAtOnce) {
+		n, err := restoration.Run(ctx, s.server.client, []string{overridesKey}, some...).Int64()
+		if err != nil {
+			return err
+		}
+		put += n
+	}
+	s.opt.Log.Error("Redis has lost its data: the overrides and exceptions that this node knows were put back; evidence of the last minute is sent again, the rest is lost", "put_back", put, "known", len(values)/2)
+	if put > 0 {
+		s.invalidate(overridesWord)
+	}
+	return nil
+}
+
+// restoration sets fields that are not there, and says how many those were.
+var restoration = redis.NewScript(`local put = 0
+for i = 1, #ARGV, 2 do
+  if redis.call('HEXISTS', KEYS[1], ARGV[i]) == 0 then
+    redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+    put = put + 1
+  end
+end
+return put`)
 
 // overrideReading is what a reading of overridesKey found.
 type overrideReading struct {

@@ -133,3 +133,59 @@ func commands(t *testing.T, s *Store) int {
 	}
 	return calls
 }
+
+// TestARedisWithoutItsDataIsGivenTheOverrides: what an operator has set outlives a Redis that is
+// started again empty, as long as a node runs that knows it; what was lifted stays lifted.
+func TestARedisWithoutItsDataIsGivenTheOverrides(t *testing.T) {
+	server := startRedis(t)
+	url := "redis://" + server.Addr()
+	var log logBuffer
+	one, other := openStore(t, url, t.TempDir(), &log), openStore(t, url, t.TempDir(), new(logBuffer))
+	defer one.Close()
+	defer other.Close()
+	denied, lifted, excepted := netip.MustParsePrefix("192.0.2.7/32"), netip.MustParsePrefix("192.0.2.8/32"), netip.MustParsePrefix("192.0.2.9/32")
+	now := time.Now()
+	must(t, one.SetOverride(policy.Override{Network: denied, Set: now, Note: "kept"}))
+	must(t, one.SetOverride(policy.Override{Network: lifted, Set: now}))
+	must(t, other.SetException(policy.Exception{Network: excepted, Cause: policy.RequiresTLS, Set: now, Until: now.Add(time.Hour)}))
+	if _, err := one.LiftOverride(lifted); err != nil {
+		t.Fatal(err)
+	}
+	all := func(s *Store) string {
+		var names []string
+		for _, o := range s.Overrides() {
+			names = append(names, o.Network.String()+" "+o.Note)
+		}
+		for _, x := range s.Exceptions() {
+			names = append(names, x.Network.String())
+		}
+		return strings.Join(names, ", ")
+	}
+	const want = "192.0.2.7/32 kept, 192.0.2.9/32"
+	within := func(what string, s *Store) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); all(s) != want; time.Sleep(50 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: %q, want %q", what, all(s), want)
+			}
+		}
+	}
+	within("one", one)
+	within("the other", other)
+	server.Kill()
+	must(t, server.Start())
+	// A node that knows nothing finds them when another one has put them back.
+	fresh := openStore(t, url, t.TempDir(), new(logBuffer))
+	defer fresh.Close()
+	within("a fresh one", fresh)
+	within("one", one)
+	within("the other", other)
+	if !strings.Contains(log.String(), "Redis has lost its data") {
+		t.Errorf("the log says nothing of it: %s", log.String())
+	}
+	must(t, one.SetOverride(policy.Override{Network: lifted, Set: now}))
+	if _, err := other.LiftOverride(lifted); err != nil {
+		t.Fatal(err)
+	}
+	within("one, afterwards", one)
+}

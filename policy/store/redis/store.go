@@ -78,6 +78,8 @@ type Store struct {
 	loading    sync.Mutex
 	overrides  atomic.Pointer[policy.Networks[policy.Override]]
 	exceptions atomic.Pointer[policy.Networks[policy.Exception]]
+	// id is the store's when they were last read: one that has another has lost its data.
+	id string
 	// overridesRead says that they have been read since the start.
 	overridesRead atomic.Bool
 
