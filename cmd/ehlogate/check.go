@@ -38,8 +38,8 @@ func checkCommand() *cli.Command {
 			"wrong; the line that fixes it follows. The exit status is 1 if there is anything to fix.",
 		Flags: []cli.Flag{
 			apiFlag, jsonFlag, postfixFlag,
-			&cli.BoolFlag{Name: "live", Usage: "also have one session with Postfix, and see what table, milter and event log make of it"},
-			&cli.StringFlag{Name: "live-address", Usage: "`HOST:PORT` of that session (default: where master.cf says)"},
+			&cli.BoolFlag{Name: "live", Usage: "also have one session with the MTA, and see what table, milter and event log make of it"},
+			&cli.StringFlag{Name: "live-address", Usage: "`HOST:PORT` of that session (default: where master.cf says, or port 25 of this host)"},
 		},
 		Action: check,
 	}
@@ -64,20 +64,21 @@ func check(c *cli.Context) error {
 	found = append(found, storeFindings(c.Context, cfg, running, st)...)
 	found = append(found, restartFindings(cfg, st)...)
 	p, err := postfix.Find(c.Context, c.String("postfix-config"), inForce(cfg, st))
+	mta := connect.Found()
 	switch {
 	case errors.Is(err, os.ErrNotExist) && c.IsSet("postfix-config"):
 		return misused{err}
 	case errors.Is(err, postfix.ErrMissing):
-		found = append(found, otherFindings("there is no Postfix on this host", connect.Found(), cfg, st)...)
+		found = append(found, otherFindings("there is no Postfix on this host", mta, cfg, st)...)
 	case errors.Is(err, os.ErrNotExist):
-		found = append(found, otherFindings("Postfix has no configuration on this host: "+err.Error(), connect.Found(), cfg, st)...)
+		found = append(found, otherFindings("Postfix has no configuration on this host: "+err.Error(), mta, cfg, st)...)
 	case err != nil:
 		found = append(found, postfix.Finding{What: "Postfix's configuration cannot be read", Fix: err.Error()})
 	default:
 		found = append(found, p.Check(c.Context)...)
 	}
 	if c.Bool("live") || c.IsSet("live-address") {
-		found = append(found, liveFindings(c, daemon, p)...)
+		found = append(found, liveFindings(c, daemon, p, mta)...)
 	}
 	return printReport(c, found)
 }

@@ -252,7 +252,7 @@ func tierText(e api.Explanation) string {
 	case "good":
 		fmt.Fprintf(&s, "; left above %g", th.Good.Leave)
 	default:
-		fmt.Fprintf(&s, "; suspect from %g, bad from %g, good to %g with two ham messages of its own", th.Suspect.Enter, th.Bad.Enter, th.Good.Enter)
+		fmt.Fprintf(&s, "; suspect from %g, bad from %g, good at %g or less with two ham messages of its own", th.Suspect.Enter, th.Bad.Enter, th.Good.Enter)
 	}
 	return s.String()
 }

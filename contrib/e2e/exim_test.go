@@ -180,12 +180,12 @@ func TestEximOfDebian(t *testing.T) {
 	_, statements, _ = strings.Cut(statements, "  log_file = \"/var/log/exim4/mainlog\"\n")
 	must(t, os.WriteFile(acl, []byte(statements), 0o644))
 	for _, split := range []bool{true, false} {
-		out, err := e.Debians(split, lines+"MAIN_TLS_ENABLE = true\nCHECK_DATA_LOCAL_ACL_FILE = "+acl+"\n", "tls_advertise_hosts", "log_selector")
+		out, err := e.Debians(split, "MAIN_LOG_SELECTOR = +tls_sni\n"+lines+"MAIN_TLS_ENABLE = true\nCHECK_DATA_LOCAL_ACL_FILE = "+acl+"\n", "tls_advertise_hosts", "log_selector")
 		if err != nil {
 			t.Errorf("split %v: %v\nthe ACL:\n%s", split, err, statements)
 			continue
 		}
-		for _, want := range []string{"tls_advertise_hosts = ${if inlist{$received_port}{587:465}{*}", "readsocket{inet:127.0.0.1:", "+tls_cipher", "+smtp_syntax_error"} {
+		for _, want := range []string{"tls_advertise_hosts = ${if inlist{$received_port}{587:465}{*}", "readsocket{inet:127.0.0.1:", "+tls_cipher", "+smtp_syntax_error", "+tls_sni"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("split %v: no %s in\n%s", split, want, out)
 			}

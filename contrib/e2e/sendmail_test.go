@@ -202,7 +202,6 @@ func TestSendmailByList(t *testing.T) {
 		t.Fatalf("setup: %d: %s", status, lines)
 	}
 	must(t, s.Configure(lines))
-	must(t, os.WriteFile(list, nil, 0o644))
 	startBeside(t, s, d)
 	const bad, other = "127.10.0.4", "127.10.0.5"
 	listed := func() {
@@ -222,6 +221,8 @@ func TestSendmailByList(t *testing.T) {
 			t.Logf("%s: %v", when, time.Since(began).Round(time.Second/10))
 		}
 	}
+	holds("there is no list yet", true)
+	listed()
 	holds("nothing is listed", true)
 	if out, status := d.Command("deny", bad); status != 0 {
 		t.Fatalf("deny: %d: %s", status, out)

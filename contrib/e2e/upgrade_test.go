@@ -167,7 +167,8 @@ func TestTwoVersionsShareARedis(t *testing.T) {
 		}
 		return counted >= messages && counted <= messages+posts && countedBy(nodes[1]) == counted
 	}
-	// What is about no message of a node's own is asked of the others, and counted after some seconds.
+	// What is about no message of a node's own is asked of the others, and counted after some
+	// seconds.
 	time.Sleep(6 * time.Second)
 	waitUntil(t, agree)
 	t.Logf("%d messages, %d posts on those of the other node: both count %d", messages, posts, countedBy(nodes[1]))

@@ -107,6 +107,20 @@ func (c *Correlator) conclude(e *entry) *policy.Observation {
 	return o
 }
 
+// Pending is how many messages and sessions wait for what else is said of them.
+func (c *Correlator) Pending() (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, some := range [][]*entry{c.waited, c.pending} {
+		for _, e := range some {
+			if e.observation != nil {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // OldestPending is when the signal came that has been pending longest; ok is false where none is.
 func (c *Correlator) OldestPending() (at time.Time, ok bool) {
 	c.mu.Lock()

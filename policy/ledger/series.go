@@ -46,7 +46,7 @@ var Versions = []string{Plain, "TLSv1.3", "TLSv1.2", "TLSv1.1", "TLSv1", "SSLv3"
 const other = "other"
 
 // Ciphers are the groups of ciphers in the order of their counts.
-var Ciphers = []string{"AES-GCM", "CHACHA20", "AES-CCM", "AES-CBC", "CAMELLIA", "3DES", "RC4", other, "ARIA"}
+var Ciphers = []string{"AES-GCM", "CHACHA20", "AES-CCM", "AES-CBC", "CAMELLIA", "3DES", "RC4", other, "ARIA", Unheard}
 
 // Exchanges are the ways to agree on a key in the order of their counts. TLS 1.3 has only ephemeral
 // ones, and its cipher does not name which.
@@ -150,6 +150,8 @@ func placeAnswer(a policy.Answer) int {
 func cipherGroup(name string) string {
 	has := func(part string) bool { return strings.Contains(name, part) }
 	switch {
+	case name == "":
+		return Unheard
 	case has("CHACHA20"):
 		return "CHACHA20"
 	case has("ARIA"):

@@ -176,7 +176,7 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte, read 
 	case errors.Is(fileErr, os.ErrNotExist):
 		return &Refusal{http.StatusUnauthorized, fmt.Sprintf("this needs the daemon's token, and %s is not there; the daemon makes a new one within seconds: run the command again", st.TokenFile)}
 	case c.token != "":
-		return &Refusal{http.StatusUnauthorized, fmt.Sprintf("the token in %s is not the daemon's, which it says is in %s; run the command with the daemon's --config or --http.token_file %s", c.tokenFile, st.TokenFile, st.TokenFile)}
+		return &Refusal{http.StatusUnauthorized, fmt.Sprintf("the token in %s is not the daemon's, which it says is in %s; run the command with --http.token_file %s, or set http.token_file in the configuration of both", c.tokenFile, st.TokenFile, st.TokenFile)}
 	}
 	return &Refusal{http.StatusUnauthorized, fmt.Sprintf("this needs the daemon's token, which it says is in %s; run the command as a user who can read that file, with the daemon's --config or --http.token_file %s", st.TokenFile, st.TokenFile)}
 }
@@ -215,6 +215,10 @@ func (c *Client) try(ctx context.Context, method, path string, body []byte, read
 		r.Header.Set("Authorization", "Bearer "+c.token)
 	}
 	resp, err := c.http.Do(r)
+	if of := new(url.Error); errors.As(err, &of) {
+		// The path says nothing to an operator.
+		err = fmt.Errorf("%s: %w", c.base, of.Err)
+	}
 	switch {
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("%w (%w)", ErrForbidden, err)

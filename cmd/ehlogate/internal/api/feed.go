@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/ehlogate/ehlogate/policy"
@@ -34,6 +35,11 @@ func (s *Server) feed(read func([]byte, time.Time) (policy.Signal, error), unrea
 		signal, err := read(body, s.Now())
 		if err != nil {
 			s.Malformed()
+			if unread != nil {
+				if keys := unread(body); len(keys) > 0 {
+					err = fmt.Errorf("%w; keys that mean nothing: %s", err, strings.Join(keys, ", "))
+				}
+			}
 			refuse(w, http.StatusBadRequest, err)
 			return
 		}

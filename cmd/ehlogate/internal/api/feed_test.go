@@ -18,6 +18,7 @@ func TestAPostSaysWhatIsNotRead(t *testing.T) {
 	s := newServer(t)
 	var heard []policy.Signal
 	var unread []string
+	s.Malformed = func() {}
 	s.Feed, s.Unread = func(g policy.Signal) { heard = append(heard, g) }, func(keys []string) { unread = keys }
 	for body, want := range map[string]string{
 		`{"ip":"192.0.2.7","class":"spam","scroe":12}`: `{"ignored":["scroe"]}`,
@@ -27,6 +28,10 @@ func TestAPostSaysWhatIsNotRead(t *testing.T) {
 		if got := strings.TrimSpace(w.Body.String()); w.Code != http.StatusOK || got != want {
 			t.Errorf("%s: %d %s", body, w.Code, got)
 		}
+	}
+	w := request{http.MethodPost, "/feed/verdict", "192.0.2.1:1025", `{"ip":"192.0.2.7","clas":"spam"}`, bearer(feedToken)}.to(s.Handler())
+	if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "keys that mean nothing: clas") {
+		t.Errorf("a misspelt class: %d %s", w.Code, w.Body)
 	}
 	if len(heard) != 2 || !slices.Equal(unread, []string{"scroe"}) {
 		t.Errorf("heard %d, unread %q", len(heard), unread)

@@ -29,8 +29,17 @@ log_selector = +tls_cipher +tls_certificate_verified +incoming_port
 // come first.
 const eximOfDebian = `# In /etc/exim4/conf.d/main/000_localmacros where Debian's configuration is split (dc_use_split_config in
 # update-exim4.conf.conf), else in /etc/exim4/exim4.conf.localmacros. TLS has to be on: MAIN_TLS_ENABLE = true.
-` + eximTable + `MAIN_TLS_ADVERTISE_HOSTS = EHLOGATE_OFFERED
-MAIN_LOG_SELECTOR = +smtp_protocol_error +smtp_syntax_error +tls_certificate_verified +tls_peerdn +tls_cipher +incoming_port
+` + eximTable + `EHLOGATE_LOG = +smtp_protocol_error +smtp_syntax_error +tls_certificate_verified +tls_peerdn +tls_cipher +incoming_port
+.ifdef MAIN_TLS_ADVERTISE_HOSTS
+MAIN_TLS_ADVERTISE_HOSTS == EHLOGATE_OFFERED
+.else
+MAIN_TLS_ADVERTISE_HOSTS = EHLOGATE_OFFERED
+.endif
+.ifdef MAIN_LOG_SELECTOR
+MAIN_LOG_SELECTOR == MAIN_LOG_SELECTOR EHLOGATE_LOG
+.else
+MAIN_LOG_SELECTOR = EHLOGATE_LOG
+.endif
 `
 
 // eximNotes say what else there is to do; the argument is how to have Exim read its configuration.
@@ -75,7 +84,7 @@ func Exim(c *config.Config) (string, error) {
 
 // DebiansExim is what connects an Exim whose configuration Debian's exim4-config makes.
 func DebiansExim(c *config.Config) (string, error) {
-	return exim(c, eximOfDebian, "Then run update-exim4.conf, and restart Exim.", "; Debian puts it in from\n# a file: CHECK_DATA_LOCAL_ACL_FILE = /etc/exim4/ehlogate_data_acl, which update-exim4.conf has to read again after a change")
+	return exim(c, eximOfDebian, "Then run update-exim4.conf, and restart Exim.", ".\n# Debian reads a file into it: put the lines below, each without its #, into /etc/exim4/ehlogate_data_acl, and beside the\n# macros above CHECK_DATA_LOCAL_ACL_FILE = /etc/exim4/ehlogate_data_acl and your spamd_address, and run update-exim4.conf")
 }
 
 func exim(c *config.Config, lines, then, where string) (string, error) {

@@ -29,10 +29,10 @@ R<$*> $*		$: $2
 
 // The maps. -d bounds how long the socket is waited for, and with -t one that is away says nothing.
 // A text map is read at each lookup: its file has a line for each address, as export --format
-// texthash writes it.
+// texthash writes it. Without -o Sendmail greets everybody with 554 while the file is not there.
 const (
 	socketMap = "socket -t -d2 "
-	textMap   = `text -k0 -v1 -z\t `
+	textMap   = `text -o -k0 -v1 -z\t `
 )
 
 // Sendmail is what connects a Sendmail, from 8.14 on, which asks the daemon.
@@ -80,12 +80,14 @@ func sendmailSocket(host, port string) string {
 
 // sendmailNotes are the further steps, and what else an operator should know.
 const sendmailNotes = `%[1]sdnl 4. Make sendmail.cf (in Debian sendmailconfig, elsewhere m4 sendmail.mc > sendmail.cf), and restart Sendmail.
-dnl 5. Let the daemon follow the log: log_file = "/var/log/mail.log" below [verdict].
+dnl 5. Let the daemon follow the log: log_file = "/var/log/mail.log" below [verdict], and restart it.
 dnl To take it back, remove the lines of 1 and 2, make sendmail.cf again, and restart Sendmail.
 dnl
 dnl Ports 587 and 465 are those of your own users, where STARTTLS is always offered. S is all that a client
 dnl gets from which it is withheld: where the access map has Srv_Features for strangers, such as A (no AUTH),
 dnl write them behind it: $# S A.
+dnl Sendmail cannot take out headers of clients: one that writes itself a verdict of ham has it believed where
+dnl your filter adds none to the message. Name headers that your filter always adds in verdict.headers.
 %[2]s`
 
 // What the maps need, and what comes of it when the daemon is away or hangs.
@@ -96,10 +98,10 @@ const (
 dnl Sendmail answer 451 after four seconds, until systemd has ended it (WatchdogSec); the lines of
 dnl setup sendmail --list do not.
 `
-	sendmailReads = `dnl 3. The file has to be there before Sendmail starts. Run this once, and each minute by /etc/cron.d/ehlogate:
+	sendmailReads = `dnl 3. In /etc/cron.d/ehlogate, each minute; nothing is withheld while the file is not there:
 dnl   * * * * * root /usr/bin/ehlogate export --format texthash --output %s
 `
-	sendmailReading = `dnl Hosts of IPv6 and networks of more than 256 addresses are not in it. When the daemon is away or hangs, it
+	sendmailReading = `dnl What is allowed or denied holds from the next minute on. Hosts of IPv6 and networks of more than 256 addresses are not in it. When the daemon is away or hangs, it
 dnl stays as it was; sessions are heard again when the daemon is back, and mail waits a few seconds for one that
 dnl hangs.
 `

@@ -10,6 +10,7 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/account"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/contacts"
+	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/ledger"
 	"github.com/ehlogate/ehlogate/policy/store/redis"
 )
@@ -67,12 +68,24 @@ func (s shelf) Pages(ctx context.Context, names []string) (map[string]map[string
 	return s.store.Pages(ctx, names)
 }
 
+// recentEnd is how far the end of a report may lie behind for one of what has just come in, and
+// pendingShare the share of its messages that may wait to be counted without a word.
+const (
+	recentEnd    = time.Minute
+	pendingShare = 0.05
+)
+
 // report draws up a report of what was counted.
 func (d *Daemon) report(ctx context.Context, since, until time.Time, v ledger.View) (*ledger.Report, error) {
 	if d.keeper == nil {
 		return nil, d.uncounted
 	}
 	v.HandshakeCost = d.cfg.Load().Report.Handshake
+	recent := d.clock.Now().Sub(until) < recentEnd
+	if _, behind := d.keeper.Behind(); recent && !behind {
+		// Who sends a message and asks for a report wants to see it.
+		d.keeper.CatchUp()
+	}
 	book, err := d.keeper.Ledger.ReadNode(ctx, since, until, v.Node)
 	if err != nil {
 		return nil, err
@@ -87,6 +100,9 @@ func (d *Daemon) report(ctx context.Context, since, until time.Time, v ledger.Vi
 	r.Waves = ledger.WavesIn(d.keeper.Alarms.Waves(), since, until)
 	// What is not in the event log is not counted either.
 	r.Notes = append(d.uncountedYet(), d.events.Notes()...)
+	if n := d.intake.Correlator.Pending(); recent && float64(n) > pendingShare*float64(r.Messages[policy.Spam].Sum()+r.Messages[policy.Ham].Sum()+r.Messages[policy.None].Sum()) {
+		r.Notes = append(r.Notes, fmt.Sprintf("%d more of the last minutes are counted when it is known what else is said of them: after some seconds, or when their sessions end", n))
+	}
 	if book.Alone != nil {
 		r.Nodes = []ledger.Node{{Name: d.cfg.Load().Log.Node, Time: d.clock.Now()}}
 		r.Notes = append(r.Notes, "these are the counts of this node alone, for Redis does not give those of others: "+book.Alone.Error())

@@ -6,6 +6,7 @@ package netlist
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -34,17 +35,23 @@ const (
 	MostEntries = 200_000
 )
 
-// Read reads a list. The error names the first line that is none of a list, and what is wrong.
+// mostFaults is how many lines are named that are none of a list.
+const mostFaults = 10
+
+// Read reads a list. The error names the lines that are none of a list, and what is wrong with
+// each.
 func Read(r io.Reader) (all []Entry, err error) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, maxLine), maxLine)
-	n := 1
+	n, faults := 1, []string{}
 	for ; lines.Scan(); n++ {
 		e, ok, err := parse(strings.TrimPrefix(lines.Text(), "\ufeff"))
 		if err != nil {
-			return nil, fmt.Errorf("line %d: %w", n, err)
+			if faults = append(faults, fmt.Sprintf("line %d: %v", n, err)); len(faults) == mostFaults {
+				return nil, errors.New(strings.Join(faults, "; "))
+			}
 		}
-		if !ok {
+		if err != nil || !ok {
 			continue
 		}
 		if e.Line = n; len(all) == MostEntries {
@@ -54,6 +61,9 @@ func Read(r io.Reader) (all []Entry, err error) {
 	}
 	if err := lines.Err(); err != nil {
 		return nil, fmt.Errorf("line %d: longer than %d bytes: %w", n, maxLine, err)
+	}
+	if len(faults) > 0 {
+		return nil, errors.New(strings.Join(faults, "; "))
 	}
 	return all, nil
 }

@@ -21,30 +21,24 @@ const liveWait = 30 * time.Second
 // 5737: it is nobody's).
 const testClient = "192.0.2.254"
 
-// Live is what a session with Postfix showed.
+// Live is what a session with an MTA showed.
 type Live struct {
-	// Target is where it was connected to, Client the address that Postfix saw.
+	// Target is where it was connected to, Client the address that it saw.
 	Target, Client string
 	// HELO is the name that it gave, by which the event log tells it from others.
 	HELO     string
 	STARTTLS bool
 }
 
-// Converse has one session with Postfix that says EHLO and leaves. At names the address; where it
-// is empty, that is the first service that faces strangers in master.cf.
-func (p *Postfix) Converse(ctx context.Context, at string) (l Live, err error) {
-	proxied := false
-	if at == "" {
-		if at, proxied, err = p.door(); err != nil {
-			return l, err
-		}
-	}
+// Converse has one session with the MTA at an address that says EHLO and leaves. Proxied says that
+// it takes PROXY lines.
+func Converse(ctx context.Context, at string, proxied bool) (l Live, err error) {
 	ctx, cancel := context.WithTimeout(ctx, liveWait)
 	defer cancel()
 	l.Target, l.HELO = at, "ehlogate-check-"+strings.ToLower(rand.Text()[:12])+".invalid"
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", at)
 	if err != nil {
-		return l, fmt.Errorf("postfix: %w", err)
+		return l, err
 	}
 	defer conn.Close()
 	deadline, _ := ctx.Deadline()
@@ -58,17 +52,17 @@ func (p *Postfix) Converse(ctx context.Context, at string) (l Live, err error) {
 	}
 	c, err := smtp.NewClient(conn, at)
 	if err != nil {
-		return l, fmt.Errorf("postfix: %s greets with: %w", at, err)
+		return l, fmt.Errorf("%s greets with: %w", at, err)
 	}
 	if err := c.Hello(l.HELO); err != nil {
-		return l, fmt.Errorf("postfix: %s answers EHLO with: %w", at, err)
+		return l, fmt.Errorf("%s answers EHLO with: %w", at, err)
 	}
 	l.STARTTLS, _ = c.Extension("STARTTLS")
 	return l, c.Quit()
 }
 
-// door is where strangers reach Postfix.
-func (p *Postfix) door() (at string, proxied bool, err error) {
+// Door is where strangers reach Postfix: the first service in master.cf that faces them.
+func (p *Postfix) Door() (at string, proxied bool, err error) {
 	for _, s := range p.services {
 		isExchanger := s.smtpd() && s.kind == "inet" && s.role() == exchanger
 		if !isExchanger && s.command != "postscreen" {

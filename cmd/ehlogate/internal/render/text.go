@@ -150,7 +150,7 @@ func (t *text) headline(r *ledger.Report) {
 			t.say("%s failed.", counted(h.Failed, "handshake"))
 		}
 	} else {
-		t.say("%s of %s: STARTTLS was offered in %s, withheld in %s (%s), and not asked for in %s.", counted(r.Sessions, "session"), clients,
+		t.say("%s of %s: STARTTLS was offered in %s, withheld in %s (%s), and the MTA did not ask in %s.", counted(r.Sessions, "session"), clients,
 			Count(r.STARTTLS[policy.Offered]), Count(r.STARTTLS[policy.Withheld]), Percent(s.Withheld), Count(r.STARTTLS[policy.Unasked]))
 		t.say("%s; at most %s avoided, worth up to %s of processor time at %g ms each.", counted(h.Done, "TLS handshake"), Count(h.Avoided), duration(h.SavedSeconds), h.CostMilliseconds)
 		t.say("%s failed; %s for want of STARTTLS.", counted(h.Failed, "handshake"), counted(h.Left, "session left", "sessions left"))
@@ -324,7 +324,7 @@ func losses(title, name string, rows []ledger.Row) table {
 
 // expendable are the columns that go first where a table is too wide, and mostCell is how long a
 // cell may be.
-var expendable = []string{"NO VERDICT", "SPAM SHARE", "WITHHELD", "LEFT", "TLS THAT IS SPAM", "UNKNOWN USERS", "FAILED"}
+var expendable = []string{"NO VERDICT", "SPAM SHARE", "TLS THAT IS SPAM", "LEFT", "UNKNOWN USERS", "FAILED", "WITHHELD"}
 
 const mostCell = 44
 
