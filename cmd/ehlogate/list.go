@@ -90,6 +90,9 @@ func importList(c *cli.Context, daemon *api.Client, before []policy.Override) er
 	if name == "" {
 		return misuseOf("--import -: a list from standard input needs a name: give it with --list")
 	}
+	if err := checkFor(c); err != nil {
+		return err
+	}
 	entries, err := netlist.Read(in)
 	if err != nil {
 		return misuseOf("%s: %w; nothing was changed", file, err)
@@ -130,6 +133,10 @@ func planImport(c *cli.Context, entries []netlist.Entry, before []policy.Overrid
 	listed := map[string]netlist.Entry{}
 	was := 0
 	for _, e := range entries {
+		if !e.Until.IsZero() && time.Until(e.Until) < time.Second {
+			// It is over, which is as if it were not there.
+			continue
+		}
 		as := c.String("as")
 		if e.Verb != "" && as != "" && e.Verb != as {
 			return plan, misuseOf("line %d: %s is to be %s by the list, and %s by --as; leave out one of them", e.Line, e.Network, past[e.Verb], cmp.Or(past[as], as))
@@ -160,11 +167,7 @@ func planImport(c *cli.Context, entries []netlist.Entry, before []policy.Overrid
 		default:
 			change := api.Change{Verb: e.Verb, Network: key, Note: e.Note, For: c.String("for"), By: operator(), List: name}
 			if !e.Until.IsZero() {
-				left := time.Until(e.Until).Round(time.Second)
-				if left < time.Second {
-					continue
-				}
-				change.For = left.String()
+				change.For, change.Until = "", e.Until
 			}
 			plan.set = append(plan.set, change)
 		}

@@ -49,10 +49,8 @@ func change(c *cli.Context, verb string) error {
 	if !c.Args().Present() {
 		return misuseOf("%s needs at least one address, network or host name; usage: ehlogate %s ADDR|NET|HOST...", verb, verb)
 	}
-	if f := c.String("for"); f != "" {
-		if d, err := config.ParseDuration(f); err != nil || d < time.Second {
-			return misuseOf("--for: %q is not a duration of a second or more; expected something like 24h or 7d", f)
-		}
+	if err := checkFor(c); err != nil {
+		return err
 	}
 	var networks []netip.Prefix
 	for _, arg := range c.Args().Slice() {
@@ -81,6 +79,16 @@ func change(c *cli.Context, verb string) error {
 		}
 		if err := printChange(c, verb, n, done); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// checkFor says what is wrong with --for.
+func checkFor(c *cli.Context) error {
+	if f := c.String("for"); f != "" {
+		if d, err := config.ParseDuration(f); err != nil || d < time.Second {
+			return misuseOf("--for: %q is not a duration of a second or more; expected something like 24h or 7d", f)
 		}
 	}
 	return nil

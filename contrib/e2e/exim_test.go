@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"net/smtp"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -13,6 +14,9 @@ import (
 	"github.com/ehlogate/ehlogate/contrib/e2e/filters"
 	"github.com/ehlogate/ehlogate/contrib/e2e/mx"
 )
+
+// feedToken is the name of the file from which Exim reads the token.
+const feedToken = "feed-token"
 
 // besideExim is an Exim with a real SpamAssassin and the daemon, connected by the lines that setup
 // prints: all that are not comments, and the ACL with its marks taken off. The settings are added
@@ -29,7 +33,7 @@ func besideExim(t *testing.T, settings string) (*mx.Exim, *mx.Daemon) {
 	token, err := d.FeedToken()
 	must(t, err)
 	// Exim's user has to be able to read the token.
-	readable := filepath.Join(e.Dir, "feed-token")
+	readable := filepath.Join(e.Dir, feedToken)
 	must(t, os.WriteFile(readable, []byte(token), 0o644))
 	lines, status := d.Command("setup", "exim", "--debian=false", "--http.feed_token_file", readable, "--milter.users", strconv.Itoa(e.UserPort))
 	if status != 0 {
@@ -155,6 +159,46 @@ func TestEximByPostsAlone(t *testing.T) {
 		if m.Client.Addr == client && !over || m.Client.Addr == withheld && (m.TLS != nil || !m.InClear) {
 			t.Errorf("%+v, over %+v", m, m.TLS)
 		}
+	}
+	// A token that cannot be read costs verdicts, and holds up no mail.
+	must(t, os.Remove(filepath.Join(e.Dir, feedToken)))
+	if _, err := sends(t, e, client, "hello"); err != nil {
+		t.Errorf("without a token: %v", err)
+	}
+}
+
+// TestEximSaysNothingOfUsers: what users send who have logged in, or at a port of theirs, is
+// nothing that is said of their addresses, whether the log is followed or not.
+func TestEximSaysNothingOfUsers(t *testing.T) {
+	t.Parallel()
+	for name, settings := range map[string]string{"by posts alone": "", "with the log": "[verdict]\nlog_file = 'LOG'\n"} {
+		t.Run(name, func(t *testing.T) {
+			e, d := besideExim(t, settings)
+			const user, atTheirPort, stranger = "127.10.0.7", "127.10.0.8", "127.10.0.9"
+			for client, dial := range map[string]func(string) (*mx.Session, error){user: e.DialFrom, atTheirPort: e.DialUser, stranger: e.DialFrom} {
+				s, err := dial(client)
+				must(t, err)
+				must(t, s.UseTLS())
+				if client != stranger {
+					must(t, s.Auth(smtp.PlainAuth("", "bob", "secret", "mx.example")))
+				}
+				// SpamAssassin is not asked about users here.
+				if err := s.Deliver(mx.Message{From: "bob@mx.example", To: []string{"root@mx.example"}, Subject: "score9"}); (err != nil) != (client == stranger) {
+					t.Errorf("%s: %v", client, err)
+				}
+				s.Quit()
+			}
+			waitUntil(t, func() bool {
+				l, err := d.Lookup(stranger)
+				must(t, err)
+				return l.Score > 0
+			})
+			for _, client := range []string{user, atTheirPort} {
+				if out, _ := d.Command("explain", client); !strings.Contains(out, "none: the client is a stranger") {
+					t.Errorf("%s: %s", client, out)
+				}
+			}
+		})
 	}
 }
 

@@ -142,14 +142,17 @@ func TestTwoVersionsShareARedis(t *testing.T) {
 
 	// A filter posts to each node what it found in the other one's messages. A version that does
 	// not ask the others counts it as one more.
-	for n := range posts {
+	post := func(n int, to *mx.Daemon) {
 		client, spam := sender(n)
 		class := map[bool]string{true: "spam", false: "ham"}[spam]
-		r, err := http.Post(fmt.Sprintf("http://127.0.0.1:%d/feed/verdict", nodes[1-n%2].HTTP), "application/json", strings.NewReader(fmt.Sprintf(`{"ip":%q,"qid":%q,"class":%q}`, client, called(n), class)))
+		r, err := http.Post(fmt.Sprintf("http://127.0.0.1:%d/feed/verdict", to.HTTP), "application/json", strings.NewReader(fmt.Sprintf(`{"ip":%q,"qid":%q,"class":%q}`, client, called(n), class)))
 		must(t, err)
 		if r.Body.Close(); r.StatusCode != http.StatusOK {
 			t.Fatalf("a post: %s", r.Status)
 		}
+	}
+	for n := range posts {
+		post(n, nodes[1-n%2])
 	}
 	var scores []float64
 	agree := func() bool {
@@ -165,7 +168,7 @@ func TestTwoVersionsShareARedis(t *testing.T) {
 			}
 			scores = append(scores, is.Score)
 		}
-		return counted >= messages && counted <= messages+posts && countedBy(nodes[1]) == counted
+		return counted >= messages && counted <= messages+2*posts && countedBy(nodes[1]) == counted
 	}
 	// What is about no message of a node's own is asked of the others, and counted after some
 	// seconds.
@@ -183,6 +186,20 @@ func TestTwoVersionsShareARedis(t *testing.T) {
 		if math.Abs(score-was[i]) > 0.05 {
 			t.Errorf("a client's score is %.2f after the upgrade, was %.2f", score, was[i])
 		}
+	}
+	// Now both ask each other, and nothing is counted twice.
+	before := countedBy(nodes[0])
+	for n := messages; n < messages+posts; n++ {
+		client, spam := sender(n)
+		if _, err := mx.NewMTA(nodes[n%2]).MessageCalled(called(n), client, spam); err != nil {
+			t.Fatal(err)
+		}
+		post(n, nodes[1-n%2])
+	}
+	time.Sleep(6 * time.Second)
+	waitUntil(t, func() bool { return agree() })
+	if got := countedBy(nodes[0]); got != before+posts {
+		t.Errorf("%d messages, each posted to the other node, count %d", posts, got-before)
 	}
 	if out, _ := nodes[0].Command("overrides"); !strings.Contains(out, "203.0.113.0/24") || !strings.Contains(out, "198.51.100.0/24") {
 		t.Errorf("overrides: %s", out)

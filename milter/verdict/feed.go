@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -50,7 +51,8 @@ type posted struct {
 // mostUnread is how many keys are named that mean nothing.
 const mostUnread = 10
 
-// FeedUnread names the keys of a post that Feed does not read, such as misspelt ones.
+// FeedUnread names the keys of a post that Feed does not read, such as misspelt ones, and tls where
+// that says nothing that is known.
 func FeedUnread(body []byte) (keys []string) {
 	var all map[string]json.RawMessage
 	if json.Unmarshal(body, &all) != nil {
@@ -60,7 +62,13 @@ func FeedUnread(body []byte) (keys []string) {
 	for key := range all {
 		_, read := fields.FieldByNameFunc(func(name string) bool { return strings.EqualFold(name, key) })
 		if !read {
-			keys = append(keys, Clip(key))
+			keys = append(keys, strconv.Quote(Clip(key)))
+		}
+	}
+	var v posted
+	if json.Unmarshal(body, &v); v.TLS != "" {
+		if _, known := transport(v.TLS); !known {
+			keys = append(keys, fmt.Sprintf("tls %q (want a version such as TLSv1.3, or none)", Clip(v.TLS)))
 		}
 	}
 	slices.Sort(keys)
@@ -113,12 +121,8 @@ func Feed(body []byte, now time.Time) (s policy.Signal, err error) {
 		return s, fmt.Errorf("port: %v is not a TCP port", float64(v.Port))
 	}
 	s.Port = uint16(v.Port)
-	if used := strings.TrimSpace(v.TLS); used != "" {
-		var known bool
-		if s.TLS, known = transport(used); !known {
-			return s, fmt.Errorf(`tls: %q: want a version, such as TLSv1.3, or none, or Exim's $tls_in_cipher`, Clip(used))
-		}
-		s.InClear = s.TLS == nil
+	if used, known := transport(v.TLS); known {
+		s.TLS, s.InClear = used, used == nil
 	}
 	return s, complete(&s, v.Action)
 }

@@ -5,6 +5,7 @@ import (
 	"mime"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/ehlogate/ehlogate/policy"
 )
@@ -300,11 +301,11 @@ func Clip(s string) string {
 		return s
 	}
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r == 0xfffd {
+		if r == utf8.RuneError {
 			return '?'
 		}
 		return r
-	}, s)
+	}, policy.Printable(s))
 }
 
 // isPlain reports whether a text is printable ASCII.

@@ -1,6 +1,7 @@
 package verdict
 
 import (
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -34,16 +35,19 @@ func tlsVersion(s string) string {
 // inClear is what a post says of a session without TLS.
 const inClear = "none"
 
+// version is a version of TLS, or of what was before it.
+var version = regexp.MustCompile(`^(TLSv1(\.[0-3])?|SSLv[23])$`)
+
 // transport reads what a post says of a session's TLS: its version, or what Exim has of it
 // ($tls_in_cipher), or none. It is nil, and known false, where that is none of these.
 func transport(s string) (used *policy.TLS, known bool) {
-	if strings.EqualFold(s, inClear) {
+	if s = strings.TrimSpace(s); strings.EqualFold(s, inClear) {
 		return nil, true
 	}
-	if used = EximTLS(s); used == nil && !strings.Contains(s, ":") {
+	if used = EximTLS(s); used == nil {
 		used = &policy.TLS{Version: tlsVersion(s)}
 	}
-	if used == nil || !strings.HasPrefix(used.Version, "TLS") && !strings.HasPrefix(used.Version, "SSL") {
+	if !version.MatchString(used.Version) || used.Bits < 0 {
 		return nil, false
 	}
 	return used, true

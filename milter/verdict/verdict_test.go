@@ -222,7 +222,6 @@ func TestFeeds(t *testing.T) {
 		{"a reject with a score and no limit", `{"ip":"192.0.2.7","qid":"4XyZ","action":"reject","score":6}`, feed, policy.Spam, 6, 1, ""},
 		{"a reject just over its limit", `{"ip":"192.0.2.7","qid":"4XyZ","action":"reject","score":"6","limit":"5"}`, feed, policy.Spam, 6, 0.6, ""},
 		{"a reject without a score", `{"ip":"192.0.2.7","qid":"4XyZ","action":"reject","limit":10}`, feed, policy.Spam, 0, 1, ""},
-		{"TLS of no version", `{"ip":"192.0.2.7","class":"spam","tls":"yes"}`, feed, "", 0, 0, "tls: "},
 		{"no class", `{"ip":"192.0.2.7"}`, feed, "", 0, 0, "class"},
 		{"a score that is none", `{"ip":"192.0.2.7","class":"spam","score":"1e999"}`, feed, "", 0, 0, "number"},
 		{"an address that is none", `{"ip":"client.example","class":"spam"}`, feed, "", 0, 0, "not an IP address"},
@@ -261,7 +260,14 @@ func TestAFeedTellsTheTransport(t *testing.T) {
 			t.Errorf("%q: %+v, %v", tls, s, err)
 		}
 	}
-	if got := FeedUnread([]byte(`{"ip":"192.0.2.7","QID":"4XyZ","class":"spam","scroe":1,"tls":"none","client":"x","Limit":5,"action":"","reason":"","port":1,"time":null}`)); !slices.Equal(got, []string{"client", "scroe"}) {
+	for _, tls := range []string{"yes", "unknown", "-", "TLS\u009b31m", "TLSv9", "TLS1.2:A:-5", "TLS1.2:A"} {
+		body, _ := json.Marshal(map[string]string{"ip": "192.0.2.7", "class": "spam", "tls": tls})
+		s, err := Feed(body, time.Now())
+		if got := FeedUnread(body); err != nil || s.TLS != nil || s.InClear || len(got) != 1 || !strings.HasPrefix(got[0], "tls ") {
+			t.Errorf("%q: %+v, %v; unread %q", tls, s, err, got)
+		}
+	}
+	if got := FeedUnread([]byte(`{"ip":"192.0.2.7","QID":"4XyZ","class":"spam","scroe":1,"tls":"none","client":"x","Limit":5,"action":"","reason":"","port":1,"time":null}`)); !slices.Equal(got, []string{`"client"`, `"scroe"`}) {
 		t.Errorf("unread: %q", got)
 	}
 }

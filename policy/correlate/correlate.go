@@ -323,8 +323,9 @@ func (c *Correlator) join(e *entry, s *policy.Signal, v policy.Verdict) (correct
 	c.adopt(e, s.QueueID)
 	c.gather(e, s.Group)
 	if e.observation != nil {
-		e.posted = e.posted && s.Posted
+		c.name(e, s)
 		e.extend(s, v)
+		e.posted = e.posted && s.Posted
 	} else if e.Session == "" && s.Time.After(e.last) {
 		// Nobody heard when the session ended: what the log tells of it shows how long it lasted.
 		e.last = s.Time
@@ -339,6 +340,15 @@ func (c *Correlator) adopt(e *entry, queueID string) {
 		e.QueueID = queueID
 		c.byQueue[queueID] = e
 	}
+}
+
+// name gives what is pending its client, if that is not known yet.
+func (c *Correlator) name(e *entry, s *policy.Signal) {
+	if e.Client.Addr.IsValid() || !s.Addr.IsValid() {
+		return
+	}
+	e.Client.Addr, e.Client.Port = s.Addr, s.Port
+	c.indexByClient(e)
 }
 
 // gather makes a message the one that the further signals of a group are about.
@@ -384,17 +394,19 @@ func (c *Correlator) add(e *entry, more policy.Verdicts, trouble policy.Trouble)
 func (e *entry) extend(s *policy.Signal, v policy.Verdict) {
 	o, more := e.observation, s.Observation(v)
 	e.Mail = e.Mail || s.Mail
+	e.Authenticated = e.Authenticated || s.Authenticated
 	if o.FromDomain == "" {
 		o.FromDomain = s.FromDomain
 	}
 	if o.HELO == "" {
 		o.HELO = s.HELO
 	}
-	switch {
-	case o.TLS == nil && s.TLS != nil:
-		o.TLS, o.STARTTLS, o.InClear = s.TLS, more.STARTTLS, false
-	case o.TLS == nil:
-		o.InClear = o.InClear || s.InClear
+	// How it came in the MTA's log knows, and a program that posts may not.
+	if said := s.TLS != nil || s.InClear; said && (e.posted || !s.Posted || o.TLS == nil && !o.InClear) {
+		o.TLS, o.InClear = s.TLS, s.TLS == nil
+		if o.TLS != nil {
+			o.STARTTLS = more.STARTTLS
+		}
 	}
 	if s.Outcome != "" || o.Outcome == policy.NoMail {
 		o.Outcome = more.Outcome

@@ -544,7 +544,7 @@ func TestWhatWaitsKeepsWhatEachSignalTells(t *testing.T) {
 		!o.Began.Equal(start.Add(-time.Second)) || !o.Time.Equal(start.Add(time.Second)) || len(o.Verdicts) != 3 {
 		t.Errorf("%+v", o)
 	}
-	// How it came in is known when one of them says so, and TLS is not taken back.
+	// How it came in is known when one of them says so.
 	used := &policy.TLS{Version: "TLSv1.3"}
 	for i, c := range []struct {
 		first, second policy.Signal
@@ -553,7 +553,12 @@ func TestWhatWaitsKeepsWhatEachSignalTells(t *testing.T) {
 		{policy.Signal{}, policy.Signal{InClear: true}, true},
 		{policy.Signal{InClear: true}, policy.Signal{}, true},
 		{policy.Signal{InClear: true}, policy.Signal{TLS: used}, false},
-		{policy.Signal{TLS: used}, policy.Signal{InClear: true}, false},
+		{policy.Signal{TLS: used}, policy.Signal{InClear: true}, true},
+		// A program may not know what the log knows.
+		{policy.Signal{InClear: true}, policy.Signal{TLS: used, Posted: true}, true},
+		{policy.Signal{TLS: used, Posted: true}, policy.Signal{InClear: true}, true},
+		{policy.Signal{Posted: true}, policy.Signal{TLS: used, Posted: true}, false},
+		{policy.Signal{Posted: true}, policy.Signal{TLS: used}, false},
 	} {
 		for _, s := range []policy.Signal{c.first, c.second} {
 			s.Time, s.Addr, s.Mail = start.AddDate(0, 0, i+1), client, true
@@ -574,6 +579,23 @@ func TestWhatWaitsKeepsWhatEachSignalTells(t *testing.T) {
 	d.signal(policy.Signal{Time: start.Add(time.Hour), Addr: client, Mail: true}, spam(policy.FromRelay))
 	if o := d.concluded(true)[0]; o.Outcome != policy.Accepted {
 		t.Errorf("%s", o.Outcome)
+	}
+}
+
+// TestAPostByQueueIDAloneIsAboutWhatTheLogTells: the log names the client afterwards, and says that
+// a user logged in.
+func TestAPostByQueueIDAloneIsAboutWhatTheLogTells(t *testing.T) {
+	for _, authenticated := range []bool{false, true} {
+		d := newDesk()
+		d.signal(policy.Signal{Time: start, QueueID: "Q1", Mail: true, Posted: true}, spam(policy.FromFeed))
+		d.signal(policy.Signal{Time: start.Add(time.Second), Addr: client, Port: 4711, QueueID: "Q1", Mail: true, InClear: true, Authenticated: authenticated}, policy.Verdict{Class: policy.None, Source: policy.FromLogin})
+		due := d.concluded(true)
+		if len(due) != 1 {
+			t.Fatalf("%d observations", len(due))
+		}
+		if o := due[0]; o.Client.Addr != client || o.Client.Port != 4711 || o.Verdict.Class != policy.Spam || o.Authenticated != authenticated || o.Teachable() == authenticated {
+			t.Errorf("%+v", o)
+		}
 	}
 }
 

@@ -61,6 +61,13 @@ nowhere:
   driver = appendfile
   file = /dev/null
   user = Debian-exim
+begin authenticators
+plain:
+  driver = plaintext
+  public_name = PLAIN
+  server_prompts = :
+  server_condition = ${if eq{$auth3}{secret}}
+  server_set_id = $auth2
 `
 
 // withUser runs Exim in a mount namespace in which its user is there.

@@ -101,6 +101,8 @@ type Change struct {
 	Note    string `json:"note,omitempty"`
 	// For is how long an allow or deny holds, as time.ParseDuration reads it; empty is for ever.
 	For string `json:"for,omitempty"`
+	// Until is when it ends, in the place of For.
+	Until time.Time `json:"until,omitzero"`
 	// By is who changes it, List the file from which it is imported.
 	By   string `json:"by,omitempty"`
 	List string `json:"list,omitempty"`

@@ -30,7 +30,7 @@ func newServer(t testing.TB) *Server {
 	}
 	t.Cleanup(func() { kept.Close() })
 	judge := policy.NewJudge(inForce, kept)
-	return &Server{Judge: judge, Store: kept, Now: time.Now, Thresholds: func() verdict.Thresholds { return verdict.DefaultThresholds }, Token: &Token{value: token, looked: time.Now().Add(time.Hour)}, FeedToken: &Token{value: feedToken, looked: time.Now().Add(time.Hour)}, LocalFeed: func() bool { return false }, Strangers: func() {}, Metrics: http.NotFoundHandler(), Forgot: func(netip.Prefix) {}, Changed: func(netip.Prefix, eventlog.Change) {}, Status: func() Status { return Status{} }}
+	return &Server{Judge: judge, Store: kept, Now: time.Now, Thresholds: func() verdict.Thresholds { return verdict.DefaultThresholds }, Token: &Token{value: token, looked: time.Now().Add(time.Hour)}, FeedToken: &Token{value: feedToken, looked: time.Now().Add(time.Hour)}, LocalFeed: func() bool { return false }, Strangers: func() {}, Unread: func([]string) {}, Metrics: http.NotFoundHandler(), Forgot: func(netip.Prefix) {}, Changed: func(netip.Prefix, eventlog.Change) {}, Status: func() Status { return Status{} }}
 }
 
 func client(t *testing.T, at, token string) *Client {

@@ -46,9 +46,8 @@ func (s *Server) feed(read func([]byte, time.Time) (policy.Signal, error), unrea
 		s.Feed(signal)
 		var t taken
 		if unread != nil {
-			if t.Ignored = unread(body); len(t.Ignored) > 0 {
-				s.Unread(t.Ignored)
-			}
+			t.Ignored = unread(body)
+			s.Unread(t.Ignored)
 		}
 		reply(w, http.StatusOK, t)
 	}

@@ -19,9 +19,9 @@ func TestAPostSaysWhatIsNotRead(t *testing.T) {
 	var heard []policy.Signal
 	var unread []string
 	s.Malformed = func() {}
-	s.Feed, s.Unread = func(g policy.Signal) { heard = append(heard, g) }, func(keys []string) { unread = keys }
+	s.Feed, s.Unread = func(g policy.Signal) { heard = append(heard, g) }, func(keys []string) { unread = append(unread, keys...) }
 	for body, want := range map[string]string{
-		`{"ip":"192.0.2.7","class":"spam","scroe":12}`: `{"ignored":["scroe"]}`,
+		`{"ip":"192.0.2.7","class":"spam","scroe":12}`: `{"ignored":["\"scroe\""]}`,
 		`{"ip":"192.0.2.7","class":"spam","score":12}`: `{}`,
 	} {
 		w := request{http.MethodPost, "/feed/verdict", "192.0.2.1:1025", body, bearer(feedToken)}.to(s.Handler())
@@ -30,10 +30,10 @@ func TestAPostSaysWhatIsNotRead(t *testing.T) {
 		}
 	}
 	w := request{http.MethodPost, "/feed/verdict", "192.0.2.1:1025", `{"ip":"192.0.2.7","clas":"spam"}`, bearer(feedToken)}.to(s.Handler())
-	if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "keys that mean nothing: clas") {
+	if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "keys that mean nothing: \\\"clas\\\"") {
 		t.Errorf("a misspelt class: %d %s", w.Code, w.Body)
 	}
-	if len(heard) != 2 || !slices.Equal(unread, []string{"scroe"}) {
+	if len(heard) != 2 || !slices.Equal(unread, []string{`"scroe"`}) {
 		t.Errorf("heard %d, unread %q", len(heard), unread)
 	}
 }

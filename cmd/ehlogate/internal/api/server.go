@@ -61,7 +61,7 @@ type Server struct {
 	Feed func(policy.Signal)
 	// Malformed is called for a post that cannot be read.
 	Malformed func()
-	// Unread is called with the keys of a post that mean nothing.
+	// Unread is called with the keys of a post that mean nothing, if any.
 	Unread func(keys []string)
 	// Forgot is called when the evidence of a network was dropped.
 	Forgot func(netip.Prefix)
@@ -265,6 +265,11 @@ func (s *Server) override(c Change) (o policy.Override, err error) {
 			return o, misused{fmt.Errorf("for: %q is not a duration of a second or more; expected something like 24h or 7d", c.For)}
 		}
 		o.Until = o.Set.Add(d)
+	}
+	if !c.Until.IsZero() {
+		if o.Until = c.Until.UTC(); c.For != "" || !o.Until.After(o.Set) {
+			return o, misused{fmt.Errorf("until: %s is over, or is said beside for", o.Until.Format(time.RFC3339))}
+		}
 	}
 	return o, nil
 }

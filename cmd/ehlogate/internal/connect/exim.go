@@ -67,6 +67,8 @@ EHLOGATE_FEED = %[1]s
 EHLOGATE_SAID = \{"ip":"$sender_host_address","port":"$sender_host_port","qid":"$message_exim_id","action":"$spam_action","score":"$spam_score","tls":"${if def:tls_in_cipher{$tls_in_cipher}{none}}"\}
 # and in the ACL of acl_smtp_data, before what denies or accepts by the score%[3]s:
 #  warn
+#    !authenticated = *
+#    !condition = ${if inlist{$received_port}{EHLOGATE_USERS}}
 #    spam = nobody:true
 #    set acl_m_ehlogate = ${readsocket{EHLOGATE_FEED}{POST /feed/verdict HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n%[2]sContent-Length: ${strlen:EHLOGATE_SAID}\r\n\r\nEHLOGATE_SAID}{1s:shutdown=no}{}{}}
 `
@@ -100,7 +102,8 @@ func exim(c *config.Config, lines, then, where string) (string, error) {
 		}
 		feed, socket = "inet:"+feedHost+":"+feedPort, ""
 		if c.FeedTokenGiven && !c.LocalFeed {
-			by = `Authorization: Bearer ${readfile{` + c.HTTP.FeedTokenFile + `}{}}\r\n`
+			// A readfile that fails would defer the message.
+			by = `Authorization: Bearer ${sg{${run{/bin/cat ` + c.HTTP.FeedTokenFile + `}{$value}{}}}{\N\n\N}{}}\r\n`
 		}
 	}
 	return fmt.Sprintf(lines, host, port, strings.Join(userPorts(c), ":")) + fmt.Sprintf(eximNotes, then) + socket + fmt.Sprintf(eximVerdict, feed, by, where), nil

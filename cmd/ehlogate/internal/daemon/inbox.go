@@ -56,7 +56,7 @@ type inbox struct {
 	// no room, Refused posts that could not be read, and Late observations that were not durable in
 	// time.
 	Posts, Dropped, Refused, Late atomic.Uint64
-	// unread are keys of the last post that had some which mean nothing.
+	// unread are the keys of the last post which mean nothing.
 	unread atomic.Pointer[[]string]
 	// Strangers counts posts without a token.
 	Strangers              atomic.Uint64
@@ -97,8 +97,11 @@ func (b *inbox) notes() (all []string) {
 	if float64(orphans) > manyOrphans*float64(posts) {
 		all = append(all, fmt.Sprintf("%d of %d verdicts posted by other programs taught nothing: neither the milter nor the log has told of a message of that queue id, and the client was not named; have them name it (\"ip\")", orphans, posts))
 	}
-	if keys := b.unread.Load(); keys != nil {
-		all = append(all, fmt.Sprintf("a verdict posted to /feed/verdict had keys that mean nothing there: %s", strings.Join(*keys, ", ")))
+	if keys := b.unread.Load(); keys != nil && len(*keys) > 0 {
+		all = append(all, fmt.Sprintf("the last verdict posted to /feed/verdict had keys that mean nothing there: %s", strings.Join(*keys, ", ")))
+	}
+	if n := b.Refused.Load(); float64(n) > manyOrphans*float64(posts) {
+		all = append(all, fmt.Sprintf("%d posts of other programs could not be read, and were answered with what is wrong", n))
 	}
 	return all
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"regexp"
 	"strings"
 	"time"
 
@@ -74,6 +75,16 @@ var verbs = map[string]string{
 	"ok": "allow", "permit": "allow", "accept": "allow", "reject": "deny", "discard": "deny", "drop": "deny",
 }
 
+// dunno is what a table of access(5) says of what it leaves to others: nothing.
+const dunno = "DUNNO"
+
+// undecided are results of access(5) that neither take mail nor refuse it, and replies of SMTP that
+// put it off. Notes are not in capitals.
+var undecided = regexp.MustCompile(`^(DEFER|DEFER_IF_REJECT|DEFER_IF_PERMIT|HOLD|FILTER|REDIRECT|PREPEND|WARN|INFO|BCC|4[0-9][0-9])$`)
+
+// refusal is a reply of SMTP that refuses.
+var refusal = regexp.MustCompile(`^5[0-9][0-9]$`)
+
 // parse reads a line; ok is false where it has no network.
 func parse(line string) (e Entry, ok bool, err error) {
 	line = strings.TrimSpace(line)
@@ -100,8 +111,21 @@ func parse(line string) (e Entry, ok bool, err error) {
 		return e, false, err
 	}
 	if words = words[1:]; len(words) > 0 {
-		if e.Verb = verbs[strings.ToLower(words[0])]; e.Verb != "" {
+		switch first := words[0]; {
+		case first == dunno:
+			return e, false, nil
+		case undecided.MatchString(first):
+			return e, false, fmt.Errorf("%s is neither allow nor deny", first)
+		case refusal.MatchString(first):
+			e.Verb = "deny"
+		default:
+			e.Verb = verbs[strings.ToLower(first)]
+		}
+		if e.Verb != "" {
 			words = words[1:]
+		}
+		if e.Verb != "" && len(words) > 0 && (words[0] == "allow" || words[0] == "deny") {
+			return e, false, fmt.Errorf("%s is to be %s and %s", e.Network, e.Verb, words[0])
 		}
 	}
 	if len(words) > 1 && words[0] == "until" {

@@ -23,6 +23,7 @@ func TestListsOfOthers(t *testing.T) {
 		{"IPv6 that begins with a colon", "::1:2 allow", "::1:2/128 allow "},
 		{"IPv4 within IPv6", "::ffff:198.51.100.7 allow", "198.51.100.7/32 allow "},
 		{"IPv6", "2001:db8::7 allow", "2001:db8::7/128 allow "},
+		{"a reply that refuses", "192.0.2.0/24 550 5.7.1 spammer", "192.0.2.0/24 deny 5.7.1 spammer"}, {"what is left to others", "192.0.2.0/24 DUNNO", ""},
 		{"a comment", "# 192.0.2.0/24", ""}, {"nothing", "   ", ""}, {"another comment", "; Last-Modified: today", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -39,7 +40,7 @@ func TestListsOfOthers(t *testing.T) {
 			}
 		})
 	}
-	for _, line := range []string{"192.0.2.1/24 deny", "mail.example deny", "deny 192.0.2.0/24", "192.0.2.0/24 deny until tomorrow", `{"cidr":"192.0.2.0/24"`, strings.Repeat("x", maxLine+1)} {
+	for _, line := range []string{"192.0.2.1/24 deny", "mail.example deny", "deny 192.0.2.0/24", "192.0.2.0/24 DEFER", "192.0.2.0/24 450 4.7.1 later", "192.0.2.0/24 HOLD", "192.0.2.0/24 allow deny", "192.0.2.0/24 deny until tomorrow", `{"cidr":"192.0.2.0/24"`, strings.Repeat("x", maxLine+1)} {
 		if all, err := Read(strings.NewReader("192.0.2.0/24\n" + line)); err == nil || !strings.HasPrefix(err.Error(), "line 2: ") || all != nil {
 			t.Errorf("%.40s: %v, %v", line, all, err)
 		}

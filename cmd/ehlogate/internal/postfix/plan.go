@@ -260,7 +260,7 @@ func (plan *Plan) String() string {
 			fmt.Fprintf(&b, "### %s\n%s\n\n", title, strings.Join(lines, "\n"))
 		}
 	}
-	section("main.cf", plan.mainLines)
+	section("main.cf: in the place of a line of the same name", plan.mainLines)
 	var master []string
 	for _, a := range plan.masterLines {
 		where := "# a service of its own:"
