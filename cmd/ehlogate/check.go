@@ -75,6 +75,9 @@ func check(c *cli.Context) error {
 	case err != nil:
 		found = append(found, postfix.Finding{What: "Postfix's configuration cannot be read", Fix: err.Error()})
 	default:
+		if _, given := flagOf(c, "config"); given && !c.IsSet("postfix-config") {
+			found = append(found, postfix.Finding{OK: true, Note: true, What: "the Postfix that is looked at is that of " + p.Dir + "; where this daemon is another one's, name that with --postfix-config"})
+		}
 		found = append(found, p.Check(c.Context)...)
 	}
 	if c.Bool("live") || c.IsSet("live-address") {

@@ -131,6 +131,7 @@ func planImport(c *cli.Context, entries []netlist.Entry, before []policy.Overrid
 		standing[o.Network.String()] = o
 	}
 	listed := map[string]netlist.Entry{}
+	var silent []netlist.Entry
 	was := 0
 	for _, e := range entries {
 		if !e.Until.IsZero() && time.Until(e.Until) < time.Second {
@@ -145,7 +146,8 @@ func planImport(c *cli.Context, entries []netlist.Entry, before []policy.Overrid
 			e.Verb = as
 		}
 		if e.Verb != "allow" && e.Verb != "deny" {
-			return plan, misuseOf("line %d: %s: neither allow nor deny; say which with --as", e.Line, e.Network)
+			silent = append(silent, e)
+			continue
 		}
 		if config.Oversized(e.Network) && !c.Bool("yes") {
 			return plan, misuseOf("line %d: %s is larger than any one network; repeat the command with --yes if that is meant", e.Line, e.Network)
@@ -171,6 +173,13 @@ func planImport(c *cli.Context, entries []netlist.Entry, before []policy.Overrid
 			}
 			plan.set = append(plan.set, change)
 		}
+	}
+	if len(silent) > 0 {
+		more := ""
+		if n := len(silent) - 1; n > 0 {
+			more = fmt.Sprintf(", and %s more", plural(n, "line"))
+		}
+		return plan, misuseOf("line %d: %s%s: neither allow nor deny; say which with --as", silent[0].Line, silent[0].Network, more)
 	}
 	for _, o := range before {
 		if o.List != name {
