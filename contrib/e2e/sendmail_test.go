@@ -186,6 +186,12 @@ func TestSendmail(t *testing.T) {
 	if offered, err := sends(t, s, bad, "hello"); offered || err != nil {
 		t.Errorf("it is there again: offered %v, %v", offered, err)
 	}
+	out, _ := d.Command("check", "--live-address", fmt.Sprintf("127.0.0.1:%d", s.Port))
+	for _, want := range []string{"live: 127.0.0.1:", "live: the milter heard it", "live: the table was asked, and answered offered"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("check does not say %q:\n%s", want, out)
+		}
+	}
 }
 
 // TestSendmailByList connects a Sendmail that reads a list: a daemon that hangs, or is away,

@@ -101,8 +101,8 @@ dnl setup sendmail --list do not.
 	sendmailReads = `dnl 3. In /etc/cron.d/ehlogate, each minute; nothing is withheld while the file is not there:
 dnl   * * * * * root /usr/bin/ehlogate export --format texthash --output %s
 `
-	sendmailReading = `dnl What is allowed or denied holds from the next minute on. Hosts of IPv6 and networks of more than 256 addresses are not in it. When the daemon is away or hangs, it
-dnl stays as it was; sessions are heard again when the daemon is back, and mail waits a few seconds for one that
-dnl hangs.
+	sendmailReading = `dnl What is allowed or denied holds from the next minute on. Hosts of IPv6 and networks of more than 256
+dnl addresses are not in the file. When the daemon is away or hangs, it stays as it was; sessions are heard
+dnl again when the daemon is back, and mail waits a few seconds for one that hangs.
 `
 )
