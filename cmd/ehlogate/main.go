@@ -18,6 +18,7 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/postfix"
+	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/render"
 )
 
 // version is set when a release is built: -ldflags "-X main.version=1.2.3".
@@ -230,7 +231,7 @@ var (
 )
 
 // minuteFormat is how a time in UTC is printed for people.
-const minuteFormat = "2006-01-02 15:04Z"
+const minuteFormat = render.MinuteFormat
 
 // unitToken is where the systemd unit's daemon keeps its token, whose STATE_DIRECTORY an operator's
 // shell does not have.

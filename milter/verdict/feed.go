@@ -59,16 +59,17 @@ func FeedUnread(body []byte) (keys []string) {
 		return nil
 	}
 	fields := reflect.TypeFor[posted]()
-	for key := range all {
+	for key, value := range all {
 		_, read := fields.FieldByNameFunc(func(name string) bool { return strings.EqualFold(name, key) })
 		if !read {
 			keys = append(keys, strconv.Quote(Clip(key)))
 		}
-	}
-	var v posted
-	if json.Unmarshal(body, &v); v.TLS != "" {
-		if _, known := transport(v.TLS); !known {
-			keys = append(keys, fmt.Sprintf("tls %q (want a version such as TLSv1.3, or none)", Clip(v.TLS)))
+		var used string
+		if !strings.EqualFold(key, "tls") || json.Unmarshal(value, &used) != nil || used == "" {
+			continue
+		}
+		if _, known := transport(used); !known {
+			keys = append(keys, fmt.Sprintf("tls %q (want a version such as TLSv1.3, or none)", Clip(used)))
 		}
 	}
 	slices.Sort(keys)

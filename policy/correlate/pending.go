@@ -111,12 +111,8 @@ func (c *Correlator) conclude(e *entry) *policy.Observation {
 func (c *Correlator) Pending() (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, some := range [][]*entry{c.waited, c.pending} {
-		for _, e := range some {
-			if e.observation != nil {
-				n++
-			}
-		}
+	for range c.stillPending {
+		n++
 	}
 	return n
 }
@@ -125,12 +121,19 @@ func (c *Correlator) Pending() (n int) {
 func (c *Correlator) OldestPending() (at time.Time, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for e := range c.stillPending {
+		return e.entered, true
+	}
+	return at, false
+}
+
+// stillPending yields what waits, in the order in which it came. The caller holds the lock.
+func (c *Correlator) stillPending(yield func(*entry) bool) {
 	for _, some := range [][]*entry{c.waited, c.pending} {
 		for _, e := range some {
-			if e.observation != nil {
-				return e.entered, true
+			if e.observation != nil && !yield(e) {
+				return
 			}
 		}
 	}
-	return at, false
 }

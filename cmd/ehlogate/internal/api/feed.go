@@ -32,24 +32,24 @@ func (s *Server) feed(read func([]byte, time.Time) (policy.Signal, error), unrea
 			refuse(w, http.StatusBadRequest, fmt.Errorf("body: %w", err))
 			return
 		}
+		var ignored []string
+		if unread != nil {
+			ignored = unread(body)
+		}
 		signal, err := read(body, s.Now())
 		if err != nil {
 			s.Malformed()
-			if unread != nil {
-				if keys := unread(body); len(keys) > 0 {
-					err = fmt.Errorf("%w; keys that mean nothing: %s", err, strings.Join(keys, ", "))
-				}
+			if len(ignored) > 0 {
+				err = fmt.Errorf("%w; keys that mean nothing: %s", err, strings.Join(ignored, ", "))
 			}
 			refuse(w, http.StatusBadRequest, err)
 			return
 		}
 		s.Feed(signal)
-		var t taken
 		if unread != nil {
-			t.Ignored = unread(body)
-			s.Unread(t.Ignored)
+			s.Unread(ignored)
 		}
-		reply(w, http.StatusOK, t)
+		reply(w, http.StatusOK, taken{ignored})
 	}
 }
 

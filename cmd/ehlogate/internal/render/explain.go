@@ -51,6 +51,9 @@ func Explanation(e *api.Explanation) template.HTML {
 	return template.HTML(b.String())
 }
 
+// MinuteFormat is how a time in UTC is written to the minute.
+const MinuteFormat = "2006-01-02 15:04Z"
+
 // WhatIf says what would turn the answer of a mode other than observe.
 func WhatIf(e *api.Explanation) string {
 	switch {
@@ -59,7 +62,7 @@ func WhatIf(e *api.Explanation) string {
 	case e.Override != nil:
 		return "only the operator: ehlogate forget " + e.Override.Network.String() + " --override"
 	case e.Exception != nil && !e.Exception.Offers():
-		return "nothing until " + e.Exception.Until.UTC().Format("2006-01-02 15:04Z") + "; or ehlogate forget " + e.Addr
+		return "nothing until " + e.Exception.Until.UTC().Format(MinuteFormat) + "; or ehlogate forget " + e.Addr
 	}
 	var ways []string
 	if n := e.WhatIf.Ham; n > 0 {
