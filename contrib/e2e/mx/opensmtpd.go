@@ -93,7 +93,7 @@ func (o *OpenSMTPD) Start() error {
 // UpdateTable has it read a table again. smtpctl(8) wants to run as the group of the queue, to
 // which it is installed setgid.
 func (o *OpenSMTPD) UpdateTable(name string) error {
-	out, err := exec.Command("nsenter", "--mount", "--target", fmt.Sprint(o.cmd.Process.Pid), "setpriv", fmt.Sprintf("--regid=%d", ownUsers["opensmtpq"]), "--clear-groups",
+	out, err := exec.Command("nsenter", "--mount", "--root", "--target", fmt.Sprint(o.cmd.Process.Pid), "setpriv", fmt.Sprintf("--regid=%d", ownUsers["opensmtpq"]), "--clear-groups",
 		filepath.Join(o.packages, "usr/sbin/smtpctl"), "update", "table", name).CombinedOutput()
 	if err == nil && !strings.Contains(string(out), "command succeeded") {
 		err = errors.New("no success")
