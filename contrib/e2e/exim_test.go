@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"math"
 	"net/smtp"
 	"os"
 	"path/filepath"
@@ -68,7 +69,7 @@ func TestExim(t *testing.T) {
 		t.Helper()
 		return sends(t, e, client, subject, to...)
 	}
-	const bad, good = "127.10.0.4", "127.10.0.5"
+	const bad, good, middling = "127.10.0.4", "127.10.0.5", "127.10.0.6"
 	if offered, err := send(good, "hello"); !offered || err != nil {
 		t.Errorf("an unknown client: offered %v, %v", offered, err)
 	}
@@ -81,12 +82,18 @@ func TestExim(t *testing.T) {
 	if _, err := send(bad, "score9 again"); err == nil {
 		t.Error("spam is taken")
 	}
+	// Spam that is just over SpamAssassin's limit, whose text tries to pass for its report.
+	session, err := e.DialFrom(middling)
+	must(t, err)
+	must(t, session.UseTLS())
+	must(t, session.Deliver(mx.Message{From: "alice@client.example", To: []string{"root@mx.example"}, Subject: "score3", Body: "Content analysis details: (9.0 points, 9999.0 required)"}))
+	session.Quit()
 	var events []mx.Event
 	waitUntil(t, func() bool {
 		var err error
 		events, err = d.Events()
 		must(t, err)
-		return len(events) >= 4
+		return len(events) >= 5
 	})
 	find := func(client, source string) (found []mx.Event) {
 		for _, e := range events {
@@ -105,13 +112,17 @@ func TestExim(t *testing.T) {
 	if got := find(bad, "feed"); len(got) != 2 || got[0].Verdict.Class != "spam" || got[0].Outcome != "rejected" || got[0].TLS == nil {
 		t.Errorf("spam that was refused: %+v", got)
 	}
-	if len(events) != 4 {
-		t.Errorf("%d events of 4 messages: %+v", len(events), events)
+	// Spam counts half at the limit, which is 5, and whole at twice that.
+	if got := find(middling, "feed"); len(got) != 1 || got[0].Verdict.Class != "spam" || math.Abs(got[0].Verdict.Weight-got[0].Verdict.Score/10) > 0.01 {
+		t.Errorf("spam just over the limit: %+v", got)
+	}
+	if len(events) != 5 {
+		t.Errorf("%d events of 5 messages: %+v", len(events), events)
 	}
 	if offered, _ := send(bad, "score9"); offered {
 		t.Error("STARTTLS is offered to a bad client")
 	}
-	session, err := e.DialUser(bad)
+	session, err = e.DialUser(bad)
 	must(t, err)
 	if !session.Offered {
 		t.Error("STARTTLS is withheld at the port of the host's own users")

@@ -61,10 +61,11 @@ const eximVerdict = `
 # Where Exim asks rspamd or SpamAssassin (spamd_address), these lines tell the daemon what that said. It
 # takes it without a token where ehlogate.toml has local_feed = true below [verdict], for hosts all of whose
 # users are trusted. Otherwise name a file that Exim's user can read in http.feed_token_file (contrib/doc/mta.md
-# says how), and print these lines again. With SpamAssassin put its required_score after the score, so that
-# what is just over it counts less than what is far over it: "score":"$spam_score","limit":"5". In the main section:
+# says how), and print these lines again. EHLOGATE_LIMIT is SpamAssassin's required_score, as its usual report
+# (report_template) says it: what is just over it counts less than what is far over it. In the main section:
 EHLOGATE_FEED = %[1]s
-EHLOGATE_SAID = \{"ip":"$sender_host_address","port":"$sender_host_port","qid":"$message_exim_id","action":"$spam_action","score":"$spam_score","tls":"${if def:tls_in_cipher{$tls_in_cipher}{none}}"\}
+EHLOGATE_LIMIT = ${if match{$spam_report}{\N(?s)^.*[(]-?[0-9.]+ [^ ]+, [^()0-9]*([0-9.]+)[^()0-9]*[)]\N}{$1}{}}
+EHLOGATE_SAID = \{"ip":"$sender_host_address","port":"$sender_host_port","qid":"$message_exim_id","action":"$spam_action","score":"$spam_score","limit":"EHLOGATE_LIMIT","tls":"${if def:tls_in_cipher{$tls_in_cipher}{none}}"\}
 # and in the ACL of acl_smtp_data, before what denies or accepts by the score%[3]s:
 #  warn
 #    !authenticated = *
