@@ -15,6 +15,7 @@ import (
 
 	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/reputation"
+	"github.com/ehlogate/ehlogate/policy/store/bolted"
 )
 
 // The parts of a bbolt file that the tests damage.
@@ -435,5 +436,38 @@ func TestAStopRightAfterARenewalLeavesAFile(t *testing.T) {
 	}
 	if got := denies(again); got != denied.Network.String()+" 203.0.0.0/24" {
 		t.Errorf("the overrides are %q", got)
+	}
+}
+
+// TestAnOverrideOfALaterVersionIsKept: one may have keys that this version does not know, and is
+// sound all the same.
+func TestAnOverrideOfALaterVersionIsKept(t *testing.T) {
+	for note, sound := range map[string]bool{"kept": true, "kepd": false} {
+		dir, _ := filled(t)
+		db, err := bolt.Open(filepath.Join(dir, FileName), 0o640, bolted.Options())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Update(func(tx *bolt.Tx) error {
+			later := struct {
+				policy.Override
+				Ticket string `json:"ticket"`
+			}{denied, "4711"}
+			b, key := tx.Bucket(bucketOverrides), overrideKey(denied.Network)
+			if err := putJSON(b, key, later); err != nil {
+				return err
+			}
+			return b.Put(key, bytes.Replace(b.Get(key), []byte("kept"), []byte(note), 1))
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		e := open(t, dir)
+		if denies(e) != denied.Network.String() || sound != (len(e.Notes()) == 0) {
+			t.Errorf("note %q: the overrides are %q, the notes %q", note, denies(e), e.Notes())
+		}
+		e.Close()
 	}
 }
