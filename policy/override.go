@@ -16,7 +16,8 @@ type Override struct {
 	Allow bool `json:"allow"`
 	// Note is the operator's reason.
 	Note string `json:"note,omitempty"`
-	// By is who set it, as far as the command knows: a user's name, or "page".
+	// By is who set it, and at which node: a user's name as far as the command knows it, or "page",
+	// such as "root@mx1".
 	By string `json:"by,omitempty"`
 	// List is the file from which it was imported, empty where it was set by itself.
 	List string    `json:"list,omitempty"`

@@ -210,7 +210,7 @@ func ownText(o api.Own) string {
 	if o.Since.IsZero() {
 		return "none: the client is a stranger, 0.00"
 	}
-	return fmt.Sprintf("%.1f spam and %.1f ham since about %s, weighing %+.2f now (spam fades by half in %s, ham in %s)",
+	return fmt.Sprintf("%.1f spam and %.1f ham, none before %s, weighing %+.2f now (spam fades by half in %s, ham in %s)",
 		o.Spam, o.Ham, o.Since.Format(minuteFormat), o.LogOdds, brief(o.HalfLife), brief(o.HamHalfLife))
 }
 
@@ -290,11 +290,11 @@ func overrideText(o *policy.Override) string {
 		return "none"
 	}
 	s := fmt.Sprintf("%s %s, set %s", o.Verb(), o.Network, o.Set.Format(time.RFC3339))
-	if !o.Until.IsZero() {
-		s += ", until " + o.Until.Format(time.RFC3339)
-	}
 	if o.By != "" {
 		s += " by " + policy.Printable(o.By)
+	}
+	if !o.Until.IsZero() {
+		s += ", until " + o.Until.Format(time.RFC3339)
 	}
 	if o.List != "" {
 		s += ", from " + policy.Printable(o.List)

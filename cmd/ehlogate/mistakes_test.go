@@ -83,7 +83,7 @@ func fails(ts *testscript.TestScript, _ bool, args []string) {
 // serving SOCKET waits until a daemon answers on a unix socket.
 func serving(ts *testscript.TestScript, _ bool, args []string) {
 	client := through(ts.MkAbs(args[0]))
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		r, err := client.Get("http://ehlogate/healthz")
 		if err == nil {
 			r.Body.Close()

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/term"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/api"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
@@ -130,6 +129,9 @@ func printChange(c *cli.Context, verb string, n netip.Prefix, done api.Changed) 
 	if done.Replaced != nil {
 		fmt.Fprintf(c.App.Writer, "note: it replaces %s\n", overrideText(done.Replaced))
 	}
+	if !done.Exported.IsZero() {
+		fmt.Fprintf(c.App.Writer, "note: a static table (export, table.export) has it when it is next made; the last was made at %s\n", done.Exported.Format(minuteFormat))
+	}
 	for _, e := range done.Exempt {
 		exempt, parseErr := netip.ParsePrefix(e)
 		if parseErr == nil && exempt.Bits() <= n.Bits() {
@@ -170,13 +172,12 @@ func confirm(c *cli.Context, verb string, n netip.Prefix) error {
 	if n.Bits() == 0 {
 		share = "all addresses"
 	}
-	stdin, ok := c.App.Reader.(*os.File)
-	if !ok || !term.IsTerminal(int(stdin.Fd())) {
+	if !isTerminal(c.App.Reader) {
 		return misuseOf("%s %s covers about %s; repeat the command with --yes if that is meant", verb, n, share)
 	}
 	fmt.Fprintf(c.App.ErrWriter, "%s %s covers about %s. Go on? [y/N] ", verb, n, share)
 	var answer string
-	fmt.Fscanln(stdin, &answer)
+	fmt.Fscanln(c.App.Reader, &answer)
 	if !strings.EqualFold(answer, "y") && !strings.EqualFold(answer, "yes") {
 		return errors.New("nothing was changed")
 	}

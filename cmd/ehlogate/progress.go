@@ -22,7 +22,7 @@ func widthOf(w io.Writer) int {
 
 // terminalWidth is the same, and 0 where there is no terminal.
 func terminalWidth(w io.Writer) int {
-	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if f, ok := w.(*os.File); ok && isTerminal(f) {
 		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
 			return width
 		}
@@ -30,10 +30,16 @@ func terminalWidth(w io.Writer) int {
 	return 0
 }
 
+// isTerminal reports whether an input or output of the program is a terminal.
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
 // progress is a bar on a terminal, and silence elsewhere. A size below zero is one that is not
 // known.
 func progress(w io.Writer, what string, size int64, options ...progressbar.Option) *progressbar.ProgressBar {
-	if f, ok := w.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
+	if !isTerminal(w) {
 		w = io.Discard
 	}
 	// An interval would be kept by a goroutine of the library, which races with the bar.

@@ -141,6 +141,11 @@ func writePage(c *cli.Context, r *ledger.Report) error {
 	if err := regular.Replace(name, page.Bytes(), 0o644); err != nil {
 		return misused{err}
 	}
+	if isTerminal(c.App.Writer) {
+		// Not where cron would send it by mail.
+		_, err = fmt.Fprintf(c.App.Writer, "wrote %s, a page for a browser that needs nothing else\n", name)
+		return err
+	}
 	return nil
 }
 

@@ -13,7 +13,6 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/urfave/cli/v2"
-	"golang.org/x/term"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 	"github.com/ehlogate/ehlogate/policy"
@@ -81,8 +80,7 @@ func tail(c *cli.Context) error {
 	}
 	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	f, terminal := c.App.Writer.(*os.File)
-	colors := terminal && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == ""
+	colors := isTerminal(c.App.Writer) && os.Getenv("NO_COLOR") == ""
 	shown := 0
 	if !c.Bool("json") {
 		fmt.Fprintf(c.App.Writer, tailFormat+"\n", "TIME", "NODE", "WHAT", "CLIENT", "TLS", "VERDICT", "TIER", "SENDER", "OUTCOME")

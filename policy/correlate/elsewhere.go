@@ -38,6 +38,15 @@ func (c *Correlator) Knows(queueID string, client netip.Addr) Knowledge {
 	return Heard
 }
 
+// KnowsClientOf reports whether it is known here who sent a message, of which only the queue id is
+// given.
+func (c *Correlator) KnowsClientOf(queueID string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.byQueue[queueID]
+	return c.sessions.byQueue[queueID] != nil || e != nil && e.Client.Addr.IsValid()
+}
+
 // Withdraw forgets what was posted of a client's message that another host has heard, and reports
 // whether it was pending.
 func (c *Correlator) Withdraw(queueID string, client netip.Addr) bool {

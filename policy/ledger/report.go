@@ -61,6 +61,14 @@ type Transport struct {
 // Sum adds all up.
 func (t Transport) Sum() int64 { return t.TLS + t.Plain + t.Unknown }
 
+// AllMessages is how many messages a report is about, of whatever class.
+func (r *Report) AllMessages() (n int64) {
+	for _, t := range r.Messages {
+		n += t.Sum()
+	}
+	return n
+}
+
 // Classed is messages by class.
 type Classed struct {
 	Spam int64 `json:"spam"`

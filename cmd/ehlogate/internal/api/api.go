@@ -119,6 +119,9 @@ type Changed struct {
 	// Override is the one that holds now, Replaced the one on exactly that network before.
 	Override *policy.Override `json:"override,omitempty"`
 	Replaced *policy.Override `json:"replaced,omitempty"`
+	// Exported is when a static table was last made of what this daemon knows, the zero time where
+	// none was since its start: such a table takes the change up when it is made again.
+	Exported time.Time `json:"exported,omitzero"`
 }
 
 // Report is a person's verdict on a message, and what is known of the message: its queue id, its

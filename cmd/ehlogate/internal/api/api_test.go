@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -30,7 +31,7 @@ func newServer(t testing.TB) *Server {
 	}
 	t.Cleanup(func() { kept.Close() })
 	judge := policy.NewJudge(inForce, kept)
-	return &Server{Judge: judge, Store: kept, Now: time.Now, Thresholds: func() verdict.Thresholds { return verdict.DefaultThresholds }, Token: &Token{value: token, looked: time.Now().Add(time.Hour)}, FeedToken: &Token{value: feedToken, looked: time.Now().Add(time.Hour)}, LocalFeed: func() bool { return false }, Strangers: func() {}, Unread: func([]string) {}, Metrics: http.NotFoundHandler(), Forgot: func(netip.Prefix) {}, Changed: func(netip.Prefix, eventlog.Change) {}, Status: func() Status { return Status{} }}
+	return &Server{Judge: judge, Store: kept, Now: time.Now, Thresholds: func() verdict.Thresholds { return verdict.DefaultThresholds }, Token: &Token{value: token, looked: time.Now().Add(time.Hour)}, FeedToken: &Token{value: feedToken, looked: time.Now().Add(time.Hour)}, LocalFeed: func() bool { return false }, Strangers: func() {}, Unread: func([]string) {}, KnowsClientOf: func(string) bool { return false }, Metrics: http.NotFoundHandler(), Forgot: func(netip.Prefix) {}, Changed: func(netip.Prefix, eventlog.Change) {}, Status: func() Status { return Status{} }}
 }
 
 func client(t *testing.T, at, token string) *Client {
@@ -205,5 +206,25 @@ func TestTheTokenIsSentToTheDaemonOnly(t *testing.T) {
 		if _, err := c.Lookup(t.Context(), "192.0.2.7"); err == nil || !strings.Contains(err.Error(), "the token was not sent") {
 			t.Errorf("to a stranger at %s: %v", host, err)
 		}
+	}
+}
+
+// TestAChangeSaysWhatBecomesOfIt: who set it and where, and that a table that was made before lacks
+// it.
+func TestAChangeSaysWhatBecomesOfIt(t *testing.T) {
+	s := newServer(t)
+	s.Node = "mx1"
+	deny := Change{Verb: "deny", Network: "192.0.2.7", By: "root"}
+	done, err := s.Apply(deny)
+	if err != nil || done.Override.By != "root@mx1" || !done.Exported.IsZero() {
+		t.Errorf("%+v, %v", done, err)
+	}
+	server := httptest.NewServer(s.Handler())
+	defer server.Close()
+	if err := client(t, server.URL, token).Export(t.Context(), "cidr", io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if done, err = s.Apply(deny); err != nil || time.Since(done.Exported) > time.Minute {
+		t.Errorf("after an export: %+v, %v", done, err)
 	}
 }

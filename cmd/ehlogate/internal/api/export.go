@@ -42,6 +42,13 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request) {
 		// A table cut short must not look whole.
 		panic(http.ErrAbortHandler)
 	}
+	s.noteExport()
+}
+
+// noteExport keeps when a static table was last made.
+func (s *Server) noteExport() {
+	now := s.Now().UTC()
+	s.exported.Store(&now)
 }
 
 // Export writes the static table of what would be withheld now.
@@ -50,6 +57,7 @@ func (s *Server) Export(w io.Writer, format string) error {
 	if err != nil {
 		return err
 	}
+	defer s.noteExport()
 	return lines.write(w, format)
 }
 

@@ -9,7 +9,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ehlogate/ehlogate/milter/verdict"
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/correlate"
 )
 
 // maxFeed bounds what another program posts of a message: rspamd's exporter sends all symbols and
@@ -20,6 +22,8 @@ const maxFeed = 1 << 20
 type taken struct {
 	// Ignored are keys that mean nothing to the daemon.
 	Ignored []string `json:"ignored,omitempty"`
+	// Note says what the verdict still needs to teach anything.
+	Note string `json:"note,omitempty"`
 }
 
 // feed takes a post. It is answered before it is worked on: rspamd holds the message meanwhile.
@@ -45,11 +49,15 @@ func (s *Server) feed(read func([]byte, time.Time) (policy.Signal, error), unrea
 			refuse(w, http.StatusBadRequest, err)
 			return
 		}
-		s.Feed(signal)
 		if unread != nil {
 			s.Unread(ignored)
 		}
-		reply(w, http.StatusOK, taken{ignored})
+		answer := taken{Ignored: ignored}
+		if !signal.Addr.IsValid() && !s.KnowsClientOf(signal.QueueID) {
+			answer.Note = fmt.Sprintf("no message of queue id %q is known at this node yet: the verdict counts only if the milter or the MTA's log tells of it within %s; name the client, too (\"ip\")", verdict.Clip(signal.QueueID), correlate.Wait)
+		}
+		s.Feed(signal)
+		reply(w, http.StatusOK, answer)
 	}
 }
 

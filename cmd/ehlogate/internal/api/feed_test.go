@@ -20,7 +20,10 @@ func TestAPostSaysWhatIsNotRead(t *testing.T) {
 	var unread []string
 	s.Malformed = func() {}
 	s.Feed, s.Unread = func(g policy.Signal) { heard = append(heard, g) }, func(keys []string) { unread = append(unread, keys...) }
+	s.KnowsClientOf = func(queueID string) bool { return queueID == "known" }
 	for body, want := range map[string]string{
+		`{"qid":"known","class":"spam"}`:               `{}`,
+		`{"qid":"new","class":"spam"}`:                 `{"note":"no message of queue id \"new\" is known at this node yet: the verdict counts only if the milter or the MTA's log tells of it within 3s; name the client, too (\"ip\")"}`,
 		`{"ip":"192.0.2.7","class":"spam","scroe":12}`: `{"ignored":["\"scroe\""]}`,
 		`{"ip":"192.0.2.7","class":"spam","score":12}`: `{}`,
 	} {
@@ -33,7 +36,7 @@ func TestAPostSaysWhatIsNotRead(t *testing.T) {
 	if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "keys that mean nothing: \\\"clas\\\"") {
 		t.Errorf("a misspelt class: %d %s", w.Code, w.Body)
 	}
-	if len(heard) != 2 || !slices.Equal(unread, []string{`"scroe"`}) {
+	if len(heard) != 4 || !slices.Equal(unread, []string{`"scroe"`}) {
 		t.Errorf("heard %d, unread %q", len(heard), unread)
 	}
 }

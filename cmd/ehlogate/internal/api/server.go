@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
@@ -59,6 +60,8 @@ type Server struct {
 	Thresholds func() verdict.Thresholds
 	// Feed takes what other programs post, and returns at once; nil where they may not.
 	Feed func(policy.Signal)
+	// KnowsClientOf reports whether it is known who sent the message of a queue id.
+	KnowsClientOf func(queueID string) bool
 	// Malformed is called for a post that cannot be read.
 	Malformed func()
 	// Unread is called with the keys of a post that mean nothing, if any.
@@ -67,6 +70,8 @@ type Server struct {
 	Forgot func(netip.Prefix)
 	// Changed is called when the overrides on a network were changed, or its evidence dropped.
 	Changed func(netip.Prefix, eventlog.Change)
+	// Node is the name of this host in the cluster.
+	Node string
 	// Status is how the daemon stands; Reload reads its configuration again.
 	Status func() Status
 	Reload func() (Reloaded, error)
@@ -83,6 +88,8 @@ type Server struct {
 	// streaming is held by a dump or an export, walking by what else goes through all records.
 	streaming, walking sync.Mutex
 	tiers              tierCounts
+	// exported is when a static table was last asked for.
+	exported atomic.Pointer[time.Time]
 }
 
 // maxBody bounds a request's body in bytes, maxChunk one that is a chunk of a dump, which takes
@@ -259,6 +266,9 @@ func (s *Server) override(c Change) (o policy.Override, err error) {
 		return o, misused{err}
 	}
 	o = policy.Override{Network: n, Allow: c.Verb == "allow", Note: c.Note, By: c.By, List: c.List, Set: s.Now().UTC()}
+	if c.By != "" && s.Node != "" {
+		o.By += "@" + s.Node
+	}
 	if c.For != "" {
 		d, err := config.ParseDuration(c.For)
 		if err != nil || d < time.Second {
@@ -320,6 +330,9 @@ func (s *Server) Apply(c Change) (done Changed, err error) {
 	}
 	n := override.Network
 	done = Changed{Network: n.String()}
+	if at := s.exported.Load(); at != nil {
+		done.Exported = *at
+	}
 	if c.Verb == "deny" {
 		done.Exempt = s.exempt(n)
 	}

@@ -256,7 +256,7 @@ func (d *Daemon) intakeSettings() intake.Settings {
 
 func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 	server := &api.Server{
-		Status: d.status, Reload: d.reload,
+		Status: d.status, Reload: d.reload, Node: cfg.Log.Node,
 		Judge: d.judge, Store: d.store, Now: d.clock.Now, Heard: d.intake.Heard, Learn: d.intake.learn, Forgot: d.intake.forgot, Changed: d.intake.changed,
 		LocalFeed: func() bool { return d.cfg.Load().LocalFeed }, Names: func() []string { return d.cfg.Load().HTTP.Names },
 		Strangers: d.intake.stranger, Report: d.report,
@@ -264,6 +264,7 @@ func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
 	if cfg.Feed {
 		server.Thresholds = func() verdict.Thresholds { return d.cfg.Load().Verdict.Thresholds }
 		server.Feed, server.Malformed = d.intake.post, func() { d.intake.Refused.Add(1) }
+		server.KnowsClientOf = d.intake.Correlator.KnowsClientOf
 		server.Unread = func(keys []string) { d.intake.unread.Store(&keys) }
 	}
 	if l := d.listeners.HTTP; l != nil {

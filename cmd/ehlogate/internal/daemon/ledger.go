@@ -10,7 +10,6 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/account"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/config"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/contacts"
-	"github.com/ehlogate/ehlogate/policy"
 	"github.com/ehlogate/ehlogate/policy/ledger"
 	"github.com/ehlogate/ehlogate/policy/store/redis"
 )
@@ -100,7 +99,7 @@ func (d *Daemon) report(ctx context.Context, since, until time.Time, v ledger.Vi
 	r.Waves = ledger.WavesIn(d.keeper.Alarms.Waves(), since, until)
 	// What is not in the event log is not counted either.
 	r.Notes = append(d.uncountedYet(), d.events.Notes()...)
-	if n := d.intake.Correlator.Pending(); recent && float64(n) > pendingShare*float64(r.Messages[policy.Spam].Sum()+r.Messages[policy.Ham].Sum()+r.Messages[policy.None].Sum()) {
+	if n := d.intake.Correlator.Pending(); recent && float64(n) > pendingShare*float64(r.AllMessages()) {
 		r.Notes = append(r.Notes, fmt.Sprintf("%d more of the last minutes are counted when it is known what else is said of them: after some seconds, or when their sessions end", n))
 	}
 	if book.Alone != nil {

@@ -200,10 +200,7 @@ func (s *Server) reports(ctx context.Context) (today, week *ledger.Report, err e
 
 // volume is how much was heard in a day, in a unit that suits.
 func volume(r *ledger.Report) string {
-	var n int64
-	for _, m := range r.Messages {
-		n += m.Sum()
-	}
+	n := r.AllMessages()
 	switch perDay := float64(n); {
 	case perDay < 48:
 		return render.Count(n) + " messages a day"

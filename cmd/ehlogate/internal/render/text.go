@@ -127,7 +127,7 @@ func Wrap(text string, width int) []string {
 func (t *text) headline(r *ledger.Report) {
 	m, s, h := r.Messages, r.Shares, r.Handshakes
 	t.line("")
-	if r.Sessions == 0 && m[policy.Spam].Sum()+m[policy.Ham].Sum()+m[policy.None].Sum() == 0 {
+	if r.Sessions == 0 && r.AllMessages() == 0 {
 		t.say("Nothing was heard in this time.")
 		return
 	}
