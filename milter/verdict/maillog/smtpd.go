@@ -265,8 +265,7 @@ func (r *Reader) harvest(in *session, c peer, of refusal, s *policy.Signal) {
 	if recipient == "" {
 		recipient = of.recipient
 	}
-	at, ok := r.time()
-	if ok {
+	if at, ok := r.time(); ok && r.UnknownUser != nil {
 		s.Assessment = verdict.UnknownUsers(s.Assessment, 1, in.askedFor(of.sender, r.UnknownUser(c.addr, recipient, at)))
 	}
 	// Only now: it may be another message's than the last one.

@@ -95,3 +95,18 @@ func TestInspect(t *testing.T) {
 		})
 	}
 }
+
+// TestInspectTakesAnyLine: what looks at a log has nothing that counts what the lines tell.
+func TestInspectTakesAnyLine(t *testing.T) {
+	lines, err := os.ReadFile("testdata/lines.tsv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unknown := "2026-11-25 09:00:00 H=(c.example) [192.0.2.5]:51533 F=<s@sender.example> rejected RCPT <nosuch@mx.example>: Unrouteable address\n"
+	for line := range strings.Lines(string(lines) + "Exim\t\t" + unknown) {
+		if _, line, ok := strings.Cut(line, "\t"); ok {
+			_, line, _ = strings.Cut(line, "\t")
+			new(Sample).Take(NewReader(Options{Now: func() time.Time { return now }, Zone: time.UTC}), []byte(strings.TrimSpace(line)))
+		}
+	}
+}
