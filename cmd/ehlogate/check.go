@@ -65,6 +65,13 @@ func check(c *cli.Context) error {
 	found = append(found, restartFindings(cfg, st)...)
 	p, err := postfix.Find(c.Context, c.String("postfix-config"), inForce(cfg, st))
 	mta := connect.Found()
+	var live []postfix.Finding
+	if c.Bool("live") || c.IsSet("live-address") {
+		live = liveFindings(c, daemon, p, mta)
+		if after, err := daemon.Status(c.Context); err == nil {
+			st = &after
+		}
+	}
 	switch {
 	case errors.Is(err, os.ErrNotExist) && c.IsSet("postfix-config"):
 		return misused{err}
@@ -80,10 +87,7 @@ func check(c *cli.Context) error {
 		}
 		found = append(found, p.Check(c.Context)...)
 	}
-	if c.Bool("live") || c.IsSet("live-address") {
-		found = append(found, liveFindings(c, daemon, p, mta)...)
-	}
-	return printReport(c, found)
+	return printReport(c, append(found, live...))
 }
 
 // modeNotSet is what somebody should know who has not chosen a mode.
@@ -207,7 +211,7 @@ func restartFindings(cfg *config.Config, st *api.Status) (found []postfix.Findin
 // say.
 func daemonFindings(ctx context.Context, daemon *api.Client) (found []postfix.Finding, running bool, st *api.Status) {
 	if err := daemon.Health(ctx); err != nil {
-		f := postfix.Finding{What: err.Error(), Fix: "ehlogate serve"}
+		f := postfix.Finding{What: err.Error(), Fix: howToStart()}
 		switch {
 		case errors.Is(err, api.ErrHangs):
 			f.Fix = "restart the daemon"
@@ -330,7 +334,7 @@ func storeFindings(ctx context.Context, cfg *config.Config, running bool, st *ap
 // storeDir is where the daemon's store is: a shell has no STATE_DIRECTORY, which the unit's daemon
 // has.
 func storeDir(cfg *config.Config) string {
-	if unit := filepath.Dir(unitToken); filepath.Base(cfg.Store.Dir) == config.DefaultDir && !exists(cfg.Store.Dir) && exists(filepath.Join(unit, store.FileName)) {
+	if unit := filepath.Dir(unitToken); filepath.Base(cfg.Store.Dir) == config.DefaultDir && !exists(cfg.Store.Dir) && exists(unit) {
 		return unit
 	}
 	return cfg.Store.Dir

@@ -67,8 +67,9 @@ func export(c *cli.Context) error {
 		return err
 	}
 	for line := range strings.Lines(lines.String()) {
-		// What the format cannot say, the file says in a comment, which few will read there.
-		if note, ok := strings.CutPrefix(line, "# "); ok {
+		// What the format cannot say, the file says in a comment, which few will read there. From cron,
+		// it would be a mail each time.
+		if note, ok := strings.CutPrefix(line, "# "); ok && isTerminal(c.App.ErrWriter) {
 			fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s: %s", file, note)
 		}
 	}

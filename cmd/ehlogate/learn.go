@@ -187,7 +187,7 @@ func (l *learner) stream(name string, r io.Reader) error {
 	case err != nil:
 		l.refuse(name, err)
 	case n == 0:
-		l.refuse(name, errors.New("it is empty"))
+		l.refuse(name, errors.New("there is no message in it; \"ehlogate help learn\" says what can be given"))
 	}
 	return nil
 }

@@ -5,11 +5,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -54,7 +57,13 @@ func noArguments(c *cli.Context, command string) error {
 }
 
 // run runs a command line and returns its exit status.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) (status int) {
+	defer func() {
+		if p := recover(); p != nil {
+			fmt.Fprintln(stderr, faultText(p, debug.Stack()))
+			status = wanting
+		}
+	}()
 	app := newApp(stdout, stderr)
 	var err error
 	if !slices.Contains(args, "--generate-bash-completion") {
@@ -77,6 +86,19 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return misuse
 	}
 	return wanting
+}
+
+// faultText says what an operator can do about a fault of ours, and where it is.
+func faultText(p any, stack []byte) string {
+	_, stack, _ = bytes.Cut(stack, []byte("panic("))
+	where := "an unknown place"
+	for line := range strings.Lines(string(stack)) {
+		if file, ok := strings.CutPrefix(line, "\t"); ok && !strings.Contains(file, "/src/runtime/") {
+			where, _, _ = strings.Cut(filepath.Base(strings.TrimSpace(file)), " ")
+			break
+		}
+	}
+	return fmt.Sprintf("ehlogate: a fault of ours at %s: %v; please report it, with the command and what it was given", where, p)
 }
 
 func newApp(stdout, stderr io.Writer) *cli.App {
@@ -237,6 +259,20 @@ const minuteFormat = render.MinuteFormat
 // shell does not have.
 const unitToken = "/var/lib/ehlogate/api-token"
 
+// debianNotes say how the daemon is started where there is no systemd.
+const debianNotes = "/usr/share/doc/ehlogate/README.Debian"
+
+// howToStart is how the daemon of this host is started.
+func howToStart() string {
+	switch {
+	case exists("/run/systemd/system") && exists("/lib/systemd/system/ehlogate.service"):
+		return "systemctl start ehlogate"
+	case exists(debianNotes):
+		return "start-stop-daemon --start ..., as " + debianNotes + " says"
+	}
+	return "ehlogate serve"
+}
+
 // client returns a client of the running daemon. The token is read if it can be; whether it is
 // needed, the daemon knows.
 func client(c *cli.Context) (*api.Client, error) {
@@ -247,7 +283,7 @@ func client(c *cli.Context) (*api.Client, error) {
 		cfg = &config.Config{}
 		cfg.HTTP.Listen = config.DefaultAddress("http.listen")
 		if !ok {
-			fmt.Fprintf(c.App.ErrWriter, "ehlogate: %v; a running daemon is not affected: it is looked for at %s, or name another --api\n", err, cfg.HTTP.Listen)
+			fmt.Fprintf(c.App.ErrWriter, "ehlogate: %v; a daemon that runs goes on as it is, and is asked at %s (--api names another address)\n", err, cfg.HTTP.Listen)
 		}
 	}
 	if !ok {

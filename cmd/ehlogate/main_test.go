@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"testing"
 
@@ -105,3 +106,15 @@ func TestTheSampleIsTheDefault(t *testing.T) {
 }
 
 func dump(c *config.Config) string { return strings.ReplaceAll(fmt.Sprintf("%+v", *c), " ", "\n") }
+
+// TestAFaultOfOursIsALine: a command prints no stack trace, and says where the fault is.
+func TestAFaultOfOursIsALine(t *testing.T) {
+	defer func() {
+		text := faultText(recover(), debug.Stack())
+		if !strings.HasPrefix(text, "ehlogate: a fault of ours at main_test.go:") || !strings.Contains(text, "nil map") || strings.Contains(text, "\n") {
+			t.Error(text)
+		}
+	}()
+	var none map[string]int
+	none["x"] = 1
+}

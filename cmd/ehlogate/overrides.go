@@ -130,7 +130,7 @@ func printChange(c *cli.Context, verb string, n netip.Prefix, done api.Changed) 
 		fmt.Fprintf(c.App.Writer, "note: it replaces %s\n", overrideText(done.Replaced))
 	}
 	if !done.Exported.IsZero() {
-		fmt.Fprintf(c.App.Writer, "note: a static table (export, table.export) has it when it is next made; the last was made at %s\n", done.Exported.Format(minuteFormat))
+		fmt.Fprintf(c.App.Writer, "note: a static table (export, table.export) will have it when it is next written; the last was written at %s\n", done.Exported.Format(minuteFormat))
 	}
 	for _, e := range done.Exempt {
 		exempt, parseErr := netip.ParsePrefix(e)

@@ -24,7 +24,7 @@ func setupCommand() *cli.Command {
 			if c.Args().Present() {
 				return misuseOf("unknown MTA %q%s; usage: ehlogate setup postfix|sendmail|exim|opensmtpd", c.Args().First(), nearest(c.Command.Subcommands, c.Args().First()))
 			}
-			return misuseOf("setup needs the MTA; usage: ehlogate setup postfix|sendmail|exim|opensmtpd")
+			return misuseOf("setup: name the MTA; usage: ehlogate setup postfix|sendmail|exim|opensmtpd")
 		},
 		Subcommands: []*cli.Command{{
 			Name: "postfix", Usage: "print the lines for main.cf and master.cf, apply them, or take them back",
@@ -274,7 +274,11 @@ func printNext(c *cli.Context, cfg *config.Config, p *postfix.Postfix, plan *pos
 	running, problem := daemonFollows(c, mode, plan.Mode != "")
 	switch {
 	case !running:
-		next = append(next, again("serve")+"   the daemon does not run yet")
+		start := howToStart()
+		if _, given := flagOf(c, "config"); given {
+			start = again("serve")
+		}
+		next = append(next, start+"   the daemon does not run yet")
 	case problem != "":
 		fmt.Fprintf(w, "note: %s\n", problem)
 		next = append(next, again("reload")+"   before Postfix is reloaded")
@@ -289,7 +293,7 @@ func printNext(c *cli.Context, cfg *config.Config, p *postfix.Postfix, plan *pos
 	default:
 		// Its new processes read main.cf at once, but master.cf only now.
 		if err := p.Reload(c.Context); err != nil {
-			return err
+			return fmt.Errorf("it is applied, but Postfix was not reloaded, and takes part of it only then: run %s reload: %w", mta, err)
 		}
 		fmt.Fprintln(w, "Postfix: reloaded")
 	}

@@ -117,7 +117,7 @@ func heardText(n api.Counts) string {
 
 func modeText(m policy.Mode) string {
 	return map[policy.Mode]string{
-		policy.Observe: "observe: nothing is withheld but by deny, and the event log says what would be",
+		policy.Observe: "observe: STARTTLS is withheld only from whom you denied; the event log says from whom it would be otherwise",
 		policy.Protect: "protect: STARTTLS is withheld from tier bad",
 		policy.Earn:    "earn: STARTTLS is offered to tier good only",
 	}[m]

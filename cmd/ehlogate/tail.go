@@ -82,10 +82,12 @@ func tail(c *cli.Context) error {
 	defer stop()
 	colors := isTerminal(c.App.Writer) && os.Getenv("NO_COLOR") == ""
 	shown := 0
-	if !c.Bool("json") {
-		fmt.Fprintf(c.App.Writer, tailFormat+"\n", "TIME", "NODE", "WHAT", "CLIENT", "TLS", "VERDICT", "TIER", "SENDER", "OUTCOME")
+	titles := func() {
+		if !c.Bool("json") {
+			fmt.Fprintf(c.App.Writer, tailFormat+"\n", "TIME", "NODE", "WHAT", "CLIENT", "TLS", "VERDICT", "TIER", "SENDER", "OUTCOME")
+		}
 	}
-	err = daemon.Tail(ctx, func(line []byte) error {
+	err = daemon.Tail(ctx, titles, func(line []byte) error {
 		var e eventlog.Event
 		if json.Unmarshal(line, &e, eventlog.Lenient) != nil || !filter.shows(&e) {
 			return nil

@@ -136,7 +136,7 @@ func TestATableForPostmap(t *testing.T) {
 				t.Errorf("%s: %s: %q, %v; want %q", format, client, out, err, want)
 			}
 		}
-		if text, err := os.ReadFile(file); err != nil || !strings.Contains(string(text), "# left out: 1 networks of more than 256 addresses, the first 10.0.0.0/8") {
+		if text, err := os.ReadFile(file); err != nil || !strings.Contains(string(text), "# left out: networks of more than 256 addresses, 1 of them, the first 10.0.0.0/8") {
 			t.Errorf("%s: %v: %s", format, err, text)
 		}
 	}

@@ -39,7 +39,7 @@ func (t Traps) add(item string) error {
 		local, domain = "", local
 	}
 	if domain == "" || strings.ContainsAny(domain, "@ \t/") || !strings.Contains(domain, ".") && domain != "localhost" {
-		return fmt.Errorf("%q is not a trap; want an address such as old@mx.example, a domain such as @spam.example, or the path of a file", item)
+		return fmt.Errorf("%q is not a trap; want an address such as old@mx.example, a domain such as @spam.example, with a dot in it, or the path of a file", item)
 	}
 	if local == "" {
 		t.domains[domain] = struct{}{}

@@ -174,11 +174,11 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte, read 
 	case statusErr != nil || st.TokenFile == "":
 		return err
 	case errors.Is(fileErr, os.ErrNotExist):
-		return &Refusal{http.StatusUnauthorized, fmt.Sprintf("this needs the daemon's token, and %s is not there; the daemon makes a new one within seconds: run the command again", st.TokenFile)}
+		return &Refusal{http.StatusUnauthorized, fmt.Sprintf("this command needs the daemon's token, and %s is not there; the daemon makes a new one within seconds: run the command again", st.TokenFile)}
 	case c.token != "":
 		return &Refusal{http.StatusUnauthorized, fmt.Sprintf("the token in %s is not the daemon's, which it says is in %s; run the command with --http.token_file %s, or set http.token_file in the configuration of both", c.tokenFile, st.TokenFile, st.TokenFile)}
 	}
-	return &Refusal{http.StatusUnauthorized, fmt.Sprintf("this needs the daemon's token, which it says is in %s; run the command as a user who can read that file, with the daemon's --config or --http.token_file %s", st.TokenFile, st.TokenFile)}
+	return &Refusal{http.StatusUnauthorized, fmt.Sprintf("this command needs the daemon's token, which is in %s: run it as a user who can read that file, with the daemon's --config or --http.token_file %s", st.TokenFile, st.TokenFile)}
 }
 
 // errToken is the answer to a request without the right token.

@@ -193,7 +193,7 @@ func (e exported) writeAddresses(w io.Writer) (err error) {
 		_, err = fmt.Fprintf(w, "# written address by address: networks of up to %d addresses, %d of them\n", mostAddresses, apart)
 	}
 	if len(large) > 0 && err == nil {
-		_, err = fmt.Fprintf(w, "# left out: %d networks of more than %d addresses, the first %s; a cidr: table has them\n", len(large), mostAddresses, large[0])
+		_, err = fmt.Fprintf(w, "# left out: networks of more than %d addresses, %d of them, the first %s; the formats cidr and list have them\n", mostAddresses, len(large), large[0])
 	}
 	return err
 }

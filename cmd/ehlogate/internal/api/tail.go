@@ -33,10 +33,11 @@ func (s *Server) tail(w http.ResponseWriter, r *http.Request) {
 }
 
 // Tail shows the event logs of all nodes as they are written, until the context ends.
-func (c *Client) Tail(ctx context.Context, show func(line []byte) error) error {
+func (c *Client) Tail(ctx context.Context, begun func(), show func(line []byte) error) error {
 	waiting := *c
 	waiting.http.Timeout = 0
 	return waiting.do(ctx, http.MethodGet, "/api/v1/tail", nil, func(r io.Reader) error {
+		begun()
 		lines := bufio.NewScanner(r)
 		lines.Buffer(nil, maxChunk)
 		for lines.Scan() {

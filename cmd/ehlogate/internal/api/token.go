@@ -112,8 +112,13 @@ func EnsureToken(path string) (string, error) {
 		return token, err
 	}
 	token = rand.Text()
-	if err := os.WriteFile(path, []byte(token+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(token+"\n"), 0o600); errors.Is(err, os.ErrPermission) {
+		return "", fmt.Errorf("%w and cannot be made: %w", ErrNoToken, err)
+	} else if err != nil {
 		return "", err
 	}
 	return token, nil
 }
+
+// ErrNoToken is for a token's file that is not there.
+var ErrNoToken = errors.New("it does not exist")

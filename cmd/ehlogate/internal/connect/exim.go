@@ -55,14 +55,14 @@ const eximNotes = `# %s
 `
 
 // eximVerdict is the part of an ACL that posts what a spam filter in Exim says; the arguments are
-// where to, the line of the request that says by whom, and where the ACL is. $spam_action is set
-// for rspamd and SpamAssassin.
+// where to, the line of the request that says by whom, where the ACL is, and where the macros go.
+// $spam_action is set for rspamd and SpamAssassin.
 const eximVerdict = `
 # Where Exim asks rspamd or SpamAssassin (spamd_address), these lines tell the daemon what that said. It
 # takes it without a token where ehlogate.toml has local_feed = true below [verdict], for hosts all of whose
 # users are trusted. Otherwise name a file that Exim's user can read in http.feed_token_file (contrib/doc/mta.md
 # says how), and print these lines again. EHLOGATE_LIMIT is SpamAssassin's required_score, as its usual report
-# (report_template) says it: what is just over it counts less than what is far over it. In the main section:
+# (report_template) says it: what is just over it counts less than what is far over it. %[4]s:
 EHLOGATE_FEED = %[1]s
 EHLOGATE_LIMIT = ${if match{$spam_report}{\N(?s)^.*[(]-?[0-9.]+ [^ ]+, [^()0-9]*([0-9.]+)[^()0-9]*[)]\N}{$1}{}}
 EHLOGATE_SAID = \{"ip":"$sender_host_address","port":"$sender_host_port","qid":"$message_exim_id","action":"$spam_action","score":"$spam_score","limit":"EHLOGATE_LIMIT","tls":"${if def:tls_in_cipher{$tls_in_cipher}{none}}"\}
@@ -82,15 +82,15 @@ const eximSocket = `
 
 // Exim is what connects an Exim, from 4.90 on.
 func Exim(c *config.Config) (string, error) {
-	return exim(c, eximLines, "Then restart Exim.", "")
+	return exim(c, eximLines, "Then restart Exim.", "In the main section", "")
 }
 
 // DebiansExim is what connects an Exim whose configuration Debian's exim4-config makes.
 func DebiansExim(c *config.Config) (string, error) {
-	return exim(c, eximOfDebian, "Then run update-exim4.conf, and restart Exim.", ".\n# Debian reads a file into it: put the lines below, each without its #, into /etc/exim4/ehlogate_data_acl, and beside the\n# macros above CHECK_DATA_LOCAL_ACL_FILE = /etc/exim4/ehlogate_data_acl and your spamd_address, and run update-exim4.conf")
+	return exim(c, eximOfDebian, "Then run update-exim4.conf, and restart Exim.", "In the same file as the macros above", ".\n# Debian reads a file into it: put the lines below, each without its #, into /etc/exim4/ehlogate_data_acl, and beside the\n# macros CHECK_DATA_LOCAL_ACL_FILE = /etc/exim4/ehlogate_data_acl and your spamd_address, and run update-exim4.conf")
 }
 
-func exim(c *config.Config, lines, then, where string) (string, error) {
+func exim(c *config.Config, lines, then, macros, where string) (string, error) {
 	host, port, err := reach("table.socketmap", c.Table.Socketmap)
 	if err != nil {
 		return "", err
@@ -107,5 +107,5 @@ func exim(c *config.Config, lines, then, where string) (string, error) {
 			by = `Authorization: Bearer ${sg{${run{/bin/cat ` + c.HTTP.FeedTokenFile + `}{$value}{}}}{\N\n\N}{}}\r\n`
 		}
 	}
-	return fmt.Sprintf(lines, host, port, strings.Join(userPorts(c), ":")) + fmt.Sprintf(eximNotes, then) + socket + fmt.Sprintf(eximVerdict, feed, by, where), nil
+	return fmt.Sprintf(lines, host, port, strings.Join(userPorts(c), ":")) + fmt.Sprintf(eximNotes, then) + socket + fmt.Sprintf(eximVerdict, feed, by, where, macros), nil
 }

@@ -12,7 +12,8 @@ import (
 // each port of the operator's own users. Ruleset srv_features answers S where STARTTLS is not to be
 // offered (op.me, "srv_features"); what it is given stays as it was for rules behind these. A
 // milter without F= is passed over when it is away.
-const sendmailLines = `dnl 1. In sendmail.mc, after every other INPUT_MAIL_FILTER, so that what they find is heard. Where
+const sendmailLines = "dnl 0. TLS has to be on (confSERVER_CERT and confSERVER_KEY; in Debian include(`/etc/mail/tls/starttls.m4')dnl).\n" +
+	`dnl 1. In sendmail.mc, after every other INPUT_MAIL_FILTER, so that what they find is heard. Where
 dnl confINPUT_MAIL_FILTERS is defined, add ehlogate to the end of its list as well: it replaces the order.
 INPUT_MAIL_FILTER(` + "`ehlogate', `S=%[1]s, T=C:2s;S:2s;R:2s;E:10s'" + `)dnl
 dnl 2. At its end, after the MAILERs; between the two sides of the rules are tabs. Where it has
@@ -80,7 +81,8 @@ func sendmailSocket(host, port string) string {
 
 // sendmailNotes are the further steps, and what else an operator should know.
 const sendmailNotes = `%[1]sdnl 4. Make sendmail.cf (in Debian sendmailconfig, elsewhere m4 sendmail.mc > sendmail.cf), and restart Sendmail.
-dnl 5. Let the daemon follow the log: log_file = "/var/log/mail.log" below [verdict], and restart it.
+dnl 5. Let the daemon follow the log: log_file = "/var/log/mail.log" below [verdict], or "journal"
+dnl where there is no such file, and restart it.
 dnl To take it back, remove the lines of 1 and 2, make sendmail.cf again, and restart Sendmail.
 dnl
 dnl Ports 587 and 465 are those of your own users, where STARTTLS is always offered. S is all that a client

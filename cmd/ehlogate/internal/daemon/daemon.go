@@ -156,6 +156,8 @@ func (d *Daemon) open(cfg *config.Config) (err error) {
 func atStart(key string, err error) error {
 	switch {
 	case errors.Is(err, evidence.ErrRemedied):
+	case errors.Is(err, fs.ErrPermission) && errors.Is(err, api.ErrNoToken):
+		return fmt.Errorf("%s: %w; make it, for user %s to read, or name another file", key, err, userName())
 	case errors.Is(err, fs.ErrPermission) && strings.HasSuffix(key, "token_file"):
 		return fmt.Errorf("%s: %w; let user %s read it, or name another file", key, err, userName())
 	case errors.Is(err, fs.ErrPermission):

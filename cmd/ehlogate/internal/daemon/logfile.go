@@ -169,7 +169,7 @@ func (f *follower) inspect(path string) error {
 	}
 	sample, err := maillog.Inspect(path, f.reader.Options)
 	if err != nil {
-		return fmt.Errorf("the mail log cannot be read; waiting for it: %w", err)
+		return fmt.Errorf("the mail log cannot be read yet, and is followed as soon as it can be: %w", err)
 	}
 	if fault := sample.Fault(); fault != "" {
 		return fmt.Errorf("the mail log tells nothing: %s: %s", path, fault)

@@ -62,5 +62,8 @@ func (p *Postfix) setTwice() (names []string) {
 // Reload has Postfix read its configuration again.
 func (p *Postfix) Reload(ctx context.Context) error {
 	_, _, err := p.run(ctx, "postfix", "-c", p.Dir, "reload")
-	return err
+	if err != nil {
+		return fmt.Errorf("%w (Postfix's log says why)", err)
+	}
+	return nil
 }

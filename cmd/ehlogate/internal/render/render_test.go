@@ -168,7 +168,7 @@ func TestColumnsThatAreLeftOutAreNamed(t *testing.T) {
 		if err := Text(&b, r, "domain", width, true); err != nil {
 			t.Fatal(err)
 		}
-		if got := strings.Contains(strings.Join(strings.Fields(b.String()), " "), "Left out, for the line is too short: spam share"); got != want {
+		if got := strings.Contains(strings.Join(strings.Fields(b.String()), " "), "Not shown, as the line is too short: spam share"); got != want {
 			t.Errorf("in %d columns:\n%s", width, b.String())
 		}
 	}

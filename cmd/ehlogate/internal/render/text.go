@@ -391,7 +391,7 @@ func (t *text) table(tab table) {
 		t.say("%s", note)
 	}
 	if len(dropped) > 0 {
-		t.say("Left out, for the line is too short: %s.", strings.Join(dropped, ", "))
+		t.say("Not shown, as the line is too short: %s.", strings.Join(dropped, ", "))
 	}
 	t.line("")
 }
