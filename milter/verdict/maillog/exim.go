@@ -74,7 +74,7 @@ func isExim(text []byte) bool {
 	if _, _, ok := cutMessageID(text); ok {
 		return true
 	}
-	for _, begin := range []string{"H=", "TLS error on connection from ", "SMTP protocol synchronization error ", "SMTP call from ", "exim ", "Start queue run", "End queue run", "no host name found for IP address ", "unexpected disconnection while reading SMTP command from "} {
+	for _, begin := range []string{"H=", "TLS error on connection from ", "SMTP protocol synchronization error ", "SMTP call from ", "rejected EHLO from ", "rejected HELO from ", "exim ", "Start queue run", "End queue run", "no host name found for IP address ", "unexpected disconnection while reading SMTP command from "} {
 		if bytes.HasPrefix(text, []byte(begin)) {
 			return true
 		}

@@ -76,6 +76,7 @@ func TestInspect(t *testing.T) {
 	}{
 		{"a service that is listed", "Nov 25 09:00:00 mx1 postfix/smtpd[9]: connect from x[192.0.2.7]\n", "", []string{"postfix"}},
 		{"a service that is not", "Nov 25 09:00:00 mx1 postfix/smtpd[9]: connect from x[192.0.2.7]\n", `no smtpd of verdict.services is in it; the first service that is not listed is "postfix"`, []string{"postfx"}},
+		{"Exim's refusal of a HELO name", "2026-11-25 09:00:00 rejected EHLO from [192.0.2.7]:55547: syntactically invalid argument(s): _a\n", "", nil},
 		{"sound", "rubbish\n" + sound, "", nil},
 		{"empty", "", "", nil},
 		{"another program's", strings.Repeat("Nov 25 09:00:00 mx1 sshd[9]: hello\n", 3), `no line of 3 is Postfix's, Sendmail's or Exim's; the first is "Nov 25 09:00:00 mx1 sshd[9]: hello"`, nil},
