@@ -51,13 +51,20 @@ func setupCommand() *cli.Command {
 func eximCommand() *cli.Command {
 	return &cli.Command{
 		Name: "exim", Usage: "print the lines for Exim's configuration",
-		Flags: []cli.Flag{&cli.BoolFlag{Name: "debian", Usage: "for the configuration that Debian's exim4-config makes (default: where " + connect.EximOfDebian + " is)"}},
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "debian", Usage: "for the configuration that Debian's exim4-config makes (default: where " + connect.EximOfDebian + " is)"},
+			&cli.Float64Flag{Name: "required-score", Usage: "`SCORE` from which on SpamAssassin calls a message spam, its required_score: what is just over it then counts less than what is far over it"},
+		},
 		Action: func(c *cli.Context) error {
-			_, err := os.Stat(connect.EximOfDebian)
-			if c.Bool("debian") || !c.IsSet("debian") && err == nil {
-				return printLines(c, connect.DebiansExim)
+			required := c.Float64("required-score")
+			if c.IsSet("required-score") && !(required > 0 && required <= 1000) {
+				return misuseOf("--required-score: %g is out of range; want SpamAssassin's required_score, such as 5", required)
 			}
-			return printLines(c, connect.Exim)
+			lines := connect.Exim
+			if c.Bool("debian") || !c.IsSet("debian") && exists(connect.EximOfDebian) {
+				lines = connect.DebiansExim
+			}
+			return printLines(c, func(cfg *config.Config) (string, error) { return lines(cfg, required) })
 		},
 	}
 }

@@ -36,7 +36,7 @@ func besideExim(t *testing.T, settings string) (*mx.Exim, *mx.Daemon) {
 	// Exim's user has to be able to read the token.
 	readable := filepath.Join(e.Dir, feedToken)
 	must(t, os.WriteFile(readable, []byte(token), 0o644))
-	lines, status := d.Command("setup", "exim", "--debian=false", "--http.feed_token_file", readable, "--milter.users", strconv.Itoa(e.UserPort))
+	lines, status := d.Command("setup", "exim", "--debian=false", "--required-score", "5", "--http.feed_token_file", readable, "--milter.users", strconv.Itoa(e.UserPort))
 	if status != 0 {
 		t.Fatalf("setup: %d: %s", status, lines)
 	}

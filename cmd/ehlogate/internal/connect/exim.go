@@ -55,17 +55,16 @@ const eximNotes = `# %s
 `
 
 // eximVerdict is the part of an ACL that posts what a spam filter in Exim says; the arguments are
-// where to, the line of the request that says by whom, where the ACL is, and where the macros go.
-// $spam_action is set for rspamd and SpamAssassin.
+// where to, the line of the request that says by whom, where the ACL is, where the macros go, the limit as the post has it, and what there is to know of it.
+// $spam_action is set for rspamd and SpamAssassin. The limit is in no variable; in $spam_report it
+// cannot be told from what a sender wrote.
 const eximVerdict = `
 # Where Exim asks rspamd or SpamAssassin (spamd_address), these lines tell the daemon what that said. It
 # takes it without a token where ehlogate.toml has local_feed = true below [verdict], for hosts all of whose
 # users are trusted. Otherwise name a file that Exim's user can read in http.feed_token_file (contrib/doc/mta.md
-# says how), and print these lines again. EHLOGATE_LIMIT is SpamAssassin's required_score, as its usual report
-# (report_template) says it: what is just over it counts less than what is far over it. %[4]s:
+# says how), and print these lines again.%[6]s %[4]s:
 EHLOGATE_FEED = %[1]s
-EHLOGATE_LIMIT = ${if match{$spam_report}{\N(?s)^.*[(]-?[0-9.]+ [^ ]+, [^()0-9]*([0-9.]+)[^()0-9]*[)]\N}{$1}{}}
-EHLOGATE_SAID = \{"ip":"$sender_host_address","port":"$sender_host_port","qid":"$message_exim_id","action":"$spam_action","score":"$spam_score","limit":"EHLOGATE_LIMIT","tls":"${if def:tls_in_cipher{$tls_in_cipher}{none}}"\}
+EHLOGATE_SAID = \{"ip":"$sender_host_address","port":"$sender_host_port","qid":"$message_exim_id","action":"$spam_action","score":"$spam_score"%[5]s,"tls":"${if def:tls_in_cipher{$tls_in_cipher}{none}}"\}
 # and in the ACL of acl_smtp_data, before what denies or accepts by the score%[3]s:
 #  warn
 #    !authenticated = *
@@ -80,20 +79,28 @@ const eximSocket = `
 # can then do everything that an operator can, and needs no token. On TCP it needs one, and can only post.
 `
 
-// Exim is what connects an Exim, from 4.90 on.
-func Exim(c *config.Config) (string, error) {
-	return exim(c, eximLines, "Then restart Exim.", "In the main section", "")
+// withoutLimit is what to know where the limit is not given.
+const withoutLimit = " What is just over SpamAssassin's required_score\n# counts as much as what is far over it, unless you give it: setup exim --required-score 5."
+
+// Exim is what connects an Exim, from 4.90 on. The score is that from which on SpamAssassin calls a
+// message spam, 0 where it is not given.
+func Exim(c *config.Config, required float64) (string, error) {
+	return exim(c, required, eximLines, "Then restart Exim.", "In the main section", "")
 }
 
 // DebiansExim is what connects an Exim whose configuration Debian's exim4-config makes.
-func DebiansExim(c *config.Config) (string, error) {
-	return exim(c, eximOfDebian, "Then run update-exim4.conf, and restart Exim.", "In the same file as the macros above", ".\n# Debian reads a file into it: put the lines below, each without its #, into /etc/exim4/ehlogate_data_acl, and beside the\n# macros CHECK_DATA_LOCAL_ACL_FILE = /etc/exim4/ehlogate_data_acl and your spamd_address, and run update-exim4.conf")
+func DebiansExim(c *config.Config, required float64) (string, error) {
+	return exim(c, required, eximOfDebian, "Then run update-exim4.conf, and restart Exim.", "In the same file as the macros above", ".\n# Debian reads a file into it: put the lines below, each without its #, into /etc/exim4/ehlogate_data_acl, and beside the\n# macros CHECK_DATA_LOCAL_ACL_FILE = /etc/exim4/ehlogate_data_acl and your spamd_address, and run update-exim4.conf")
 }
 
-func exim(c *config.Config, lines, then, macros, where string) (string, error) {
+func exim(c *config.Config, required float64, lines, then, macros, where string) (string, error) {
 	host, port, err := reach("table.socketmap", c.Table.Socketmap)
 	if err != nil {
 		return "", err
+	}
+	limit, about := "", withoutLimit
+	if required > 0 {
+		limit, about = fmt.Sprintf(`,"limit":%g`, required), ""
 	}
 	feed, by, socket := c.HTTP.Listen.Address, "", eximSocket
 	if c.HTTP.Listen.Network != "unix" {
@@ -107,5 +114,5 @@ func exim(c *config.Config, lines, then, macros, where string) (string, error) {
 			by = `Authorization: Bearer ${sg{${run{/bin/cat ` + c.HTTP.FeedTokenFile + `}{$value}{}}}{\N\n\N}{}}\r\n`
 		}
 	}
-	return fmt.Sprintf(lines, host, port, strings.Join(userPorts(c), ":")) + fmt.Sprintf(eximNotes, then) + socket + fmt.Sprintf(eximVerdict, feed, by, where, macros), nil
+	return fmt.Sprintf(lines, host, port, strings.Join(userPorts(c), ":")) + fmt.Sprintf(eximNotes, then) + socket + fmt.Sprintf(eximVerdict, feed, by, where, macros, limit, about), nil
 }
