@@ -90,6 +90,9 @@ func importList(c *cli.Context, daemon *api.Client, before []policy.Override) er
 	if name == "" {
 		return misuseOf("--import -: a list from standard input needs a name: give it with --list")
 	}
+	if name != policy.Printable(name) {
+		return misuseOf("--list: %q is no name; want one on a line, without control characters", name)
+	}
 	if err := checkFor(c); err != nil {
 		return err
 	}

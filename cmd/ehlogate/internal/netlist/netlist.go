@@ -5,6 +5,7 @@ package netlist
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -46,6 +47,9 @@ func Read(r io.Reader) (all []Entry, err error) {
 	lines.Buffer(make([]byte, maxLine), maxLine)
 	n, faults := 1, []string{}
 	for ; lines.Scan(); n++ {
+		if text := lines.Bytes(); n == 1 && (bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff"))) {
+			return nil, errors.New("it is in UTF-16; write it as UTF-8")
+		}
 		e, ok, err := parse(strings.TrimPrefix(lines.Text(), "\ufeff"))
 		if err != nil {
 			if faults = append(faults, fmt.Sprintf("line %d: %v", n, err)); len(faults) == mostFaults {
@@ -60,7 +64,9 @@ func Read(r io.Reader) (all []Entry, err error) {
 		}
 		all = append(all, e)
 	}
-	if err := lines.Err(); err != nil {
+	if err := lines.Err(); err != nil && !errors.Is(err, bufio.ErrTooLong) {
+		return nil, err
+	} else if err != nil {
 		return nil, fmt.Errorf("line %d: longer than %d bytes: %w", n, maxLine, err)
 	}
 	if len(faults) > 0 {
@@ -88,6 +94,9 @@ var refusal = regexp.MustCompile(`^5[0-9][0-9]$`)
 // parse reads a line; ok is false where it has no network.
 func parse(line string) (e Entry, ok bool, err error) {
 	line = strings.TrimSpace(line)
+	if strings.Contains(line, "\r") {
+		return e, false, errors.New("a carriage return within it; end lines by a line feed")
+	}
 	if strings.HasPrefix(line, "{") {
 		return parseJSON(line)
 	}
@@ -110,6 +119,8 @@ func parse(line string) (e Entry, ok bool, err error) {
 	if e.Network, err = config.ParseNetwork(network); err != nil {
 		return e, false, err
 	}
+	// ours says that the verb is in our words: behind those of access(5) may be a text for the client.
+	ours := false
 	if words = words[1:]; len(words) > 0 {
 		switch first := words[0]; {
 		case first == dunno:
@@ -122,6 +133,7 @@ func parse(line string) (e Entry, ok bool, err error) {
 			e.Verb = verbs[strings.ToLower(first)]
 		}
 		if e.Verb != "" {
+			ours = strings.EqualFold(words[0], e.Verb)
 			words = words[1:]
 		}
 		if e.Verb != "" && len(words) > 0 && (words[0] == "allow" || words[0] == "deny") {
@@ -133,6 +145,9 @@ func parse(line string) (e Entry, ok bool, err error) {
 			return e, false, fmt.Errorf("until %s: want a time such as 2026-11-24T13:00:00Z", words[1])
 		}
 		words = words[2:]
+	}
+	if len(words) > 0 && ours {
+		return e, false, fmt.Errorf("%q behind %s: a network a line, and a note after #", policy.Printable(words[0]), e.Verb)
 	}
 	e.Note = note(rest, strings.Join(words, " "), comment)
 	return e, true, nil

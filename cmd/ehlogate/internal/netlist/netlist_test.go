@@ -40,10 +40,16 @@ func TestListsOfOthers(t *testing.T) {
 			}
 		})
 	}
-	for _, line := range []string{"192.0.2.1/24 deny", "mail.example deny", "deny 192.0.2.0/24", "192.0.2.0/24 DEFER", "192.0.2.0/24 450 4.7.1 later", "192.0.2.0/24 HOLD", "192.0.2.0/24 allow deny", "192.0.2.0/24 deny until tomorrow", `{"cidr":"192.0.2.0/24"`, strings.Repeat("x", maxLine+1)} {
+	for _, line := range []string{"192.0.2.1/24 deny", "mail.example deny", "deny 192.0.2.0/24", "192.0.2.0/24 DEFER", "192.0.2.0/24 450 4.7.1 later", "192.0.2.0/24 HOLD", "192.0.2.0/24 allow deny", "192.0.2.0/24 deny 198.51.100.0/24 deny", "192.0.2.0/24 deny\r198.51.100.0/24 deny", "192.0.2.0/24 deny until tomorrow", `{"cidr":"192.0.2.0/24"`, strings.Repeat("x", maxLine+1)} {
 		if all, err := Read(strings.NewReader("192.0.2.0/24\n" + line)); err == nil || !strings.HasPrefix(err.Error(), "line 2: ") || all != nil {
 			t.Errorf("%.40s: %v, %v", line, all, err)
 		}
+	}
+}
+
+func TestAListInUTF16IsNamed(t *testing.T) {
+	if _, err := Read(strings.NewReader("\xff\xfe1\x009\x002\x00")); err == nil || !strings.Contains(err.Error(), "UTF-16") {
+		t.Error(err)
 	}
 }
 
