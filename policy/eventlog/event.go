@@ -212,6 +212,11 @@ func (e *Event) Anonymize() {
 		e.Client.Addr = anonymousNetwork(n.Addr(), n.Bits()).String()
 		return
 	}
+	if n, err := netip.ParsePrefix(e.Client.Addr); e.Change != nil && err == nil {
+		e.Client.Addr = anonymousNetwork(n.Addr(), n.Bits()).String()
+		e.Change.By, e.Change.Note = "", ""
+		return
+	}
 	addr, _ := netip.ParseAddr(e.Client.Addr)
 	e.Client = Client{Addr: anonymous(addr), ASN: e.Client.ASN}
 	if e.Heard != nil {

@@ -315,3 +315,13 @@ func TestALogThatIsRemovedIsBegunAnew(t *testing.T) {
 		t.Errorf("nobody is told: %s", log.String())
 	}
 }
+
+// TestAChangeIsAnonymizedToo: an override, or its end, names no host, nor who set it and why.
+func TestAChangeIsAnonymizedToo(t *testing.T) {
+	for n, want := range map[string]string{"192.0.2.7/32": "192.0.2.0/24", "192.0.0.0/16": "192.0.0.0/16", "2001:db8:0:1::/64": "2001:db8::/48"} {
+		e := OfChange(Change{Verb: "forget", By: "alice", Note: "asked by 192.0.2.7"}, netip.MustParsePrefix(n), time.Now(), "mx1")
+		if e.Anonymize(); e.Client != (Client{Addr: want}) || e.Change.By != "" || e.Change.Note != "" || e.Change.Verb != "forget" {
+			t.Errorf("%s: %+v, %+v", n, e.Client, e.Change)
+		}
+	}
+}

@@ -295,10 +295,11 @@ func (in *Intake) Forgot(n netip.Prefix) <-chan error {
 // the event log.
 func (in *Intake) Changed(n netip.Prefix, c eventlog.Change) <-chan error {
 	set := in.Settings()
+	e := eventlog.OfChange(c, n, in.Now(), set.Node)
 	if set.Anonymize {
-		c.By, c.Note = "", ""
+		e.Anonymize()
 	}
-	return in.EventLog.Append(eventlog.OfChange(c, n, in.Now(), set.Node))
+	return in.EventLog.Append(e)
 }
 
 // record learns an observation and writes it down.
