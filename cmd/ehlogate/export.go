@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"slices"
@@ -86,7 +87,10 @@ func knowsTable(ctx context.Context, dir, format string) error {
 		args = []string{"-c", dir, "-m"}
 	}
 	kinds, err := exec.CommandContext(ctx, "postconf", args...).Output()
+	failed := new(exec.ExitError)
 	switch {
+	case errors.As(err, &failed) && len(failed.Stderr) > 0:
+		return misuseOf("--format %s is made by postmap(1): postconf -m: %s", format, strings.TrimSpace(string(failed.Stderr)))
 	case err != nil:
 		return misuseOf("--format %s is made by postmap(1): postconf -m: %w", format, err)
 	case !slices.Contains(strings.Fields(string(kinds)), format):

@@ -108,15 +108,17 @@ func printChange(c *cli.Context, verb string, n netip.Prefix, done api.Changed) 
 	switch {
 	case c.Bool("json"):
 		return json.NewEncoder(c.App.Writer).Encode(done)
+	case done.Removed == 0 && verb == "lift":
+		_, err = fmt.Fprintf(c.App.Writer, "there is no override on %s\n", done.Network)
+		return err
 	case verb == "lift":
-		_, err = fmt.Fprintf(c.App.Writer, "lifted from %s: %s\n", done.Network, plural(done.Removed, "override"))
+		_, err = fmt.Fprintf(c.App.Writer, "lifted from %s: %s\n%s", done.Network, plural(done.Removed, "override"), tableNote(done))
+		return err
+	case done.Removed == 0 && verb == "forget":
+		_, err = fmt.Fprintf(c.App.Writer, "nothing was known of %s\n", done.Network)
 		return err
 	case verb == "forget":
-		if done.Removed == 0 {
-			_, err = fmt.Fprintf(c.App.Writer, "nothing was known of %s\n", done.Network)
-			return err
-		}
-		_, err = fmt.Fprintf(c.App.Writer, "forgot %s: %s of evidence and overrides\n", done.Network, plural(done.Removed, "record"))
+		_, err = fmt.Fprintf(c.App.Writer, "forgot %s: %s of evidence and overrides\n%s", done.Network, plural(done.Removed, "record"), tableNote(done))
 		return err
 	}
 	until := ""
@@ -129,9 +131,7 @@ func printChange(c *cli.Context, verb string, n netip.Prefix, done api.Changed) 
 	if done.Replaced != nil {
 		fmt.Fprintf(c.App.Writer, "note: it replaces %s\n", overrideText(done.Replaced))
 	}
-	if !done.Exported.IsZero() {
-		fmt.Fprintf(c.App.Writer, "note: a static table (export, table.export) will have it when it is next written; the last was written at %s\n", done.Exported.Format(minuteFormat))
-	}
+	fmt.Fprint(c.App.Writer, tableNote(done))
 	for _, e := range done.Exempt {
 		exempt, parseErr := netip.ParsePrefix(e)
 		if parseErr == nil && exempt.Bits() <= n.Bits() {
@@ -141,6 +141,14 @@ func printChange(c *cli.Context, verb string, n netip.Prefix, done api.Changed) 
 		}
 	}
 	return err
+}
+
+// tableNote says when a static table takes a change up, where one is written.
+func tableNote(done api.Changed) string {
+	if done.Exported.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("note: a static table (export, table.export) takes it up when it is next written; the last was written at %s\n", done.Exported.Format(minuteFormat))
 }
 
 // networksOf are the networks that an argument means: itself, or the addresses of a host name.

@@ -42,22 +42,22 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request) {
 		// A table cut short must not look whole.
 		panic(http.ErrAbortHandler)
 	}
-	s.noteExport()
+	s.NoteExport()
 }
 
-// noteExport keeps when a static table was last made.
-func (s *Server) noteExport() {
+// NoteExport keeps when a static table was last made.
+func (s *Server) NoteExport() {
 	now := s.Now().UTC()
 	s.exported.Store(&now)
 }
 
-// Export writes the static table of what would be withheld now.
+// Export writes the static table of what would be withheld now. Where it gets to its place, NoteExport
+// is to be called.
 func (s *Server) Export(w io.Writer, format string) error {
 	lines, err := s.withheld()
 	if err != nil {
 		return err
 	}
-	defer s.noteExport()
 	return lines.write(w, format)
 }
 

@@ -78,8 +78,10 @@ type Daemon struct {
 	// keeper counts for reports; nil where that is not possible, because of uncounted.
 	keeper    *account.Keeper
 	uncounted error
-	counting  sync.WaitGroup
-	contacts  atomic.Pointer[contacts.Book]
+	// exportFault is why the static table was not written the last time.
+	exportFault atomic.Pointer[error]
+	counting    sync.WaitGroup
+	contacts    atomic.Pointer[contacts.Book]
 	// unread is why the configuration was not taken at the last reload, nil where it was.
 	unread atomic.Pointer[error]
 	tokens []*api.Token

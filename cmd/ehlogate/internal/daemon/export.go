@@ -15,6 +15,7 @@ func (d *Daemon) export(ctx context.Context) {
 		cfg := d.cfg.Load()
 		if cfg.Table.Export != "" {
 			err := d.writeTable(cfg.Table.Export)
+			d.exportFault.Store(&err)
 			if err != nil && !failed {
 				d.log.Error("the static table cannot be written, and stays as it was", "file", cfg.Table.Export, "error", err)
 			} else if err == nil && failed {
@@ -38,8 +39,11 @@ func (d *Daemon) writeTable(path string) error {
 		return err
 	}
 	there, err := regular.ReadFile(path, int64(lines.Len())+1)
-	if err == nil && bytes.Equal(there, lines.Bytes()) {
-		return nil
+	if err != nil || !bytes.Equal(there, lines.Bytes()) {
+		if err := regular.Replace(path, lines.Bytes(), 0o644); err != nil {
+			return err
+		}
 	}
-	return regular.Replace(path, lines.Bytes(), 0o644)
+	d.server.NoteExport()
+	return nil
 }

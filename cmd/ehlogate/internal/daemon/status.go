@@ -151,6 +151,9 @@ func (d *Daemon) warnings() []string {
 	if err := d.events.Fault(); err != nil {
 		all = append(all, "the event log cannot be written: "+err.Error())
 	}
+	if err := d.exportFault.Load(); err != nil && *err != nil {
+		all = append(all, "the static table of table.export cannot be written, and stays as it was: "+(*err).Error())
+	}
 	if say := d.intake.strangersSay(); say != "" {
 		all = append(all, say)
 	}
