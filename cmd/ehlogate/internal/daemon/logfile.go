@@ -108,6 +108,10 @@ func (f *follower) follow(ctx context.Context, stdin io.Reader) {
 		}
 		file.Follow(ctx, position, func(line []byte, after maillog.Position) {
 			if line == nil {
+				if errors.Is(unread, os.ErrNotExist) {
+					f.log.Info("the mail log is there now, and is followed", "file", f.source)
+					unread = nil
+				}
 				// The place at which it begins is the first that it can come back to.
 				f.reached(place{File: &after})
 				f.keep(!begun)

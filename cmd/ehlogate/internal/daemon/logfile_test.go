@@ -5,11 +5,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/ehlogate/ehlogate/milter/verdict/maillog"
 	"github.com/ehlogate/ehlogate/policy"
+	"github.com/ehlogate/ehlogate/policy/fault"
 )
 
 // TestThePlaceThatIsKeptIsBeforeWhatIsPending reads a byte of the log each second, of which the
@@ -101,5 +103,39 @@ func TestALogThatTellsNothingIsSaid(t *testing.T) {
 	}
 	if out := said.String(); strings.Count(out, "the mail log tells nothing") != 1 || !strings.Contains(out, "rubbish") {
 		t.Error(out)
+	}
+}
+
+// told are the lines of a log, as they come.
+type told chan string
+
+func (c told) Write(b []byte) (int, error) {
+	c <- string(b)
+	return len(b), nil
+}
+
+// TestALogThatComesLaterIsSaid: who was told that it is not there is told when it is.
+func TestALogThatComesLaterIsSaid(t *testing.T) {
+	path, said := filepath.Join(t.TempDir(), "mail.log"), make(told, 10)
+	log := slog.New(slog.NewTextHandler(said, nil))
+	f := &follower{
+		source: path, path: filepath.Join(t.TempDir(), positionFile), now: time.Now, log: log, faults: &fault.Guard{Log: log}, signal: func(policy.Signal) {},
+		reader: maillog.NewReader(maillog.Options{Now: time.Now, Zone: time.UTC}), oldestPending: func() (at time.Time, ok bool) { return at, false },
+	}
+	var following sync.WaitGroup
+	following.Go(func() { f.follow(t.Context(), nil) })
+	t.Cleanup(following.Wait)
+	for _, want := range []string{"cannot be read yet", "is there now"} {
+		select {
+		case line := <-said:
+			if !strings.Contains(line, want) {
+				t.Errorf("%q; want %q", line, want)
+			}
+		case <-time.After(30 * time.Second):
+			t.Fatalf("nothing is said; want %q", want)
+		}
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

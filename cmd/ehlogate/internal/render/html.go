@@ -26,6 +26,7 @@ func Style() []byte {
 var Functions = template.FuncMap{
 	"count": Count, "count2": func(n uint64) string { return Count(int64(n)) }, "percent": Percent, "duration": duration, "messages": Messages, "legend": Legend, "table": Table,
 	"time": func(t time.Time) string { return t.Local().Format("2006-01-02 15:04") },
+	"zone": func(t time.Time) string { return t.Local().Format("MST") },
 	"of":   func(m map[policy.Class]ledger.Transport, class policy.Class) ledger.Transport { return m[class] },
 	"sum":  func(t ledger.Transport) int64 { return t.Sum() },
 }
