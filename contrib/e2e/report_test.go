@@ -328,7 +328,7 @@ func TestTheReportEqualsWhatWasSent(t *testing.T) {
 	t.Run("as text", func(t *testing.T) {
 		out := r.nodes[1].command("report", "--since", "3h")
 		for _, want := range []string{
-			"spam               6             4", "ham                6             2", "26 sessions", "offered in 22, withheld in 4", "12 TLS handshakes; at most 4 avoided",
+			"spam               6             4", "ham                6             2", "26 sessions", "offered in 22 and withheld in 4", "12 TLS handshakes; at most 4 avoided",
 			"2 handshakes failed; 2 sessions left", "signer.example", "nodes mx1, mx2",
 		} {
 			// Sentences are in lines of 80 columns.

@@ -143,16 +143,24 @@ func (t *text) headline(r *ledger.Report) {
 	if s.TLSThatIsSpam != nil || s.PlainThatIsSpam != nil || unknown == 0 {
 		t.say("%s.", spamText(s))
 	}
-	clients := "about " + counted(int64(r.Clients.All), "client") + wholeText(r)
+	clients := "about " + counted(int64(r.Clients.All), "client") + ", counted in whole " + wholeUnit(r)
 	if r.Sessions == 0 {
-		t.say("These are messages of %s, by the MTA's log and what was posted. Since no milter heard their sessions, it is not known how often STARTTLS was offered or withheld, nor what that saved.", clients)
+		t.say("The MTA's log and what was posted tell of these messages, of %s. Since no milter heard their sessions, it is not known how often STARTTLS was offered or withheld, nor what that saved.", clients)
 		if h.Failed > 0 {
 			t.say("%s failed.", counted(h.Failed, "handshake"))
 		}
 	} else {
-		t.say("%s of %s: STARTTLS was offered in %s, withheld in %s (%s), and the MTA did not ask in %s.", counted(r.Sessions, "session"), clients,
-			Count(r.STARTTLS[policy.Offered]), Count(r.STARTTLS[policy.Withheld]), Percent(s.Withheld), Count(r.STARTTLS[policy.Unasked]))
-		t.say("%s; at most %s avoided, worth up to %s of processor time at %g ms each.", counted(h.Done, "TLS handshake"), Count(h.Avoided), duration(h.SavedSeconds), h.CostMilliseconds)
+		unasked := ""
+		if n := r.STARTTLS[policy.Unasked]; n > 0 {
+			unasked = "; in " + Count(n) + " the MTA did not ask"
+		}
+		t.say("%s: STARTTLS was offered in %s and withheld in %s (%s)%s. They are of %s.", counted(r.Sessions, "session"),
+			Count(r.STARTTLS[policy.Offered]), Count(r.STARTTLS[policy.Withheld]), Percent(s.Withheld), unasked, clients)
+		avoided := ""
+		if h.Avoided > 0 {
+			avoided = fmt.Sprintf("; at most %s avoided, worth up to %s of processor time at %g ms each", Count(h.Avoided), duration(h.SavedSeconds), h.CostMilliseconds)
+		}
+		t.say("%s%s.", counted(h.Done, "TLS handshake"), avoided)
 		t.say("%s failed; %s for want of STARTTLS.", counted(h.Failed, "handshake"), counted(h.Left, "session left", "sessions left"))
 	}
 	if r.Own != (ledger.OwnCounts{}) {
@@ -174,12 +182,12 @@ func spamText(s ledger.Shares) string {
 	return "Spam is " + Percent(s.TLSThatIsSpam) + " of what came over TLS, and " + Percent(s.PlainThatIsSpam) + " of what came in the clear"
 }
 
-// wholeText says of which time the clients are, where that is another one.
-func wholeText(r *ledger.Report) string {
+// wholeUnit is the unit of time of which clients are counted.
+func wholeUnit(r *ledger.Report) string {
 	if r.Until.Sub(r.Since) > 2*aDay {
-		return " (in whole days, UTC)"
+		return "days (UTC)"
 	}
-	return " (in whole hours)"
+	return "hours"
 }
 
 const aDay = 24 * time.Hour
