@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -52,6 +53,9 @@ func export(c *cli.Context) error {
 		if err := knowsTable(c.Context, c.String("postfix-config"), format); err != nil {
 			return err
 		}
+	}
+	if info, err := os.Stat(file); err == nil && info.IsDir() {
+		return misuseOf("--output: %s is a directory; name a file", file)
 	}
 	daemon, err := client(c)
 	if err != nil {

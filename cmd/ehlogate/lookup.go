@@ -210,7 +210,7 @@ func ownText(o api.Own) string {
 	if o.Since.IsZero() {
 		return "none: the client is a stranger, 0.00"
 	}
-	return fmt.Sprintf("%.1f spam and %.1f ham, none before %s, weighing %+.2f now (spam fades by half in %s, ham in %s)",
+	return fmt.Sprintf("worth %.1f messages of spam and %.1f of ham, none before %s: %+.2f now (spam fades by half in %s, ham in %s)",
 		o.Spam, o.Ham, o.Since.Format(minuteFormat), o.LogOdds, brief(o.HalfLife), brief(o.HamHalfLife))
 }
 

@@ -26,7 +26,7 @@ func TestExplanationSaysItInWords(t *testing.T) {
 	e.Thresholds.Bad.Leave = 1.1
 	text := explanation(e, 0)
 	for _, want := range []string{
-		"3.0 spam and 1.0 ham, none before 2026-11-24 08:00Z, weighing +1.80 now (spam fades by half in 45m, ham in 72h)",
+		"worth 3.0 messages of spam and 1.0 of ham, none before 2026-11-24 08:00Z: +1.80 now (spam fades by half in 45m, ham in 72h)",
 		"35 % of the clients of whom nothing is known are expected to be spammers",
 		"AS64500, weighing 20.0 spam and 2.0 ham now: 50 % spammers expected before the neighbours",
 		"weighing 2.00 spam and 1.00 ham now, in 192.0.2.0/24 without this host: 60 % spammers expected, +0.41",

@@ -216,6 +216,8 @@ func ParseNetwork(s string) (netip.Prefix, error) {
 	switch {
 	case err != nil:
 		return netip.Prefix{}, fmt.Errorf("%q is neither an address nor a network; expected something like 192.0.2.7, 192.0.2.0/24 or 2001:db8::/48", s)
+	case n.Addr().Is4In6() && n.Bits() < 96:
+		return netip.Prefix{}, fmt.Errorf("%q has more in it than the mapped addresses of IPv4; write 0.0.0.0/0 for those", s)
 	case n.Addr().Is4In6():
 		return netip.Prefix{}, fmt.Errorf("%q is a mapped IPv4 network; write it as IPv4", s)
 	case n != n.Masked():

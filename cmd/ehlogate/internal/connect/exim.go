@@ -55,9 +55,10 @@ const eximNotes = `# %s
 `
 
 // eximVerdict is the part of an ACL that posts what a spam filter in Exim says; the arguments are
-// where to, the line of the request that says by whom, where the ACL is, where the macros go, the limit as the post has it, and what there is to know of it.
-// $spam_action is set for rspamd and SpamAssassin. The limit is in no variable; in $spam_report it
-// cannot be told from what a sender wrote.
+// where to, the line of the request that says by whom, where the ACL is, where the macros go, the
+// limit as the post has it, and what else there is to know. $spam_action is set for rspamd and
+// SpamAssassin. The limit is in no variable; in $spam_report it cannot be told from what a sender
+// wrote.
 const eximVerdict = `
 # Where Exim asks rspamd or SpamAssassin (spamd_address), these lines tell the daemon what that said. It
 # takes it without a token where ehlogate.toml has local_feed = true below [verdict], for hosts all of whose
@@ -98,9 +99,9 @@ func exim(c *config.Config, required float64, lines, then, macros, where string)
 	if err != nil {
 		return "", err
 	}
-	limit, about := "", withoutLimit
+	limit, notes := "", withoutLimit
 	if required > 0 {
-		limit, about = fmt.Sprintf(`,"limit":%g`, required), ""
+		limit, notes = fmt.Sprintf(`,"limit":%g`, required), ""
 	}
 	feed, by, socket := c.HTTP.Listen.Address, "", eximSocket
 	if c.HTTP.Listen.Network != "unix" {
@@ -110,9 +111,9 @@ func exim(c *config.Config, required float64, lines, then, macros, where string)
 		}
 		feed, socket = "inet:"+feedHost+":"+feedPort, ""
 		if c.FeedTokenGiven && !c.LocalFeed {
-			// A readfile that fails would defer the message.
+			notes = " The token is read by /bin/cat, since a readfile\n# that fails would defer the message." + notes
 			by = `Authorization: Bearer ${sg{${run{/bin/cat ` + c.HTTP.FeedTokenFile + `}{$value}{}}}{\N\n\N}{}}\r\n`
 		}
 	}
-	return fmt.Sprintf(lines, host, port, strings.Join(userPorts(c), ":")) + fmt.Sprintf(eximNotes, then) + socket + fmt.Sprintf(eximVerdict, feed, by, where, macros, limit, about), nil
+	return fmt.Sprintf(lines, host, port, strings.Join(userPorts(c), ":")) + fmt.Sprintf(eximNotes, then) + socket + fmt.Sprintf(eximVerdict, feed, by, where, macros, limit, notes), nil
 }

@@ -115,7 +115,7 @@ func classes[T ~string](title, name string, all map[T]ledger.Classed, order []T)
 		if c, ok := all[n]; ok {
 			label := string(n)
 			if label == "" {
-				label = "nobody"
+				label = "none"
 			}
 			t.rows = append(t.rows, []any{label, c.Spam, c.Ham, c.None, ledger.Share(c.Spam, c.Spam+c.Ham)})
 		}
