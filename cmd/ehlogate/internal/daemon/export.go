@@ -11,17 +11,19 @@ import (
 // export writes what is withheld to the file of table.export, as a static table, until the context
 // ends.
 func (d *Daemon) export(ctx context.Context) {
-	for failed := false; ; {
+	for {
 		cfg := d.cfg.Load()
+		var err error
 		if cfg.Table.Export != "" {
-			err := d.writeTable(cfg.Table.Export)
-			d.exportFault.Store(&err)
-			if err != nil && !failed {
-				d.log.Error("the static table cannot be written, and stays as it was", "file", cfg.Table.Export, "error", err)
-			} else if err == nil && failed {
-				d.log.Info("the static table is written again", "file", cfg.Table.Export)
-			}
-			failed = err != nil
+			err = d.writeTable(cfg.Table.Export)
+		}
+		before := d.exportFault.Swap(&err)
+		switch failed := before != nil && *before != nil; {
+		case cfg.Table.Export == "":
+		case err != nil && !failed:
+			d.log.Error("the static table cannot be written, and stays as it was", "file", cfg.Table.Export, "error", err)
+		case err == nil && failed:
+			d.log.Info("the static table is written again", "file", cfg.Table.Export)
 		}
 		select {
 		case <-ctx.Done():
