@@ -58,7 +58,7 @@ func check(c *cli.Context) error {
 		return err
 	}
 	found := configFindings(cfg)
-	more, running, st := daemonFindings(c.Context, daemon)
+	more, running, st := daemonFindings(c, daemon)
 	found = append(found, more...)
 	found = append(found, logFindings(cfg)...)
 	found = append(found, storeFindings(c.Context, cfg, running, st)...)
@@ -209,9 +209,9 @@ func restartFindings(cfg *config.Config, st *api.Status) (found []postfix.Findin
 
 // daemonFindings asks the daemon, if it is running, how it gets on; st is nil where it does not
 // say.
-func daemonFindings(ctx context.Context, daemon *api.Client) (found []postfix.Finding, running bool, st *api.Status) {
-	if err := daemon.Health(ctx); err != nil {
-		f := postfix.Finding{What: err.Error(), Fix: howToStart()}
+func daemonFindings(c *cli.Context, daemon *api.Client) (found []postfix.Finding, running bool, st *api.Status) {
+	if err := daemon.Health(c.Context); err != nil {
+		f := postfix.Finding{What: err.Error(), Fix: howToStart(c)}
 		switch {
 		case errors.Is(err, api.ErrHangs):
 			f.Fix = "restart the daemon"
@@ -221,7 +221,7 @@ func daemonFindings(ctx context.Context, daemon *api.Client) (found []postfix.Fi
 		return []postfix.Finding{f}, false, nil
 	}
 	found = append(found, postfix.Finding{OK: true, What: "the daemon answers"})
-	h, err := daemon.Heard(ctx)
+	h, err := daemon.Heard(c.Context)
 	if err != nil {
 		return append(found, postfix.Finding{What: "the daemon does not say what it heard", Fix: err.Error()}), true, nil
 	}
@@ -243,7 +243,7 @@ func daemonFindings(ctx context.Context, daemon *api.Client) (found []postfix.Fi
 			Fix:  "let the proxy before it send PROXY lines (smtpd_upstream_proxy_protocol = haproxy), or Docker keep the addresses (host network, or no userland proxy); if these are relays, list them in policy.exempt",
 		})
 	}
-	status, err := daemon.Status(ctx)
+	status, err := daemon.Status(c.Context)
 	if err != nil {
 		return append(found, postfix.Finding{What: "the daemon does not say how it stands", Fix: err.Error()}), true, nil
 	}

@@ -262,9 +262,12 @@ const unitToken = "/var/lib/ehlogate/api-token"
 // debianNotes say how the daemon is started where there is no systemd.
 const debianNotes = "/usr/share/doc/ehlogate/README.Debian"
 
-// howToStart is how the daemon of this host is started.
-func howToStart() string {
+// howToStart is how the daemon is started that a command was meant for.
+func howToStart(c *cli.Context) string {
+	file, given := flagOf(c, "config")
 	switch {
+	case given:
+		return "ehlogate serve --config " + file
 	case exists("/run/systemd/system") && exists("/lib/systemd/system/ehlogate.service"):
 		return "systemctl start ehlogate"
 	case exists(debianNotes):

@@ -281,11 +281,7 @@ func printNext(c *cli.Context, cfg *config.Config, p *postfix.Postfix, plan *pos
 	running, problem := daemonFollows(c, mode, plan.Mode != "")
 	switch {
 	case !running:
-		start := howToStart()
-		if _, given := flagOf(c, "config"); given {
-			start = again("serve")
-		}
-		next = append(next, start+"   the daemon does not run yet")
+		next = append(next, howToStart(c)+"   the daemon does not run yet")
 	case problem != "":
 		fmt.Fprintf(w, "note: %s\n", problem)
 		next = append(next, again("reload")+"   before Postfix is reloaded")
