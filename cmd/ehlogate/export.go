@@ -71,11 +71,13 @@ func export(c *cli.Context) error {
 	if err := regular.Replace(file, lines.Bytes(), 0o644); err != nil {
 		return err
 	}
-	for line := range strings.Lines(lines.String()) {
-		// What the format cannot say, the file says in a comment, which few will read there. From cron,
-		// it would be a mail each time.
-		if note, ok := strings.CutPrefix(line, "# "); ok && isTerminal(c.App.ErrWriter) {
-			fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s: %s", file, note)
+	if isTerminal(c.App.ErrWriter) {
+		// What the format cannot say, the file says in comments, which few read there. Cron would send
+		// them by mail each time.
+		for line := range strings.Lines(lines.String()) {
+			if note, ok := strings.CutPrefix(line, "# "); ok {
+				fmt.Fprintf(c.App.ErrWriter, "ehlogate: %s: %s", file, note)
+			}
 		}
 	}
 	if text == format {

@@ -208,13 +208,12 @@ func about(m *policy.Message, node string) *Event {
 
 // Anonymize leaves out the host part of the client's address, its names and its port.
 func (e *Event) Anonymize() {
-	if n, ok := e.Dropped(); ok {
+	if n, err := netip.ParsePrefix(e.Client.Addr); err == nil {
+		// It is about a network that an operator named.
 		e.Client.Addr = anonymousNetwork(n.Addr(), n.Bits()).String()
-		return
-	}
-	if n, err := netip.ParsePrefix(e.Client.Addr); e.Change != nil && err == nil {
-		e.Client.Addr = anonymousNetwork(n.Addr(), n.Bits()).String()
-		e.Change.By, e.Change.Note = "", ""
+		if e.Change != nil {
+			e.Change.By, e.Change.Note = "", ""
+		}
 		return
 	}
 	addr, _ := netip.ParseAddr(e.Client.Addr)

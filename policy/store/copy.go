@@ -97,8 +97,8 @@ func (e *Embedded) readCopy() {
 	e.overrides.Store(table)
 }
 
-// crcMark begins the checksum of an override or an exception, which ends it. Within a string of JSON
-// it cannot stand.
+// crcMark is what the checksum begins with, at the end of an override or an exception. It cannot be
+// part of a string in JSON.
 const crcMark = `,"crc32c":`
 
 // putJSON writes an override or an exception, with a checksum over its key and itself.

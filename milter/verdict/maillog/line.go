@@ -49,8 +49,8 @@ type Stats struct {
 type Options struct {
 	Now  func() time.Time
 	Zone *time.Location
-	// UnknownUser counts an unknown user that a client asked for at a time; see behaviour.Clients. It
-	// is nil where lines are only looked at.
+	// UnknownUser counts an unknown user that a client asked for at a time; see behaviour.Clients.
+	// It is nil where nothing counts them.
 	UnknownUser func(client netip.Addr, recipient string, at time.Time) policy.Confidence
 	// Reinjected is told which message an after-queue filter put back as which, or is nil.
 	Reinjected func(policy.Reinjection)

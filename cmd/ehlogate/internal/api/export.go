@@ -51,8 +51,8 @@ func (s *Server) NoteExport() {
 	s.exported.Store(&now)
 }
 
-// Export writes the static table of what would be withheld now. Where it gets to its place, NoteExport
-// is to be called.
+// Export writes the static table of what would be withheld now. Who has put it in its place calls
+// NoteExport.
 func (s *Server) Export(w io.Writer, format string) error {
 	lines, err := s.withheld()
 	if err != nil {

@@ -88,7 +88,7 @@ type Server struct {
 	// streaming is held by a dump or an export, walking by what else goes through all records.
 	streaming, walking sync.Mutex
 	tiers              tierCounts
-	// exported is when a static table was last asked for.
+	// exported is when a static table was last made, nil where none was since the start.
 	exported atomic.Pointer[time.Time]
 }
 

@@ -21,8 +21,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/time/rate"
 
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/account"
@@ -31,7 +29,6 @@ import (
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/contacts"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/guard"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/intake"
-	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/page"
 	"github.com/ehlogate/ehlogate/cmd/ehlogate/internal/postfix"
 	"github.com/ehlogate/ehlogate/milter"
 	"github.com/ehlogate/ehlogate/milter/verdict"
@@ -53,10 +50,6 @@ const (
 	sessionsWait = 5 * time.Second
 	tablesWait   = 500 * time.Millisecond
 )
-
-// recentMost is how many of a client's events are shown, of those among so many last bytes of the
-// event log.
-const recentMost, recentBytes = 20, 8 << 20
 
 // Daemon is a running ehlogate. New makes one.
 type Daemon struct {
@@ -256,56 +249,6 @@ func usersOf(cfg *config.Config, found postfix.Users) func(daemon, port string) 
 func (d *Daemon) intakeSettings() intake.Settings {
 	c := d.cfg.Load()
 	return intake.Settings{Weights: c.Weights, Believed: c.Believed, Node: c.Log.Node, Events: c.Log.Events, Anonymize: c.Log.Anonymize}
-}
-
-func (d *Daemon) newHTTP(cfg *config.Config) (*http.Server, error) {
-	server := &api.Server{
-		Status: d.status, Reload: d.reload, Node: cfg.Log.Node,
-		Judge: d.judge, Store: d.store, Now: d.clock.Now, Heard: d.intake.Heard, Learn: d.intake.learn, Forgot: d.intake.forgot, Changed: d.intake.changed,
-		LocalFeed: func() bool { return d.cfg.Load().LocalFeed }, Names: func() []string { return d.cfg.Load().HTTP.Names },
-		Strangers: d.intake.stranger, Report: d.report,
-	}
-	if cfg.Feed {
-		server.Thresholds = func() verdict.Thresholds { return d.cfg.Load().Verdict.Thresholds }
-		server.Feed, server.Malformed = d.intake.post, func() { d.intake.Refused.Add(1) }
-		server.KnowsClientOf = d.intake.Correlator.KnowsClientOf
-		server.Unread = func(keys []string) { d.intake.unread.Store(&keys) }
-	}
-	if l := d.listeners.HTTP; l != nil {
-		server.Unix = l.Addr().Network() == "unix"
-		var err error
-		if server.Token, err = api.OpenToken(cfg.HTTP.TokenFile); err != nil && !server.Unix {
-			return nil, atStart("http.token_file", err)
-		}
-		if server.FeedToken, err = api.OpenToken(cfg.HTTP.FeedTokenFile); err != nil && !server.Unix {
-			return nil, atStart("http.feed_token_file", err)
-		}
-		if !server.Unix && server.FeedToken.Same(server.Token) {
-			return nil, fmt.Errorf("http.feed_token_file: %s has the same token as %s, with which a filter could do everything; remove it, and the daemon makes another one", cfg.HTTP.FeedTokenFile, cfg.HTTP.TokenFile)
-		}
-		d.intake.tokenFile = cfg.HTTP.FeedTokenFile
-		d.tokens = []*api.Token{server.Token, server.FeedToken}
-	}
-	if d.keeper != nil {
-		server.Watch = d.keeper.Tail.Watch
-	}
-	d.server = server
-	web := &page.Server{
-		Log:    d.log,
-		Status: server.Whole, Report: d.report, Explain: server.Explain, Change: server.Apply, Now: d.clock.Now, Open: server.Unix,
-		Recent: func(addr string) ([]eventlog.Event, error) {
-			return eventlog.LastOf(cfg.Log.Events, addr, recentBytes, recentMost)
-		},
-		Token: func(given string) bool { return server.Token != nil && server.Token.Is(given) },
-	}
-	server.Page = web.Register
-	registry := prometheus.NewRegistry()
-	d.register(registry)
-	server.Metrics = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
-	return &http.Server{
-		Handler: server.Handler(), ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute,
-		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelWarn),
-	}, nil
 }
 
 // policyOf is the policy of a configuration. Where its database of autonomous systems cannot be

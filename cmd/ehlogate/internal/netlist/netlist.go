@@ -119,7 +119,8 @@ func parse(line string) (e Entry, ok bool, err error) {
 	if e.Network, err = config.ParseNetwork(network); err != nil {
 		return e, false, err
 	}
-	// ours says that the verb is in our words: behind those of access(5) may be a text for the client.
+	// ours says that the verb is one of our words: behind those of access(5), there may be a text for
+	// the client.
 	ours := false
 	if words = words[1:]; len(words) > 0 {
 		switch first := words[0]; {
